@@ -89,7 +89,9 @@ class BertConfig:
             if not 0 <= layer < self.num_hidden_layers or not set(heads) <= set(
                 range(self.num_attention_heads)
             ):
-                raise InputError(f"config: pruned_heads names layer {layer}, heads {heads}: no such")
+                raise InputError(
+                    f"config: pruned_heads names layer {layer}, heads {heads}: no such"
+                )
 
     @property
     def head_size(self) -> int:
@@ -116,7 +118,7 @@ class BertConfig:
         for key, allowed in FIXED.items():
             if key in raw and raw[key] not in allowed:
                 raise InputError(
-                    f"{path}: {key} is {raw[key]!r}; minibert loads BERT encoders with {allowed[0]!r}"
+                    f"{path}: {key} is {raw[key]!r}; minibert loads encoders with {allowed[0]!r}"
                 )
         required = [f.name for f in fields(cls) if f.default is f.default_factory is MISSING]
         if missing := [name for name in required if name not in raw]:
@@ -136,4 +138,6 @@ class BertConfig:
         label2id = {name: i for i, name in self.id2label.items()}
         head = {"architectures": [architecture], "model_type": "bert"}
         body = {k: v for k, v in asdict(self).items() if v not in ({}, None)}
-        return json.dumps({**head, **body, **({"label2id": label2id} if label2id else {})}, indent=2)
+        return json.dumps(
+            {**head, **body, **({"label2id": label2id} if label2id else {})}, indent=2
+        )

@@ -109,10 +109,14 @@ class SelfAttention(nn.Module):
 
     def context(self, hidden: Tensor, packing: Packing) -> Tensor:
         """(T, D) -> (T, H, K): what each head would hand to the output projection."""
-        query, key, value = (self._split(part(hidden)) for part in (self.query, self.key, self.value))
+        query, key, value = (
+            self._split(part(hidden)) for part in (self.query, self.key, self.value)
+        )
         dropout = self.dropout_prob if self.training else 0.0
         contexts = [
-            F.scaled_dot_product_attention(*(x.transpose(0, 1)[None] for x in qkv), dropout_p=dropout)
+            F.scaled_dot_product_attention(
+                *(x.transpose(0, 1)[None] for x in qkv), dropout_p=dropout
+            )
             for qkv in zip(*(x.split(packing.lengths) for x in (query, key, value)))
         ]  # each (1, H, length, K)
         return torch.cat(contexts, dim=2)[0].transpose(0, 1)
@@ -153,7 +157,7 @@ class Layer(nn.Module):
 
 
 class Bert(nn.Module):
-    """The encoder. Parameters are drawn as BERT's were; `weights.load_pretrained` loads real ones."""
+    """The encoder. Its parameters are drawn as BERT's were; `load_pretrained` loads real ones."""
 
     def __init__(self, config: BertConfig):
         super().__init__()
@@ -212,7 +216,7 @@ class Bert(nn.Module):
         )
 
     def factors(self, head_mask: Tensor | None, packing: Packing) -> list[Tensor | None]:
-        """Per layer the factor on each head it still has: (H,), or (T, H) for a mask per sequence."""
+        """Per layer the factor on each head that it has: (H,), or (T, H) for a mask per sequence."""
         layers, heads = self.config.num_hidden_layers, self.config.num_attention_heads
         if head_mask is None:
             return [None] * layers
@@ -223,7 +227,9 @@ class Bert(nn.Module):
                 f"({packing.shape[0]}, {layers}, {heads}), not {shape}"
             )
         per_token = head_mask if head_mask.ndim == 2 else head_mask[packing.rows]
-        return [per_token[..., i, list(layer.attention.heads)] for i, layer in enumerate(self.layers)]
+        return [
+            per_token[..., i, list(layer.attention.heads)] for i, layer in enumerate(self.layers)
+        ]
 
 
 class BertForTokenClassification(nn.Module):

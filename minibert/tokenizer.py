@@ -17,8 +17,8 @@ from minibert.files import read_json, replacing
 Span = tuple[int, int]  # characters (start, end), end exclusive
 
 # Scripts written without spaces: there each character is a word, as in BERT's own tokenizer.
-CHUNK = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|"
-                   r"[^\s/\u2013\u2014\u2026\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+")  # fmt: skip
+UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # kana, Chinese characters
+CHUNK = re.compile(rf"[{UNSPACED}]|[^\s/\u2013\u2014\u2026{UNSPACED}]+")
 
 
 @cache

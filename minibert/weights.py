@@ -1,7 +1,8 @@
-"""Pretrained weights: found locally or on the Hub, loaded strictly, saved so transformers loads them."""
+"""Pretrained weights: found, loaded strictly, and saved so that transformers loads them."""
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -53,16 +54,20 @@ FILES = ["config.json", "*.safetensors", "model.safetensors.index.json",
 
 
 def load_pretrained(
-    source: str | Path, labels: tuple[str, ...] | None = None, dtype: torch.dtype = torch.float32
+    source: str | Path,
+    labels: tuple[str, ...] | None = None,
+    dtype: torch.dtype = torch.float32,
+    **changes: float,
 ) -> Bert | BertForTokenClassification:
     """Build a model from a local folder or a Hub id, in eval mode on the CPU.
 
     Without `labels`: exactly what the file holds, a tagger if it has a classifier, else the
     encoder. With `labels`: the encoder under a new classifier with random weights, one output per
-    label, to be trained. Raises InputError for anything missing, unexpected or of a wrong shape.
+    label, to be trained. `changes` replace fields of its config, such as dropout. Raises
+    InputError for anything missing, unexpected or of a wrong shape.
     """
     folder = find_model(source)
-    config = BertConfig.load(folder / "config.json")
+    config = replace(BertConfig.load(folder / "config.json"), **changes)
     tensors = {}
     for name, tensor in read_weights(folder).items():
         if (ours := our_name(name)) in tensors:
@@ -94,7 +99,9 @@ def our_name(name: str) -> str | None:
     base, _, kind = name.removeprefix("bert.").rpartition(".")
     if base.startswith("cls.") or f"{base}.{kind}" in NAMES:
         return None
-    kind = {"gamma": "weight", "beta": "bias"}.get(kind, kind)  # TensorFlow's names, at the end only
+    kind = {"gamma": "weight", "beta": "bias"}.get(
+        kind, kind
+    )  # TensorFlow's names, at the end only
     pattern = re.sub(r"\.(\d+)\.", ".*.", base)
     if pattern not in NAMES or kind not in ("weight", "bias"):
         return name
@@ -122,7 +129,7 @@ def _check(folder: Path, expected: Mapping[str, Tensor], found: Mapping[str, Ten
     for name in sorted(expected.keys() & found.keys()):
         if found[name].shape != expected[name].shape:
             problems.append(
-                f"{name} is {tuple(found[name].shape)}, config.json says {tuple(expected[name].shape)}"
+                f"{name} is {tuple(found[name].shape)}, not {tuple(expected[name].shape)}"
             )
         elif not found[name].is_floating_point() or found[name].dtype.itemsize < 2:
             problems.append(f"{name} is {found[name].dtype}, not 16-, 32- or 64-bit floating point")
@@ -154,13 +161,17 @@ def _packaged(source: str) -> Path | None:
         return None
     folder = Path(spec.submodule_search_locations[0]) / inside
     if sha256(folder / "model.safetensors") != checksum:
-        raise InputError(f"{folder}: model.safetensors is damaged (SHA-256 differs): reinstall {package}")
+        raise InputError(
+            f"{folder}: model.safetensors is damaged (SHA-256 differs): reinstall {package}"
+        )
     return folder
 
 
 def download(repository: str, patterns: list[str], kind: str = "model") -> Path:
     """A Hub repository's files, from the local cache where the Hub is out of reach."""
-    from huggingface_hub import snapshot_download  # here: it takes longer to import than a model to load
+    from huggingface_hub import (
+        snapshot_download,
+    )  # here: it takes longer to import than a model to load
 
     try:
         return Path(snapshot_download(repository, repo_type=kind, allow_patterns=patterns))

@@ -1,0 +1,32 @@
+"""What the scripts share: a frozen dataclass is the command line, bad input is one sentence."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import tyro
+
+from minibert.errors import InputError
+
+Settings = TypeVar("Settings")
+
+
+def run(
+    script: Callable[[Settings], None],
+    settings: type[Settings],
+    description: str | None,
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parse the command line into `settings` and run the script; returns the exit code.
+
+    0: done. 2: wrong input, told in one sentence. 130: stopped with Ctrl-C.
+    """
+    try:
+        script(tyro.cli(settings, args=argv, description=description))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0

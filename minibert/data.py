@@ -1,0 +1,425 @@
+"""Corpora -> labelled documents -> windows -> batches with a token budget."""
+
+import json
+import random
+import re
+import zipfile
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from minibert.config import fits
+from minibert.errors import InputError
+from minibert.files import sha256
+from minibert.model import IGNORED
+from minibert.tokenizer import Span, Tokenizer, normal_form, word_spans
+from minibert.weights import download
+
+Scheme = Literal["io", "bio", "given"]
+SPLITS = ("train", "dev", "test")
+SAMPLE = Path(__file__).parent / "sample"
+OUTSIDE = "O"  # the label of a word in no keyphrase
+
+# Fields under the names that published data sets use -> ours.
+ALIASES = {"document": "words", "doc_bio_tags": "labels", "tokens": "words", "tags": "labels"}
+
+
+class Document(NamedTuple):
+    """A text, its words as character spans, and what is known of them."""
+
+    id: str
+    text: str
+    words: list[Span]
+    keyphrases: list[str] | None = None
+    spans: list[Span] | None = None  # where the keyphrases stand, if the collection says so
+    labels: list[str] | None = None  # one per word, for any other token task
+
+    def forms(self) -> list[str]:
+        """Each word without case and punctuation; a word of punctuation alone stays as it is."""
+        words = (self.text[start:end] for start, end in self.words)
+        return [normal_form(word) or word for word in words]
+
+
+# Reading ----------------------------------------------------------------------------------------
+
+
+def read_documents(path: Path) -> list[Document]:
+    """Documents of a JSONL file, or of a folder or zip with docsutf8/NAME.txt and keys/NAME.key.
+
+    Raises InputError, with file and line, for anything that is not a document.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    if path.is_dir() or path.suffix == ".zip":
+        documents = list(_read_published(path))
+    else:
+        documents = list(_read_jsonl(path))
+    if not documents:
+        raise InputError(f"{path}: no documents in it")
+    for id, count in Counter(d.id for d in documents).items():
+        if count > 1:
+            raise InputError(f"{path}: the id {id!r} is there {count} times; ids must differ")
+    return documents
+
+
+def _read_jsonl(path: Path) -> Iterator[Document]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not readable as UTF-8 text ({error})") from None
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield parse_document(line, f"{path}:{number}")
+
+
+def parse_document(line: str, where: str) -> Document:
+    """One JSON line -> a document; `where` begins the message of any error."""
+    try:
+        raw = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: not JSON ({error})") from None
+    if not isinstance(raw, dict):
+        raise InputError(f"{where}: expected an object with id and text, found {line[:40]!r}")
+    raw = {ALIASES.get(key, key): value for key, value in raw.items()}
+    if "sents" in raw:  # [[[word, label], ...], ...]
+        pairs = [
+            pair
+            for sentence in _field(raw, "sents", list[list[list[str]]], where)
+            for pair in sentence
+        ]
+        if any(len(pair) != 2 for pair in pairs):
+            raise InputError(f"{where}: sents must hold [word, label] pairs")
+        raw |= {"words": [w for w, _ in pairs], "labels": [label for _, label in pairs]}
+    id = str(_field(raw, "id", str | int, where))
+    document = _from_words(id, raw, where) if "words" in raw else _from_text(id, raw, where)
+    if not document.words:
+        raise InputError(f"{where}: document {id!r} has no word in its text; remove it")
+    return document
+
+
+def _from_words(id: str, raw: dict, where: str) -> Document:
+    words = _field(raw, "words", list[str], where)
+    labels = _field(raw, "labels", list[str], where) if "labels" in raw else None
+    if labels is not None and len(labels) != len(words):
+        raise InputError(f"{where}: {len(words)} words but {len(labels)} labels")
+    spans, start = [], 0
+    for word in words:
+        if not word.strip():
+            raise InputError(f"{where}: an empty word")
+        spans.append((start, start + len(word)))
+        start += len(word) + 1
+    return Document(id, " ".join(words), spans, labels=labels)
+
+
+def _from_text(id: str, raw: dict, where: str) -> Document:
+    text = _field(raw, "text", str, where)
+    keyphrases = _field(raw, "keyphrases", list[str], where) if "keyphrases" in raw else None
+    spans = None
+    if "spans" in raw:
+        given = _field(raw, "spans", list[list[int | str]], where)
+        spans = [(span[0], span[1]) for span in given if len(span) >= 2]
+        if len(spans) < len(given) or not all(
+            fits([a, b], list[int]) and 0 <= a < b <= len(text) for a, b in spans
+        ):
+            raise InputError(f"{where}: spans must be [start, end, ...] inside the text")
+    return Document(id, text, word_spans(text), keyphrases, spans)
+
+
+def _field(raw: dict, name: str, kind: Any, where: str) -> Any:
+    if name not in raw:
+        raise InputError(f"{where}: no field {name!r}; it has {', '.join(raw) or 'none'}")
+    if not fits(raw[name], kind):
+        raise InputError(f"{where}: {name} must be {getattr(kind, '__name__', kind)}"
+                         f", not {str(raw[name])[:40]!r}")  # fmt: skip
+    return raw[name]
+
+
+def _read_published(path: Path) -> Iterator[Document]:
+    """docsutf8/NAME.txt with keys/NAME.key (a phrase a line), as 500N-KPCrowd is published."""
+    try:
+        root = zipfile.Path(path) if path.suffix == ".zip" else path
+    except (OSError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: not a zip file ({error})") from None
+    inner = [root, *(p for p in root.iterdir() if p.is_dir())]
+    home = next((p for p in inner if (p / "docsutf8").is_dir()), None)
+    if home is None:
+        raise InputError(
+            f"{path}: neither train.jsonl, dev.jsonl, test.jsonl nor docsutf8/*.txt with keys/*.key"
+        )
+    for file in sorted((home / "docsutf8").iterdir(), key=lambda p: p.name):
+        if not file.name.endswith(".txt"):
+            continue
+        id = file.name.removesuffix(".txt")
+        key = home / "keys" / f"{id}.key"
+        if not key.is_file():
+            raise InputError(f"{path}: docsutf8/{id}.txt has no keys/{id}.key")
+        text = _decode(file, path)
+        phrases = [line.strip() for line in _decode(key, path).splitlines() if line.strip()]
+        if not word_spans(text):
+            raise InputError(f"{path}: docsutf8/{id}.txt has no word in it; remove it")
+        yield Document(id, text, word_spans(text), phrases)
+
+
+def _decode(file: Path | zipfile.Path, path: Path) -> str:
+    try:
+        return file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+    except (OSError, UnicodeDecodeError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: {file.name} is not readable as UTF-8 text ({error})") from None
+
+
+# Splits -----------------------------------------------------------------------------------------
+
+
+class Corpus(NamedTuple):
+    """Documents by split, the checksum of each file, and what the user should know of them."""
+
+    splits: dict[str, list[Document]]
+    checksums: dict[str, str]
+    note: str = ""
+
+
+def load_corpus(source: str) -> Corpus:
+    """Train, dev and test documents.
+
+    `source`: "sample"; a folder with train.jsonl, dev.jsonl and test.jsonl; a path with {split} in
+    it; one JSONL file, zip or docsutf8 folder, which is then split by us; or the Hub id of a data
+    set whose files have these names.
+    """
+    if source == "sample":
+        source = str(SAMPLE)
+    path = Path(source).expanduser()
+    if "{split}" in source:
+        files = {split: Path(source.replace("{split}", split)) for split in SPLITS}
+    else:
+        if not path.exists():
+            if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source):
+                raise InputError(f"{source}: no such file or folder")
+            path = download(source, ["*.jsonl"], kind="dataset")
+        files = {split: path / f"{split}.jsonl" for split in SPLITS}
+        if not files["dev"].exists() and (validation := path / "validation.jsonl").exists():
+            files["dev"] = validation
+    if any(file.exists() for file in files.values()):
+        splits = {split: read_documents(file) for split, file in files.items()}
+        return Corpus(splits, {str(f): sha256(f) for f in files.values()})
+    documents = read_documents(path)
+    whole = [d for d in documents if d.keyphrases is None or d.spans or _has_its_phrases(d)]
+    note = "split by minibert: 70 % train, 10 % dev, 20 % test, near-duplicates together"
+    if left_out := len(documents) - len(whole):
+        note += (
+            f"; {left_out} documents left out, whose text has under a quarter of their keyphrases"
+        )
+    sources = sorted(path.glob("**/*.*")) if path.is_dir() else [path]
+    return Corpus(split_documents(whole), {str(f): sha256(f) for f in sources if f.is_file()}, note)
+
+
+def _has_its_phrases(document: Document) -> bool:
+    """False for the 50 documents of which 500N-KPCrowd publishes the title alone."""
+    found = find_phrases(document, document.keyphrases)
+    return 4 * sum(map(bool, found)) >= len(found)
+
+
+def split_documents(documents: list[Document], seed: int = 0) -> dict[str, list[Document]]:
+    """70 % train, 10 % dev, 20 % test at random, with near-duplicates kept together.
+
+    Two documents are near-duplicates when more than half of the shorter one's five-word runs stand
+    in the other too: the same story printed twice, which would leak from train into test.
+    """
+    groups = _near_duplicates(documents)
+    random.Random(seed).shuffle(groups)
+    bounds = {"test": 0.2 * len(documents), "dev": 0.3 * len(documents)}
+    splits: dict[str, list[Document]] = {split: [] for split in SPLITS}
+    taken = 0
+    for group in groups:
+        split = next((s for s, bound in bounds.items() if taken < bound), "train")
+        splits[split] += group
+        taken += len(group)
+    if not all(splits.values()):
+        raise InputError(
+            f"{len(documents)} documents are too few to split into train, dev and test"
+        )
+    return splits
+
+
+def _near_duplicates(documents: list[Document]) -> list[list[Document]]:
+    runs = []
+    holders = defaultdict(list)
+    for i, document in enumerate(documents):
+        words = document.forms()
+        runs.append({tuple(words[j : j + 5]) for j in range(len(words) - 4)})
+        for run in runs[-1]:
+            holders[run].append(i)
+    group = list(range(len(documents)))
+    shared = Counter((i, j) for h in holders.values() for i in h for j in h if i < j)
+    for (i, j), count in shared.items():
+        if 2 * count > min(len(runs[i]), len(runs[j])) and group[i] != group[j]:
+            old, new = group[j], group[i]
+            group = [new if g == old else g for g in group]
+    grouped = defaultdict(list)
+    for g, document in zip(group, documents):
+        grouped[g].append(document)
+    return list(grouped.values())
+
+
+# Labels -----------------------------------------------------------------------------------------
+
+
+def find_phrases(document: Document, phrases: Iterable[str]) -> list[list[tuple[int, int]]]:
+    """For each phrase, every run of words (first, last + 1) that spells it.
+
+    Compared without case, spaces and punctuation on both sides, on word boundaries: 500N-KPCrowd's
+    gold has its punctuation stripped ("changeofcommand" stands for "change-of-command").
+    """
+    forms = document.forms()
+    at = {0: 0}  # where a word begins in the letters of the whole text -> its number
+    letters = 0
+    for number, form in enumerate(forms, 1):
+        letters += len(form)
+        at[letters] = number
+    text = "".join(forms)
+    found = []
+    for phrase in phrases:
+        form = normal_form(phrase)
+        starts = [m.start() for m in re.finditer(f"(?={re.escape(form)})", text)] if form else []
+        found.append(
+            [(at[s], at[s + len(form)]) for s in starts if s in at and s + len(form) in at]
+        )
+    return found
+
+
+def word_labels(document: Document, scheme: Scheme) -> list[str]:
+    """One label per word: O or I (io); O, B or I (bio); or the document's own (given)."""
+    if scheme == "given":
+        if document.labels is None:
+            raise InputError(f"document {document.id!r} has no labels; --labels given needs them")
+        return document.labels
+    if document.spans is not None:
+        runs = [_words_in(document, span) for span in document.spans]
+    elif document.keyphrases is not None:
+        runs = [run for found in find_phrases(document, document.keyphrases) for run in found]
+    else:
+        raise InputError(
+            f"document {document.id!r} has no keyphrases; for other labels: --labels given"
+        )
+    labels = [OUTSIDE] * len(document.words)
+    for first, last in sorted(runs, key=lambda run: (run[0] - run[1], run)):  # longest first
+        if scheme == "io":
+            labels[first:last] = ["I"] * (last - first)
+        elif first < last and set(labels[first:last]) == {OUTSIDE}:
+            labels[first:last] = ["B"] + ["I"] * (last - first - 1)
+    return labels
+
+
+def _words_in(document: Document, span: Span) -> tuple[int, int]:
+    """The run of words that a span of characters touches."""
+    touched = [i for i, (a, b) in enumerate(document.words) if a < span[1] and span[0] < b]
+    return (touched[0], touched[-1] + 1) if touched else (0, 0)
+
+
+def label_names(documents: Iterable[Document], scheme: Scheme) -> tuple[str, ...]:
+    """The labels of a scheme, O first."""
+    if scheme != "given":
+        return (OUTSIDE, "B", "I") if scheme == "bio" else (OUTSIDE, "I")
+    names = {label for document in documents for label in word_labels(document, scheme)}
+    return tuple(sorted(names, key=lambda name: (name != OUTSIDE, name)))
+
+
+# Windows and batches ----------------------------------------------------------------------------
+
+
+class Window(NamedTuple):
+    """A stretch of one document that fits the model. Each word is scored in exactly one window,
+    at its first piece, in the window that shows most of what surrounds it."""
+
+    document: int
+    input_ids: list[int]  # with [CLS] and [SEP]
+    words: list[int]  # the words scored here
+    positions: list[int]  # where in input_ids their first pieces stand
+
+
+def make_windows(
+    documents: Sequence[Document], tokenizer: Tokenizer, max_length: int
+) -> list[Window]:
+    """Cut documents into windows of at most `max_length` pieces, overlapping by half."""
+    if max_length < 8:
+        raise InputError(f"windows of {max_length} pieces are too short; give at least 8")
+    encoded = tokenizer.encode([d.text for d in documents], [d.words for d in documents])
+    room = max_length - 2
+    windows = []
+    for number, (ids, words) in enumerate(encoded):
+        starts = [*range(0, len(ids) - room, room // 2), max(0, len(ids) - room)]
+        cut = [
+            Window(number, [tokenizer.cls_id, *ids[s : s + room], tokenizer.sep_id], [], [])
+            for s in starts
+        ]
+        # A piece has most around it in the window whose middle is nearest.
+        borders = [(a + b + room) / 2 for a, b in pairwise(starts)]
+        for i, word in enumerate(words):
+            if word >= 0 and (i == 0 or words[i - 1] != word):
+                nearest = bisect_right(borders, i)
+                cut[nearest].words.append(word)
+                cut[nearest].positions.append(1 + i - starts[nearest])
+        windows += cut
+    return windows
+
+
+def make_batches(windows: Sequence[Window], tokens: int) -> list[list[Window]]:
+    """Group windows, longest first; a group has at most `tokens` pieces, or is one window."""
+    groups: list[list[Window]] = []
+    size = 0
+    for window in sorted(windows, key=lambda w: -len(w.input_ids)):
+        size += len(window.input_ids)
+        if not groups or size > tokens:
+            groups.append([])
+            size = len(window.input_ids)
+        groups[-1].append(window)
+    return groups
+
+
+class Split(NamedTuple):
+    """Documents ready for a tagger."""
+
+    documents: list[Document]
+    windows: list[Window]
+    targets: list[list[int]]  # a label id per word
+
+
+def make_split(
+    documents: list[Document],
+    tokenizer: Tokenizer,
+    scheme: Scheme,
+    names: Sequence[str],
+    max_length: int,
+) -> Split:
+    ids = {name: i for i, name in enumerate(names)}
+    targets = [[ids[label] for label in word_labels(d, scheme)] for d in documents]
+    return Split(documents, make_windows(documents, tokenizer, max_length), targets)
+
+
+class Batch(NamedTuple):
+    """Padded tensors of some windows; labels are IGNORED except at scored pieces."""
+
+    input_ids: Tensor  # (B, L)
+    attention_mask: Tensor  # (B, L)
+    labels: Tensor  # (B, L)
+    windows: list[Window]
+
+
+def collate(windows: list[Window], targets: Sequence[Sequence[int]] | None = None) -> Batch:
+    """Pad windows to one batch; `targets` holds a label id for every word of every document."""
+    input_ids, attention_mask, labels = (
+        torch.full((len(windows), max(len(w.input_ids) for w in windows)), fill)
+        for fill in (0, 0, IGNORED)
+    )
+    for row, window in enumerate(windows):
+        input_ids[row, : len(window.input_ids)] = torch.tensor(window.input_ids)
+        attention_mask[row, : len(window.input_ids)] = 1
+        if targets is not None and window.words:
+            gold = [targets[window.document][word] for word in window.words]
+            labels[row, window.positions] = torch.tensor(gold)
+    return Batch(input_ids, attention_mask, labels, windows)

@@ -1,0 +1,206 @@
+"""Run a tagger over documents; score its words, beside baselines that know no context."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from minibert import metrics
+from minibert.data import OUTSIDE, Document, Split, Window, collate, make_batches
+from minibert.metrics import Array, Score
+from minibert.model import BertForTokenClassification
+from minibert.tokenizer import Span, normal_form
+
+Progress = Callable[[Sequence], Sequence]  # wraps a list of batches, e.g. in a progress bar
+
+
+@torch.no_grad()
+def predict(
+    model: BertForTokenClassification,
+    windows: Sequence[Window],
+    documents: Sequence[Document],
+    head_mask: Tensor | None = None,
+    tokens: int = 4096,
+    progress: Progress = list,
+) -> list[Array]:
+    """The log-probability of every label for every word: one (words, labels) array a document.
+
+    `windows`: of these `documents`. `tokens`: pieces that are computed at a time.
+    """
+    device = next(model.parameters()).device
+    labels = len(model.config.labels)
+    out = [np.zeros((len(d.words), labels)) for d in documents]
+    for group in progress(make_batches(windows, tokens)):
+        batch = collate(group)
+        logits = model(
+            batch.input_ids.to(device), batch.attention_mask.to(device), head_mask=head_mask
+        )
+        log_probs = logits.logits.log_softmax(-1).double().cpu().numpy()
+        for row, window in enumerate(group):
+            out[window.document][window.words] = log_probs[row, window.positions]
+    return out
+
+
+def positive_score(log_probs: Array, labels: Sequence[str]) -> Array:
+    """(words, labels) -> (words,) the log-odds that a word is in a keyphrase: not O."""
+    outside = log_probs[:, labels.index(OUTSIDE)]
+    inside = np.delete(log_probs, labels.index(OUTSIDE), axis=1)
+    return np.logaddexp.reduce(inside, axis=1) - outside
+
+
+def positive(targets: Sequence[Sequence[int]], labels: Sequence[str]) -> list[NDArray]:
+    """Per document a boolean array: which words are in a keyphrase."""
+    return [np.array(t) != labels.index(OUTSIDE) for t in targets]
+
+
+def evaluate(
+    model: BertForTokenClassification, splits: Mapping[str, Split], progress: Progress = list
+) -> dict:
+    """Choose on dev, report on test.
+
+    Returns {"threshold": of `positive_score`, or None where no label is O,
+    "dev": {system: {measure: Score}}, "test": the same}; the systems are the tagger and baselines
+    made from train.
+    """
+    names = model.config.labels
+    out = {"threshold": None, "dev": {}, "test": {}}
+    log_probs = {
+        name: predict(model, splits[name].windows, splits[name].documents, progress=progress)
+        for name in ("dev", "test")
+    }
+    if OUTSIDE not in names:
+        usual = commonest_label(splits["train"])
+        for name, probs in log_probs.items():
+            split = splits[name]
+            out[name]["minibert"] = label_scores(probs, split.targets, names)
+            right = [np.array(t) == usual(d) for t, d in zip(split.targets, split.documents)]
+            out[name]["word's commonest label"] = {"accuracy": share(right)}
+        return out
+    gold = {name: positive(split.targets, names) for name, split in splits.items()}
+    prior = word_prior(splits["train"].documents, gold["train"])
+    systems = {
+        "minibert": {
+            name: [positive_score(p, names) for p in log_probs[name]] for name in log_probs
+        },
+        "word prior": {name: [prior(d) for d in splits[name].documents] for name in log_probs},
+        "no stop words": {name: [content(d) for d in splits[name].documents] for name in log_probs},
+    }
+    for system, ranks in systems.items():
+        threshold = metrics.Ranking(gold["dev"], ranks["dev"]).best_threshold()
+        for name in log_probs:
+            out[name][system] = word_scores(gold[name], ranks[name], threshold)
+        if system == "minibert":
+            out["threshold"] = threshold
+    for name, probs in log_probs.items():
+        out[name]["minibert"] |= label_scores(probs, splits[name].targets, names)
+    return out
+
+
+def label_scores(
+    log_probs: Sequence[Array], targets: Sequence[Sequence[int]], names: Sequence[str]
+) -> dict[str, Score]:
+    """Loss per word; entity F1 where there are B labels; word accuracy where no label is O."""
+    draws = metrics.resamples(len(targets))
+    words = draws @ np.array([len(t) for t in targets], dtype=np.float64)
+    losses = [
+        -np.take_along_axis(p, np.array(t)[:, None], 1).sum() for p, t in zip(log_probs, targets)
+    ]
+    scores = {"loss": metrics.interval(draws @ np.array(losses) / words)}
+    if OUTSIDE not in names:
+        scores["accuracy"] = share([p.argmax(1) == np.array(t) for p, t in zip(log_probs, targets)])
+    if any(name == "B" or name.startswith("B-") for name in names):
+        gold = [[names[i] for i in t] for t in targets]
+        predicted = [[names[i] for i in p.argmax(1)] for p in log_probs]
+        counts = metrics.span_counts(gold, predicted)
+        scores["entity F1"] = metrics.with_interval(counts, metrics.f1, draws)
+    return scores
+
+
+def share(right: Sequence[NDArray]) -> Score:
+    """The share of words that are right, over all documents."""
+    counts = metrics.confusion([np.ones_like(r) for r in right], right)
+    return metrics.with_interval(counts, metrics.recall, metrics.resamples(len(right)))
+
+
+def word_scores(
+    gold: Sequence[NDArray], ranks: Sequence[Array], threshold: float
+) -> dict[str, Score]:
+    """AP, and precision, recall, F1 and accuracy at a threshold, of "in a keyphrase"."""
+    draws = metrics.resamples(len(gold))
+    ranking = metrics.Ranking(gold, ranks)
+    counts = metrics.confusion(gold, [r >= threshold for r in ranks])
+    measures = {
+        "F1": metrics.f1,
+        "precision": metrics.precision,
+        "recall": metrics.recall,
+        "accuracy": metrics.accuracy,
+    }
+    ap = metrics.interval(np.array([ranking.average_precision(w) for w in draws]))
+    return {"AP": ap} | {
+        name: metrics.with_interval(counts, measure, draws) for name, measure in measures.items()
+    }
+
+
+# Baselines --------------------------------------------------------------------------------------
+
+
+@cache
+def stop_words() -> frozenset[str]:
+    """English function words, and a few verbs that carry no topic, in normal form."""
+    text = (Path(__file__).parent / "stop_words.txt").read_text(encoding="utf-8")
+    return frozenset(normal_form(word) for word in text.split())
+
+
+def forms(document: Document) -> list[str]:
+    return [normal_form(document.text[a:b]) for a, b in document.words]
+
+
+def content(document: Document) -> Array:
+    """(words,) 1 for every word that is neither a stop word nor a number, 0 for the rest."""
+    kept = (w not in stop_words() and not w.isdigit() for w in document.forms())
+    return np.array([float(k) for k in kept])
+
+
+def word_prior(train: Sequence[Document], gold: Sequence[NDArray]) -> Callable[[Document], Array]:
+    """How often each word was in a keyphrase in train, drawn towards the mean by one more count."""
+    seen, hits = Counter(), Counter()
+    for document, inside in zip(train, gold):
+        for word, hit in zip(document.forms(), inside):
+            seen[word] += 1
+            hits[word] += bool(hit)
+    mean = hits.total() / seen.total()
+    return lambda d: np.array([(hits[w] + mean) / (seen[w] + 1) for w in d.forms()])
+
+
+def commonest_label(train: Split) -> Callable[[Document], NDArray]:
+    """The label each word had most often in train; the commonest of all for an unseen word."""
+    of_word, overall = defaultdict(Counter), Counter()
+    for document, target in zip(train.documents, train.targets):
+        overall.update(target)
+        for word, label in zip(document.forms(), target):
+            of_word[word][label] += 1
+    usual = overall.most_common(1)[0][0]
+    best = {word: labels.most_common(1)[0][0] for word, labels in of_word.items()}
+    return lambda d: np.array([best.get(w, usual) for w in d.forms()])
+
+
+# Keyphrases of a tagger -------------------------------------------------------------------------
+
+
+def predicted_spans(document: Document, inside: NDArray) -> list[Span]:
+    """Character spans of the phrases that the words `inside` form: neighbours with nothing but
+    white space between them are one phrase."""
+    found: list[Span] = []
+    for (start, end), hit in zip(document.words, inside):
+        if not hit:
+            continue
+        if found and not document.text[found[-1][1] : start].strip():
+            found[-1] = (found[-1][0], end)
+        else:
+            found.append((start, end))
+    return found

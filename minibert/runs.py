@@ -1,0 +1,71 @@
+"""A run folder: what was asked for, what came out, and going on after a kill."""
+
+import fcntl
+import json
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import IO, Any
+
+from minibert.errors import InputError
+from minibert.files import read_json, write_json, write_text
+
+LIBRARIES = ("minibert", "torch", "numpy", "tokenizers", "safetensors")
+
+
+def open_run(folder: Path, settings: Any, inputs: dict[str, str]) -> IO:
+    """Begin a run in `folder`, or take up the one there if settings and inputs are the same.
+
+    `settings`: a dataclass; `out` and `show` are not compared. `inputs`: checksum of each input. Returns
+    the lock, to be kept: a second process on the folder is refused. Raises InputError.
+    """
+    record = {
+        "settings": json.loads(json.dumps(asdict(settings), default=str)),
+        "inputs": inputs,
+        "versions": {"python": platform.python_version()} | {n: version(n) for n in LIBRARIES},
+    }
+    for name in ("out", "show"):
+        record["settings"].pop(name, None)
+    existing = folder / "run.json"
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; name a folder for the run")
+    if folder.is_dir() and any(folder.iterdir()) and not existing.exists():
+        raise InputError(f"{folder}: not empty, and no run of ours; name another folder")
+    if existing.exists():
+        _compare(folder, read_json(existing), record)
+    else:
+        write_json(existing, record)
+    lock = (folder / ".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise InputError(
+            f"{folder}: another process is working there; wait or name another"
+        ) from None
+    return lock
+
+
+def _compare(folder: Path, old: dict, new: dict) -> None:
+    for part in ("settings", "inputs"):
+        for key in sorted(old[part].keys() | new[part].keys()):
+            was, now = (record[part].get(key, "(none)") for record in (old, new))
+            if was != now:
+                raise InputError(
+                    f"{folder}: holds a run with {key} = {was}, not {now}; "
+                    "name another folder, or delete this one to start over"
+                )
+
+
+class Log:
+    """metrics.jsonl: one JSON object a line, each with its step, cut back to a step on resume."""
+
+    def __init__(self, path: Path, step: int):
+        lines = path.read_text(encoding="utf-8").splitlines(True) if path.exists() else []
+        whole = [line for line in lines if line.endswith("\n")]
+        write_text(path, "".join(line for line in whole if json.loads(line)["step"] <= step))
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, **values: Any) -> None:
+        self._file.write(json.dumps(values) + "\n")
+        self._file.flush()

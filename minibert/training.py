@@ -1,0 +1,255 @@
+"""Fine-tune a token classifier: one optimizer step, the schedule, the loop, and resuming it."""
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from minibert import metrics
+from minibert.data import Batch, Scheme, Split, collate, make_batches
+from minibert.errors import InputError
+from minibert.evaluation import positive, positive_score, predict
+from minibert.model import IGNORED, BertForTokenClassification
+from minibert.runs import Log
+from minibert.weights import DEFAULT_MODEL, read_tensors, save_pretrained, write_tensors
+
+Precision = Literal["auto", "float32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """The command line of train.py, its record in run.json, and the defaults of both."""
+
+    data: str = "sample"
+    """"sample"; a folder with train.jsonl, dev.jsonl, test.jsonl; a path with {split} in it; one
+    JSONL file, zip or docsutf8/keys folder (then split 70/10/20); or a Hub data set's id."""
+    out: Path = Path("runs/train")
+    """Run folder. Given again with the same settings, the run goes on where it stopped."""
+    model: str = DEFAULT_MODEL
+    """Folder or Hub id of the pretrained encoder, e.g. google-bert/bert-base-uncased."""
+    labels: Scheme = "io"
+    """io: in a keyphrase or not; bio: B, I, O; given: the labels that the documents carry."""
+    epochs: int = 4
+    """Passes over the training documents; the best by dev AP (accuracy without O) is kept."""
+    batch_size: int = 16
+    """Windows in one optimizer step."""
+    learning_rate: float = 2e-4
+    """Peak of the schedule: linear warm-up, then linear decay to zero."""
+    warmup: float = 0.1
+    """Share of all steps that warms up."""
+    weight_decay: float = 0.01
+    """AdamW's, on matrices only: not on norms and biases."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    dropout: float = 0.1
+    """On hidden states and embeddings."""
+    attention_dropout: float = 0.0
+    """On attention probabilities. Zero keeps the fused attention kernel in use."""
+    max_length: int = 512
+    """Longest window in word pieces; longer texts are cut into overlapping windows."""
+    tokens: int = 4096
+    """Word pieces computed at a time. Memory depends on it, results do not."""
+    precision: Precision = "auto"
+    """auto: bf16 (else fp16) on a GPU, bf16 on a CPU that has it, otherwise float32."""
+    device: str = "auto"
+    """auto: the GPU if there is one."""
+    show: int = 3
+    """Test documents to print at the end with their predicted keyphrases marked."""
+    seed: int = 0
+    """Of the new classifier, the order of the documents, and dropout."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "tokens"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name.replace('_', '-')} must be at least 1")
+        for name in ("warmup", "dropout", "attention_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"--{name.replace('_', '-')} must be in [0, 1)")
+        for name in ("learning_rate", "clip"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise InputError(f"--{name.replace('_', '-')} must be above 0")
+
+
+def choose_device(name: str) -> torch.device:
+    try:
+        device = torch.device(
+            ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+        )
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {name}: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def choose_precision(name: Precision, device: torch.device) -> Precision:
+    """The precision that "auto" stands for on this device."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
+
+
+class Stepper:
+    """Model, AdamW and loss scaler: everything that one optimizer step changes."""
+
+    def __init__(self, model: nn.Module, settings: TrainSettings, precision: Precision, steps: int):
+        self.model = model
+        self.settings = settings
+        self.steps = steps
+        self.device = next(model.parameters()).device
+        self.names = {p: name for name, p in model.named_parameters()}
+        matrices = [p for p in self.names if p.ndim > 1]
+        vectors = [p for p in self.names if p.ndim == 1]
+        groups = [
+            {"params": matrices, "weight_decay": settings.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+        self.autocast = lambda: torch.autocast(self.device.type, dtype) if dtype else nullcontext()
+
+    def rate(self, step: int) -> float:
+        """Learning rate of step 0, 1, ...: linear warm-up to the peak, then linear decay."""
+        warm = round(self.settings.warmup * self.steps)
+        up = (step + 1) / (warm + 1)
+        down = (self.steps - step) / (self.steps - warm)
+        return self.settings.learning_rate * min(up, down)
+
+    def step(self, number: int, batches: Sequence[Batch]) -> float:
+        """One update from the whole accumulation window; returns its loss per labelled token.
+
+        Loss is summed over each micro-batch and divided by the labelled tokens of the window, so
+        how the window is cut into micro-batches changes nothing but memory.
+        """
+        # A seed per step, not a stream of random numbers: a resumed run draws the same dropout.
+        torch.manual_seed(self.settings.seed * 1_000_003 + number)
+        labelled = sum((b.labels != IGNORED).sum().item() for b in batches)
+        total = torch.zeros((), device=self.device)
+        for batch in batches:
+            loss = self._summed_loss(batch) / max(labelled, 1)
+            self.scaler.scale(loss).backward()
+            total += loss.detach()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(number)
+        self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.names, self.settings.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return total.item()
+
+    def _summed_loss(self, batch: Batch) -> Tensor:
+        ids, mask, labels = (t.to(self.device) for t in batch[:3])
+        with self.autocast():
+            logits = self.model(ids, mask).logits
+        return F.cross_entropy(
+            logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum"
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights and both moments of AdamW, under names."""
+        state = {f"weight.{n}": p for p, n in self.names.items()}
+        for parameter, moments in self.optimizer.state.items():
+            state |= {f"{kind}.{self.names[parameter]}": value for kind, value in moments.items()}
+        return state
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for parameter, name in self.names.items():
+                parameter.copy_(state[f"weight.{name}"])
+                self.optimizer.state[parameter] = {
+                    kind: state[f"{kind}.{name}"]
+                    .to(self.device if kind != "step" else "cpu")
+                    .clone()
+                    for kind in ("step", "exp_avg", "exp_avg_sq")
+                }
+
+
+def plan(split: Split, settings: TrainSettings, epoch: int) -> Iterator[list[Batch]]:
+    """The accumulation windows of one epoch, in its own random order, each as micro-batches."""
+    order = list(split.windows)
+    random.Random(f"{settings.seed} {epoch}").shuffle(order)
+    for i in range(0, len(order), settings.batch_size):
+        chosen = make_batches(order[i : i + settings.batch_size], settings.tokens)
+        yield [collate(group, split.targets) for group in chosen]
+
+
+def dev_score(model: BertForTokenClassification, dev: Split) -> float:
+    """Average precision of "not O" on dev; word accuracy where no label is O."""
+    labels = model.config.labels
+    log_probs = predict(model, dev.windows, dev.documents)
+    if "O" not in labels:
+        right = [p.argmax(1) == np.array(t) for p, t in zip(log_probs, dev.targets)]
+        return float(np.concatenate(right).mean())
+    ranks = [positive_score(p, labels) for p in log_probs]
+    return metrics.Ranking(positive(dev.targets, labels), ranks).average_precision()
+
+
+def fit(
+    model: BertForTokenClassification,
+    train: Split,
+    dev: Split,
+    settings: TrainSettings,
+    on_step: Callable[[int, int, float, float], None] = lambda *_: None,
+    save_every: float = 120.0,
+) -> dict:
+    """Train `model`, leaving the weights of the best epoch in `settings.out`.
+
+    `on_step` is given step, steps, loss and tokens/s. A state is saved every `save_every` seconds
+    and after every epoch; a call after a kill goes on from it and ends with the same weights.
+    Returns {"best_epoch", "dev_score"}. Raises InputError when the loss is not finite.
+    """
+    per_epoch = -(-len(train.windows) // settings.batch_size)
+    steps = settings.epochs * per_epoch
+    precision = choose_precision(settings.precision, next(model.parameters()).device)
+    stepper = Stepper(model, settings, precision, steps)
+    checkpoint = settings.out / "checkpoint.safetensors"
+    step, best = 0, {"best_epoch": -1, "dev_score": -1.0}
+    if checkpoint.exists():
+        state, meta = read_tensors(checkpoint)
+        stepper.load_state(state)
+        step, best, scaler = json.loads(meta["progress"])
+        stepper.scaler.load_state_dict(scaler)
+    log = Log(settings.out / "metrics.jsonl", step)
+
+    def save() -> None:
+        progress = json.dumps([step, best, stepper.scaler.state_dict()])
+        write_tensors(checkpoint, stepper.state(), {"progress": progress})
+
+    saved = time.monotonic()
+    for epoch in range(step // per_epoch, settings.epochs):
+        model.train()
+        for number, batches in enumerate(plan(train, settings, epoch), epoch * per_epoch):
+            if number < step:
+                continue
+            began = time.monotonic()
+            loss = stepper.step(number, batches)
+            if not np.isfinite(loss):
+                raise InputError(
+                    f"the loss is {loss} at step {number}: try a lower --learning-rate"
+                )
+            speed = sum(int(b.attention_mask.sum()) for b in batches) / (time.monotonic() - began)
+            step = number + 1
+            log.write(step=step, loss=loss, learning_rate=stepper.rate(number), tokens_per_s=speed)
+            on_step(step, steps, loss, speed)
+            if time.monotonic() - saved > save_every and step < (epoch + 1) * per_epoch:
+                save()
+                saved = time.monotonic()
+        score = dev_score(model.eval(), dev)
+        log.write(step=step, epoch=epoch, dev_score=score)
+        if score > best["dev_score"]:
+            best = {"best_epoch": epoch, "dev_score": score}
+            save_pretrained(model, settings.out)
+        save()
+    return best

@@ -1,0 +1,122 @@
+"""Fine-tune a tagger: which words of a text are in a keyphrase, or any other label per word.
+
+Reads documents, trains from pretrained weights, keeps the epoch that is best on dev, chooses the
+threshold on dev, reports on test beside two baselines, and leaves a folder that transformers loads.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from minibert import cli
+from minibert.data import OUTSIDE, Split, label_names, load_corpus, make_split
+from minibert.errors import InputError
+from minibert.evaluation import evaluate, positive_score, predict, predicted_spans
+from minibert.files import read_json, sha256, write_json
+from minibert.metrics import Score
+from minibert.model import BertForTokenClassification
+from minibert.report import marked, score_table
+from minibert.runs import open_run
+from minibert.tokenizer import Tokenizer
+from minibert.training import TrainSettings, choose_device, fit
+from minibert.weights import find_model, load_pretrained
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.run(train, TrainSettings, __doc__, argv)
+
+
+def train(settings: TrainSettings) -> None:
+    device = choose_device(settings.device)
+    corpus = load_corpus(settings.data)
+    every = [document for split in corpus.splits.values() for document in split]
+    names = label_names(every, settings.labels)
+    folder = find_model(settings.model)
+    torch.manual_seed(settings.seed)  # of the new classifier
+    model = load_pretrained(
+        folder,
+        names,
+        hidden_dropout_prob=settings.dropout,
+        attention_probs_dropout_prob=settings.attention_dropout,
+    ).to(device)
+    tokenizer = Tokenizer.load(folder, model.config.vocab_size)
+    length = min(settings.max_length, model.config.max_position_embeddings)
+    splits = {
+        name: make_split(documents, tokenizer, settings.labels, names, length)
+        for name, documents in corpus.splits.items()
+    }
+    check_labels(splits["train"], names, settings.data)
+    weights = {f"{settings.model} {p.name}": sha256(p) for p in folder.glob("*.safetensors")}
+    lock = open_run(settings.out, settings, corpus.checksums | weights)
+    results = settings.out / "results.json"
+    if not results.exists():
+        print(describe(splits, names), *filter(None, [corpus.note]), sep="\n")
+        tokenizer.save(settings.out)
+        with tqdm(desc="train", unit="step", disable=None) as bar:
+            best = fit(model, splits["train"], splits["dev"], settings, lambda *s: advance(bar, *s))
+        model = load_pretrained(settings.out).to(device)
+        write_json(results, best | evaluate(model, splits))
+    (settings.out / "checkpoint.safetensors").unlink(missing_ok=True)
+    results = read_json(results)
+    show(results, settings.out)
+    if OUTSIDE in names and settings.show:
+        model = load_pretrained(settings.out).to(device)
+        show_documents(model, splits["test"], results["threshold"], settings.show)
+    lock.close()
+
+
+def check_labels(train: Split, names: Sequence[str], source: str) -> None:
+    every = torch.tensor([label for target in train.targets for label in target])
+    counts = torch.bincount(every, minlength=len(names))
+    if (counts > 0).sum() < 2:
+        raise InputError(
+            f"{source}: every word of train is labelled {names[counts.argmax()]}: "
+            "no keyphrase stands in its text, so there is nothing to learn"
+        )
+
+
+def describe(splits: dict[str, Split], names: Sequence[str]) -> str:
+    lines = []
+    for name, split in splits.items():
+        words = sum(map(len, split.targets))
+        inside = sum(names[i] != OUTSIDE for target in split.targets for i in target)
+        share = f", {inside / words:.1%} of them in a keyphrase" if OUTSIDE in names else ""
+        lines.append(
+            f"{name}: {len(split.documents)} documents, {words} words{share}, "
+            f"{len(split.windows)} windows"
+        )
+    return "\n".join(lines)
+
+
+def advance(bar: tqdm, step: int, steps: int, loss: float, speed: float) -> None:
+    bar.total = steps
+    bar.set_postfix(loss=f"{loss:.3f}", tokens_per_s=f"{speed:.0f}", refresh=False)
+    bar.update(step - bar.n)
+
+
+def show(results: dict, folder: Path) -> None:
+    scores = {
+        system: {measure: Score(**value) for measure, value in values.items()}
+        for system, values in results["test"].items()
+    }
+    print(f"\nBest epoch on dev: {results['best_epoch'] + 1}. Test, 95 % intervals over documents:")
+    print(score_table(scores))
+    print(f"\nModel, settings and scores are in {folder}")
+
+
+def show_documents(
+    model: BertForTokenClassification, split: Split, threshold: float, count: int
+) -> None:
+    documents = split.documents[:count]
+    windows = [w for w in split.windows if w.document < count]
+    for document, log_probs in zip(documents, predict(model, windows, documents)):
+        inside = positive_score(log_probs, model.config.labels) >= threshold
+        spans = predicted_spans(document, inside)
+        print(f"\n{document.id}:", marked(document.text, spans, colour=sys.stdout.isatty()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
