@@ -216,7 +216,7 @@ class Bert(nn.Module):
         )
 
     def factors(self, head_mask: Tensor | None, packing: Packing) -> list[Tensor | None]:
-        """Per layer the factor on each head that it has: (H,), or (T, H) for a mask per sequence."""
+        """Per layer the factor on each of its heads: (H,), or (T, H) for a mask per sequence."""
         layers, heads = self.config.num_hidden_layers, self.config.num_attention_heads
         if head_mask is None:
             return [None] * layers

@@ -17,7 +17,7 @@ LIBRARIES = ("minibert", "torch", "numpy", "tokenizers", "safetensors")
 def open_run(folder: Path, settings: Any, inputs: dict[str, str]) -> IO:
     """Begin a run in `folder`, or take up the one there if settings and inputs are the same.
 
-    `settings`: a dataclass; `out` and `show` are not compared. `inputs`: checksum of each input. Returns
+    `settings`: a dataclass; `out` and `show` are not compared. `inputs`: their checksums. Returns
     the lock, to be kept: a second process on the folder is refused. Raises InputError.
     """
     record = {

@@ -89,6 +89,10 @@ class Tokenizer:
             )
         return cls(pieces, str(path))
 
+    @property
+    def size(self) -> int:
+        return self._pieces.get_vocab_size()
+
     def save(self, folder: Path) -> None:
         with replacing(folder / "tokenizer.json") as temporary:
             self._pieces.save(str(temporary))

@@ -1,0 +1,84 @@
+"""Odd sizes, float64 and N(0, 0.3^2) everywhere: what a wrong formula cannot survive."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers.implementations import BertWordPieceTokenizer
+
+from minibert import BertConfig, BertForTokenClassification, save_pretrained
+from minibert.data import SAMPLE, read_documents
+from minibert.tokenizer import Tokenizer
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+TINY = BertConfig(
+    vocab_size=53,
+    hidden_size=30,
+    num_hidden_layers=3,
+    num_attention_heads=5,
+    intermediate_size=37,
+    max_position_embeddings=19,
+    type_vocab_size=3,
+    id2label={0: "O", 1: "B", 2: "I"},
+)
+
+
+def randomise(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """Every parameter from N(0, 0.3^2), norms and biases too."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            draw = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.copy_(0.3 * draw)
+    return model
+
+
+@pytest.fixture
+def tagger() -> BertForTokenClassification:
+    return randomise(BertForTokenClassification(TINY).double()).eval()
+
+
+@pytest.fixture
+def batch() -> dict[str, torch.Tensor]:
+    """Four sequences of 11, 7, 1 and 9 real tokens, the last with padding on the left and inside."""
+    generator = torch.Generator().manual_seed(1)
+    mask = torch.zeros(4, 11, dtype=torch.long)
+    mask[0] = 1
+    mask[1, :7] = 1
+    mask[2, :1] = 1
+    mask[3, 1:5] = mask[3, 6:] = 1
+    return {
+        "input_ids": torch.randint(0, 53, (4, 11), generator=generator),
+        "attention_mask": mask,
+        "token_type_ids": torch.randint(0, 3, (4, 11), generator=generator),
+    }
+
+
+@pytest.fixture(scope="session")
+def pieces(tmp_path_factory) -> Tokenizer:
+    """A WordPiece tokenizer whose vocabulary is every character of the sample and its common words."""
+    texts = [d.text.lower() for d in read_documents(SAMPLE / "train.jsonl")]
+    characters = sorted({c for text in texts for c in text if not c.isspace()})
+    words = sorted({w for text in texts for w in text.split() if w.isalpha() and len(w) > 3})
+    vocabulary = SPECIAL + characters + ["##" + c for c in characters] + words[::3]
+    path = tmp_path_factory.mktemp("tokenizer") / "vocab.txt"
+    path.write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    return Tokenizer(BertWordPieceTokenizer(str(path))._tokenizer, str(path))
+
+
+@pytest.fixture(scope="session")
+def encoder_folder(tmp_path_factory, pieces) -> Path:
+    """A small random float32 encoder with a fitting tokenizer, as a model folder."""
+    folder = tmp_path_factory.mktemp("encoder")
+    config = BertConfig(
+        vocab_size=pieces.size,
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        intermediate_size=32,
+        max_position_embeddings=128,
+    )
+    torch.manual_seed(0)
+    save_pretrained(BertForTokenClassification(config.with_labels(("O", "I"))).bert, folder)
+    pieces.save(folder)
+    return folder
