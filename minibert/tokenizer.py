@@ -82,9 +82,9 @@ class Tokenizer:
             raise
         except Exception as error:  # the library raises bare Exception
             raise InputError(f"{path}: not a tokenizer ({error})") from None
-        if pieces.get_vocab_size() > vocab_size:
+        if (largest := max(pieces.get_vocab().values(), default=0)) >= vocab_size:
             raise InputError(
-                f"{path}: {pieces.get_vocab_size()} pieces, but the model has {vocab_size}: "
+                f"{path}: has a piece {largest}, but the model's vocab_size is {vocab_size}: "
                 "the tokenizer belongs to another model"
             )
         return cls(pieces, str(path))

@@ -135,11 +135,11 @@ class Stepper:
         # A seed per step, not a stream of random numbers: a resumed run draws the same dropout.
         torch.manual_seed(self.settings.seed * 1_000_003 + number)
         labelled = sum((b.labels != IGNORED).sum().item() for b in batches)
-        total = torch.zeros((), device=self.device)
+        total = 0.0
         for batch in batches:
             loss = self._summed_loss(batch) / max(labelled, 1)
             self.scaler.scale(loss).backward()
-            total += loss.detach()
+            total = total + loss.detach()
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(number)
         self.scaler.unscale_(self.optimizer)
@@ -147,14 +147,15 @@ class Stepper:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return total.item()
+        return float(total)
 
     def _summed_loss(self, batch: Batch) -> Tensor:
         ids, mask, labels = (t.to(self.device) for t in batch[:3])
         with self.autocast():
             logits = self.model(ids, mask).logits
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return F.cross_entropy(
-            logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum"
+            logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
         )
 
     def state(self) -> dict[str, Tensor]:

@@ -1,0 +1,155 @@
+"""Each script as a user runs it: main([...]), what it prints, what it leaves, how it refuses."""
+
+import json
+
+import pytest
+
+import train
+from minibert import load_pretrained
+from minibert.data import SAMPLE
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """A few documents of the sample as a data folder."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for split, count in (("train", 8), ("dev", 4), ("test", 4)):
+        lines = (SAMPLE / f"{split}.jsonl").read_text(encoding="utf-8").splitlines(True)
+        (folder / f"{split}.jsonl").write_text("".join(lines[:count]), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def arguments(corpus, encoder_folder, tmp_path):
+    return [
+        *("--data", str(corpus), "--model", str(encoder_folder), "--out", str(tmp_path / "run")),
+        *("--epochs", "2", "--batch-size", "4", "--device", "cpu", "--learning-rate", "0.01"),
+    ]
+
+
+def refused(capsys, arguments, *words: str) -> None:
+    """Exit code 2 and one sentence on stderr that has the words."""
+    assert train.main(arguments) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    for word in words:
+        assert word in error
+
+
+def test_train_leaves_a_run_folder_and_prints_the_table(arguments, tmp_path, capsys):
+    assert train.main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "word prior" in out
+    assert "[[" in out
+    run = tmp_path / "run"
+    assert {p.name for p in run.iterdir()} == {
+        *("config.json", "model.safetensors", "tokenizer.json"),
+        *("run.json", "metrics.jsonl", "results.json", ".lock"),
+    }
+    results = json.loads((run / "results.json").read_text())
+    assert set(results["test"]) == {"minibert", "word prior", "no stop words"}
+    ap = results["test"]["minibert"]["AP"]
+    assert 0 < ap["low"] <= ap["value"] <= ap["high"] < 1
+    assert f"{100 * ap['value']:.1f} [" in out
+    assert load_pretrained(run).config.labels == ("O", "I")
+    assert json.loads((run / "run.json").read_text())["settings"]["epochs"] == 2
+
+
+def test_a_finished_run_is_shown_and_not_trained_again(arguments, tmp_path, capsys):
+    assert train.main(arguments) == 0
+    weights = (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns
+    first = capsys.readouterr().out
+    assert train.main(arguments) == 0
+    second = capsys.readouterr().out
+    assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == weights
+    assert first.endswith(second)
+
+
+def test_a_run_folder_from_other_settings_is_refused(arguments, corpus, tmp_path, capsys):
+    assert train.main(arguments) == 0
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    refused(capsys, [*arguments, "--seed", "7"], "seed = 0, not 7")
+    with (corpus / "dev.jsonl").open("a") as file:
+        file.write("\n")
+    refused(capsys, arguments, "dev.jsonl")
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+
+
+def test_bio_reports_entities(arguments, tmp_path):
+    assert train.main([*arguments, "--labels", "bio"]) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert {"AP", "entity F1"} <= set(results["test"]["minibert"])
+
+
+def test_given_labels_report_accuracy(arguments, tmp_path, capsys):
+    """Part of speech, say: here, whether a word is capitalised, which the word itself tells."""
+    folder = tmp_path / "given"
+    folder.mkdir()
+    for split in ("train", "dev", "test"):
+        texts = [json.loads(line)["text"].split() for line in (SAMPLE / f"{split}.jsonl").open()]
+        with (folder / f"{split}.given.jsonl").open("w") as file:
+            for i, words in enumerate(texts[:6]):
+                labels = ["LONG" if len(w) > 6 else "SHORT" for w in words]
+                file.write(json.dumps({"id": i, "words": words, "labels": labels}) + "\n")
+    arguments[1] = str(folder / "{split}.given.jsonl")
+    assert train.main([*arguments, "--labels", "given"]) == 0
+    scores = json.loads((tmp_path / "run" / "results.json").read_text())["test"]
+    assert scores["word's commonest label"]["accuracy"]["value"] > 0.6
+    assert set(scores["minibert"]) == {"loss", "accuracy"}
+    refused(capsys, [*arguments, "--out", str(tmp_path / "io")], "--labels given")
+
+
+def test_help_explains_every_setting(capsys):
+    with pytest.raises(SystemExit) as stop:
+        train.main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for flag in ("--data", "--labels", "--learning-rate", "--precision", "--seed"):
+        assert flag in text
+
+
+def test_bad_input_is_one_sentence_and_leaves_nothing(arguments, corpus, tmp_path, capsys):
+    def broken(line: str) -> None:
+        (corpus / "train.jsonl").write_text(line + "\n", encoding="utf-8")
+
+    good = json.loads((SAMPLE / "train.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    for line, *words in (
+        ("", "no documents"),
+        ("{'id': 1}", "train.jsonl:1", "JSON"),
+        ('{"id": 1}', "train.jsonl:1", "'text'"),
+        (json.dumps(good | {"keyphrases": "one"}), "keyphrases"),
+        (json.dumps(good | {"text": ""}), "no word"),
+        (json.dumps(good | {"text": "\U0001f600 \U0001f680"}), "no word"),
+        (json.dumps(good | {"keyphrases": ["absent phrase"]}), "no keyphrase"),
+        (json.dumps(good) + "\n" + json.dumps(good), "2 times"),
+    ):
+        broken(line)
+        refused(capsys, arguments, *words)
+    refused(capsys, ["--data", str(tmp_path / "nowhere")], "nowhere", "no such")
+    refused(capsys, ["--model", "no/such/model", "--data", "sample"], "no/such/model")
+    with pytest.raises(SystemExit) as stop:
+        train.main([*arguments, "--epochs", "0"])
+    assert stop.value.code == 2
+    assert "--epochs must be at least 1" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_tokenizer_of_another_model_is_refused(arguments, encoder_folder, tmp_path, capsys):
+    folder = tmp_path / "encoder"
+    folder.mkdir()
+    for name in ("model.safetensors", "config.json"):
+        (folder / name).write_bytes((encoder_folder / name).read_bytes())
+    arguments[3] = str(folder)
+    refused(capsys, arguments, "no tokenizer.json")
+    tokenizer = json.loads((encoder_folder / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"] |= {"another": 9000}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    refused(capsys, arguments, "belongs to another model")
+
+
+def test_words_the_model_does_not_know_and_windows_line_ends_are_no_error(arguments, corpus):
+    odd = {"id": "odd", "text": "Ωμέγα qqq 漢字 naïve zzz", "keyphrases": ["qqq", "漢字"]}
+    with (corpus / "train.jsonl").open("a", encoding="utf-8", newline="") as file:
+        file.write(json.dumps(odd) + "\r\n")
+    assert train.main(arguments) == 0

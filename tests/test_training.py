@@ -1,0 +1,193 @@
+"""One step, the schedule, and a run that is killed and resumed."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import randomise
+
+from minibert import BertForTokenClassification, InputError, load_pretrained
+from minibert.data import SAMPLE, collate, make_batches, make_split, read_documents
+from minibert.evaluation import positive, positive_score, predict
+from minibert.metrics import Ranking
+from minibert.model import IGNORED
+from minibert.training import Stepper, TrainSettings, choose_device, choose_precision, fit, plan
+
+STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+SETTINGS = TrainSettings(epochs=2, batch_size=5, learning_rate=1e-3, device="cpu")
+
+
+@pytest.fixture
+def split(pieces):
+    documents = read_documents(SAMPLE / "dev.jsonl")[:7]
+    return make_split(documents, pieces, "io", ("O", "I"), 128)
+
+
+@pytest.fixture
+def model(encoder_folder) -> BertForTokenClassification:
+    torch.manual_seed(3)
+    return load_pretrained(encoder_folder, ("O", "I"), **STILL).double()
+
+
+def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def stepped(model, settings, batches, number=0):
+    Stepper(model.train(), settings, "float32", steps=10).step(number, batches)
+    return weights(model)
+
+
+def test_accumulation_equals_the_full_batch(split, encoder_folder):
+    results = []
+    for tokens in (100_000, 150):
+        torch.manual_seed(3)
+        model = load_pretrained(encoder_folder, ("O", "I"), **STILL).double()
+        groups = [collate(g, split.targets) for g in make_batches(split.windows, tokens)]
+        results.append((len(groups), stepped(model, SETTINGS, groups)))
+    (one, whole), (many, cut) = results
+    assert one == 1
+    assert many > 4
+    for name in whole:
+        torch.testing.assert_close(whole[name], cut[name], rtol=0, atol=1e-10)
+
+
+def test_a_step_is_adamw_on_the_clipped_mean_loss(split, model):
+    """By hand: gradient of the mean loss, clipped, then Adam's first step and decoupled decay."""
+    batch = collate(split.windows, split.targets)
+    settings = dataclasses.replace(SETTINGS, weight_decay=0.1, clip=0.01)
+    loss = model.train()(batch.input_ids, batch.attention_mask, labels=batch.labels).loss
+    loss.backward()
+    before = weights(model)
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    norm = torch.sqrt(sum((g**2).sum() for g in gradients.values()))
+    assert norm > settings.clip
+    model.zero_grad()
+    stepper = Stepper(model, settings, "float32", steps=10)
+    value = stepper.step(0, [batch])
+    assert value == pytest.approx(loss.item(), abs=1e-12)
+    rate = stepper.rate(0)
+    for name, after in weights(model).items():
+        g = gradients[name] * settings.clip / (norm + 1e-6)
+        decay = 0.1 if after.ndim > 1 else 0.0
+        expected = before[name] * (1 - rate * decay) - rate * g / (g.abs() + 1e-8)
+        torch.testing.assert_close(after, expected, rtol=0, atol=1e-10)
+
+
+def test_the_rate_climbs_to_the_peak_and_falls_to_zero(model):
+    stepper = Stepper(model, dataclasses.replace(SETTINGS, warmup=0.2), "float32", steps=10)
+    rates = [stepper.rate(i) / SETTINGS.learning_rate for i in range(10)]
+    assert rates[:3] == pytest.approx([1 / 3, 2 / 3, 1.0])
+    assert rates[3:] == pytest.approx([7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8])
+
+
+def test_every_window_comes_once_an_epoch_in_a_new_order(split):
+    def order(epoch):
+        batches = [b for window in plan(split, SETTINGS, epoch) for b in window]
+        return [w.document for b in batches for w in b.windows]
+
+    assert sorted(order(0)) == sorted(order(1)) == sorted(w.document for w in split.windows)
+    assert order(0) != order(1)
+    assert order(0) == order(0)
+
+
+def test_training_learns_the_sample_and_keeps_the_best_epoch(split, model, tmp_path):
+    settings = dataclasses.replace(SETTINGS, out=tmp_path, epochs=12, learning_rate=1e-2)
+    best = fit(model, split, split, settings)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    scores = [line["dev_score"] for line in lines if "dev_score" in line]
+    assert np.mean(losses[-3:]) < 0.6 * losses[0]
+    assert best == {"best_epoch": int(np.argmax(scores)), "dev_score": max(scores)}
+    kept = load_pretrained(tmp_path)
+    ranks = [positive_score(p, ("O", "I")) for p in predict(kept, split.windows, split.documents)]
+    ap = Ranking(positive(split.targets, ("O", "I")), ranks).average_precision()
+    assert ap == pytest.approx(max(scores), abs=1e-6)
+
+
+def test_non_finite_loss_stops_and_names_the_step(split, model, tmp_path):
+    with torch.no_grad():
+        model.classifier.bias[0] = float("nan")
+    with pytest.raises(InputError, match="step 0"):
+        fit(model, split, split, dataclasses.replace(SETTINGS, out=tmp_path))
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_dropout_is_drawn_anew_each_step_and_the_same_on_resume(split, encoder_folder):
+    def outcome(number):
+        torch.manual_seed(3)
+        model = load_pretrained(encoder_folder, ("O", "I"), hidden_dropout_prob=0.3)
+        return stepped(model, SETTINGS, [collate(split.windows, split.targets)], number)
+
+    first, again, later = outcome(1), outcome(1), outcome(2)
+    name = "bert.layers.0.expand.weight"
+    assert torch.equal(first[name], again[name])
+    assert not torch.equal(first[name], later[name])
+
+
+def run_and_kill(encoder_folder: Path, out: Path, kill_at: list[int]) -> None:
+    """Train in a process of its own, which kills itself with SIGKILL after each given step."""
+    script = Path(__file__).parent / "killed_run.py"
+    for step in [*kill_at, -1]:
+        done = subprocess.run([sys.executable, script, encoder_folder, out, str(step)])
+        assert done.returncode == (-9 if step >= 0 else 0)
+
+
+def test_a_killed_run_ends_with_the_same_weights(encoder_folder, tmp_path):
+    run_and_kill(encoder_folder, tmp_path / "whole", [])
+    run_and_kill(encoder_folder, tmp_path / "killed", [1, 5, 6])
+    whole, killed = (load_pretrained(tmp_path / name) for name in ("whole", "killed"))
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, killed.state_dict()[name]), name
+    logs = []
+    for name in ("whole", "killed"):
+        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").open()]
+        logs.append([{k: v for k, v in line.items() if k != "tokens_per_s"} for line in lines])
+    assert logs[0] == logs[1]
+    assert not [p for p in os.listdir(tmp_path / "killed") if p.endswith(".tmp")]
+
+
+def test_settings_out_of_range_are_refused():
+    for name, value in (("epochs", 0), ("dropout", 1.0), ("learning_rate", -1.0), ("tokens", 0)):
+        with pytest.raises(InputError, match=name.replace("_", "-")):
+            TrainSettings(**{name: value})
+
+
+def test_device_and_precision():
+    assert choose_device("cpu").type == "cpu"
+    with pytest.raises(InputError, match="--device abacus"):
+        choose_device("abacus")
+    assert choose_precision("fp16", torch.device("cpu")) == "fp16"
+    assert choose_precision("auto", torch.device("cpu")) in ("float32", "bf16")
+
+
+def test_bf16_follows_float32(split, encoder_folder):
+    results = []
+    for precision in ("float32", "bf16"):
+        torch.manual_seed(3)
+        model = randomise(load_pretrained(encoder_folder, ("O", "I"), **STILL))
+        stepper = Stepper(model.train(), SETTINGS, precision, steps=10)
+        results.append(stepper.step(0, [collate(split.windows, split.targets)]))
+        assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert results[1] == pytest.approx(results[0], rel=0.03)
+    assert results[1] != results[0]
+
+
+def test_ignored_labels_do_not_count(split, model):
+    batch = collate(split.windows, split.targets)
+    fewer = batch.labels.clone()
+    fewer[0] = IGNORED
+    values = [
+        Stepper(model, SETTINGS, "float32", 10)._summed_loss(batch._replace(labels=labels)).item()
+        for labels in (batch.labels, fewer)
+    ]
+    alone = Stepper(model, SETTINGS, "float32", 10)._summed_loss(
+        collate(split.windows[:1], split.targets)
+    )
+    assert values[0] - values[1] == pytest.approx(alone.item(), abs=1e-9)
