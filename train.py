@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from minibert import cli
-from minibert.data import OUTSIDE, Split, label_names, load_corpus, make_split
+from minibert.data import OUTSIDE, Split, first_documents, label_names, load_corpus, make_split
 from minibert.errors import InputError
 from minibert.evaluation import evaluate, positive_score, predict, predicted_spans
 from minibert.files import read_json, sha256, write_json
@@ -48,7 +48,7 @@ def train(settings: TrainSettings) -> None:
         name: make_split(documents, tokenizer, settings.labels, names, length)
         for name, documents in corpus.splits.items()
     }
-    check_labels(splits["train"], names, settings.data)
+    check_labels(splits, names, settings.data)
     weights = {f"{settings.model} {p.name}": sha256(p) for p in folder.glob("*.safetensors")}
     lock = open_run(settings.out, settings, corpus.checksums | weights)
     results = settings.out / "results.json"
@@ -68,14 +68,15 @@ def train(settings: TrainSettings) -> None:
     lock.close()
 
 
-def check_labels(train: Split, names: Sequence[str], source: str) -> None:
-    every = torch.tensor([label for target in train.targets for label in target])
-    counts = torch.bincount(every, minlength=len(names))
-    if (counts > 0).sum() < 2:
-        raise InputError(
-            f"{source}: every word of train is labelled {names[counts.argmax()]}: "
-            "no keyphrase stands in its text, so there is nothing to learn"
-        )
+def check_labels(splits: dict[str, Split], names: Sequence[str], source: str) -> None:
+    """Refuse a split that has nothing to learn, to choose by, or to report."""
+    for name, split in splits.items():
+        found = {label for target in split.targets for label in target}
+        if len(found) < 2 and (name == "train" or OUTSIDE in names):
+            raise InputError(
+                f"{source}: every word of {name} is labelled {names[found.pop()]}"
+                + (": no keyphrase stands in its text" if OUTSIDE in names else "")
+            )
 
 
 def describe(splits: dict[str, Split], names: Sequence[str]) -> str:
@@ -110,8 +111,7 @@ def show(results: dict, folder: Path) -> None:
 def show_documents(
     model: BertForTokenClassification, split: Split, threshold: float, count: int
 ) -> None:
-    documents = split.documents[:count]
-    windows = [w for w in split.windows if w.document < count]
+    documents, windows, _ = first_documents(split, count)
     for document, log_probs in zip(documents, predict(model, windows, documents)):
         inside = positive_score(log_probs, model.config.labels) >= threshold
         spans = predicted_spans(document, inside)

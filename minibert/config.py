@@ -106,6 +106,11 @@ class BertConfig:
         gone = self.pruned_heads.get(layer, [])
         return tuple(h for h in range(self.num_attention_heads) if h not in gone)
 
+    @property
+    def present_heads(self) -> list[tuple[int, int]]:
+        """(layer, head) of every head that the model has, in reading order."""
+        return [(layer, h) for layer in range(self.num_hidden_layers) for h in self.heads(layer)]
+
     def with_labels(self, labels: tuple[str, ...]) -> "BertConfig":
         return replace(self, id2label=dict(enumerate(labels)))
 

@@ -340,6 +340,7 @@ class Window(NamedTuple):
     input_ids: list[int]  # with [CLS] and [SEP]
     words: list[int]  # the words scored here
     positions: list[int]  # where in input_ids their first pieces stand
+    owners: list[int]  # the word of each piece of input_ids; -1: punctuation, [CLS], [SEP]
 
 
 def make_windows(
@@ -354,7 +355,13 @@ def make_windows(
     for number, (ids, words) in enumerate(encoded):
         starts = [*range(0, len(ids) - room, room // 2), max(0, len(ids) - room)]
         cut = [
-            Window(number, [tokenizer.cls_id, *ids[s : s + room], tokenizer.sep_id], [], [])
+            Window(
+                document=number,
+                input_ids=[tokenizer.cls_id, *ids[s : s + room], tokenizer.sep_id],
+                words=[],
+                positions=[],
+                owners=[-1, *words[s : s + room], -1],
+            )
             for s in starts
         ]
         # A piece has most around it in the window whose middle is nearest.
@@ -399,6 +406,14 @@ def make_split(
     ids = {name: i for i, name in enumerate(names)}
     targets = [[ids[label] for label in word_labels(d, scheme)] for d in documents]
     return Split(documents, make_windows(documents, tokenizer, max_length), targets)
+
+
+def first_documents(split: Split, count: int) -> Split:
+    return Split(
+        split.documents[:count],
+        [window for window in split.windows if window.document < count],
+        split.targets[:count],
+    )
 
 
 class Batch(NamedTuple):

@@ -31,9 +31,13 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def to_json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, default=asdict) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
     """`value` may hold dataclasses anywhere; they become objects."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=asdict) + "\n")
+    write_text(path, to_json(value))
 
 
 def read_json(path: Path) -> Any:

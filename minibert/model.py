@@ -68,15 +68,23 @@ class Output(NamedTuple):
     attentions: tuple[Tensor, ...] | None = None
 
 
+class Linear(nn.Linear):
+    def reset_parameters(self) -> None:
+        """`Bert` draws all weights, or they are loaded: torch's own draw would be thrown away."""
+
+
+class Embedding(nn.Embedding):
+    reset_parameters = Linear.reset_parameters
+
+
 class Embeddings(nn.Module):
     """Word + position + token type, normalised (section 3 of the paper, figure 2)."""
 
     def __init__(self, config: BertConfig):
         super().__init__()
-        self.word, self.position, self.token_type = (
-            nn.Embedding.from_pretrained(torch.empty(size, config.hidden_size), freeze=False)
-            for size in (config.vocab_size, config.max_position_embeddings, config.type_vocab_size)
-        )
+        self.word = Embedding(config.vocab_size, config.hidden_size)
+        self.position = Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type = Embedding(config.type_vocab_size, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
@@ -89,16 +97,16 @@ class Embeddings(nn.Module):
 class SelfAttention(nn.Module):
     """Multi-head attention with a per-head factor on the context (Vaswani et al. 2017, eq. 1)."""
 
-    def __init__(self, config: BertConfig, layer: int):
+    def __init__(self, config: BertConfig, heads: tuple[int, ...]):
         super().__init__()
-        self.heads = config.heads(layer)
+        self.heads = heads  # original indices
         self.head_size = config.head_size
         self.dropout_prob = config.attention_probs_dropout_prob
-        width = len(self.heads) * config.head_size
-        self.query = nn.Linear(config.hidden_size, width)
-        self.key = nn.Linear(config.hidden_size, width)
-        self.value = nn.Linear(config.hidden_size, width)
-        self.output = nn.Linear(width, config.hidden_size)
+        width = len(heads) * config.head_size
+        self.query = Linear(config.hidden_size, width)
+        self.key = Linear(config.hidden_size, width)
+        self.value = Linear(config.hidden_size, width)
+        self.output = Linear(width, config.hidden_size)
 
     def forward(self, hidden: Tensor, packing: Packing, factor: Tensor | None = None) -> Tensor:
         """(T, D) -> (T, D); `factor` is (H,) or, one row per token, (T, H)."""
@@ -113,11 +121,16 @@ class SelfAttention(nn.Module):
             self._split(part(hidden)) for part in (self.query, self.key, self.value)
         )
         dropout = self.dropout_prob if self.training else 0.0
+        lengths = packing.lengths
+        if len(set(lengths)) == 1:  # all at once: (T, H, K) -> (B, H, L, K)
+            qkv = (x.unflatten(0, (len(lengths), -1)).transpose(1, 2) for x in (query, key, value))
+            context = F.scaled_dot_product_attention(*qkv, dropout_p=dropout)
+            return context.transpose(1, 2).flatten(0, 1)
         contexts = [
             F.scaled_dot_product_attention(
                 *(x.transpose(0, 1)[None] for x in qkv), dropout_p=dropout
             )
-            for qkv in zip(*(x.split(packing.lengths) for x in (query, key, value)))
+            for qkv in zip(*(x.split(lengths) for x in (query, key, value)))
         ]  # each (1, H, length, K)
         return torch.cat(contexts, dim=2)[0].transpose(0, 1)
 
@@ -138,10 +151,10 @@ class Layer(nn.Module):
 
     def __init__(self, config: BertConfig, layer: int):
         super().__init__()
-        self.attention = SelfAttention(config, layer)
+        self.attention = SelfAttention(config, config.heads(layer))
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.expand = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.contract = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.expand = Linear(config.hidden_size, config.intermediate_size)
+        self.contract = Linear(config.intermediate_size, config.hidden_size)
         self.output_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.activation = ACTIVATIONS[config.hidden_act]
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
@@ -241,7 +254,7 @@ class BertForTokenClassification(nn.Module):
         self.bert = Bert(config)
         dropout = config.classifier_dropout
         self.dropout = nn.Dropout(config.hidden_dropout_prob if dropout is None else dropout)
-        self.classifier = nn.Linear(config.hidden_size, len(config.labels))
+        self.classifier = Linear(config.hidden_size, len(config.labels))
         self.bert._draw(self.classifier)
 
     def forward(

@@ -1,8 +1,13 @@
-"""Results to look at: tables and marked texts."""
+"""Results to look at: tables, marked texts and figures."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from minibert.metrics import Score
+import numpy as np
+
+from minibert.config import BertConfig
+from minibert.files import replacing, write_text
+from minibert.metrics import Score, rank_correlation
 from minibert.tokenizer import Span
 
 
@@ -35,3 +40,167 @@ def marked(text: str, spans: Sequence[Span], colour: bool) -> str:
         parts += [text[at:start], opening, text[start:end], closing]
         at = end
     return "".join([*parts, text[at:]])
+
+
+# Ablation ---------------------------------------------------------------------------------------
+
+
+def ablation_summary(results: dict) -> str:
+    """The answers in words, for the parts that ablate.py computes."""
+    return "\n".join(
+        [
+            *(f"{split}: {_verdicts(results[f'single-{split}'])}" for split in ("dev", "test")),
+            _agreement(results),
+            _layers(results["alone-dev"]),
+            *_gaze(results),
+            "",
+            _curve_table(results["curves"]),
+        ]
+    )
+
+
+def _verdicts(part: dict) -> str:
+    """How many heads hurt, help, or cannot be told from noise, by the loss."""
+    changes = [head["loss"] for head in part["heads"].values()]
+    hurt = sum(c["decided"] and c["value"] > 0 for c in changes)
+    helps = sum(c["decided"] and c["value"] < 0 for c in changes)
+    return (
+        f"of {len(changes)} heads, silencing one raises the loss for {hurt} and lowers it for "
+        f"{helps}; for {len(changes) - hurt - helps} no difference can be told from noise"
+    )
+
+
+def _agreement(results: dict) -> str:
+    """How well dev's effects of the heads foretell test's."""
+    dev, test = (
+        np.array([head["loss"]["value"] for head in results[f"single-{split}"]["heads"].values()])
+        for split in ("dev", "test")
+    )
+    return f"rank correlation of the effects on dev and on test: {rank_correlation(dev, test):.2f}"
+
+
+def _main(scores: Mapping) -> str:
+    return "AP" if "AP" in scores else "accuracy"
+
+
+def _layers(part: dict) -> str:
+    """Which layers can live with their best single head."""
+    measure = _main(part["full"])
+    full = part["full"][measure]["value"]
+    best: dict[str, tuple[float, str]] = {}
+    for head, changes in part["heads"].items():
+        layer = head.split("H")[0]
+        best[layer] = max(best.get(layer, (-1.0, "")), (changes[measure]["value"], head))
+    lines = (f"{head} {100 * change / full:+.1f} %" for change, head in best.values())
+    return (
+        f"best single head of each layer, all others of the layer silenced, {measure}: "
+        + ", ".join(lines)
+    )
+
+
+def _gaze(results: dict) -> list[str]:
+    """Does attending to keyphrases foretell mattering for them?"""
+    gaze = results["gaze-dev"]
+    if "AP" not in next(iter(gaze.values())):
+        return []
+    impact = np.array([h["loss"]["value"] for h in results["single-dev"]["heads"].values()])
+    alone = np.array([head["AP"] for head in gaze.values()])
+    best = max(gaze, key=lambda head: gaze[head]["AP"])
+    return [
+        f"attention received, alone, tells keyphrase words best in {best}: AP "
+        f"{100 * alone.max():.1f} (median head {100 * np.median(alone):.1f}); its rank correlation "
+        f"with the heads' effect on the loss: {rank_correlation(alone, impact):+.2f}"
+    ]
+
+
+def _curve_table(curves: dict) -> str:
+    lines = [f"{'order':12}{'area under the curve':>28}{'heads gone within 1 %':>24}"]
+    for name, curve in curves.items():
+        area = "{value:.3f} [{low:.3f}, {high:.3f}]".format(**curve["area"])
+        lines.append(f"{name:12}{area:>28}{curve['free']:>24}")
+    return "\n".join(lines)
+
+
+def ablation_figures(results: dict, config: BertConfig, folder: Path) -> None:
+    """heads.txt, heads.png (what silencing each head does) and curves.png in `folder`."""
+    single = results["single-dev"]["heads"]
+    write_text(folder / "heads.txt", _head_table(results))
+    changes = np.full((config.num_hidden_layers, config.num_attention_heads), np.nan)
+    undecided = np.zeros_like(changes, dtype=bool)
+    for (layer, head), change in zip(config.present_heads, single.values()):
+        changes[layer, head] = change["loss"]["value"]
+        undecided[layer, head] = not change["loss"]["decided"]
+    heat_map(
+        folder / "heads.png", changes, undecided, "What silencing a head does to the loss (dev)"
+    )
+    draw_curves(folder / "curves.png", results["curves"])
+
+
+def _head_table(results: dict) -> str:
+    dev, test = (results[f"single-{split}"]["heads"] for split in ("dev", "test"))
+    measure = _main(results["single-dev"]["full"])
+    lines = [
+        "What silencing one head changes, with 95 % intervals; * told from noise",
+        f"{'head':8}{'loss, dev':>30}{'loss, test':>30}{measure + ', dev':>30}",
+    ]
+    for head in sorted(dev, key=lambda head: -dev[head]["loss"]["value"]):
+        cells = (dev[head]["loss"], test[head]["loss"], dev[head][measure])
+        text = (
+            "{value:+.4f} [{low:+.4f}, {high:+.4f}]".format(**c) + (" *" if c["decided"] else "  ")
+            for c in cells
+        )
+        lines.append(f"{head:8}" + "".join(f"{cell:>30}" for cell in text))
+    return "\n".join(lines) + "\n"
+
+
+def heat_map(path: Path, values: np.ndarray, undecided: np.ndarray, title: str) -> None:
+    """(layers, heads) as colours about zero; a dot marks the undecided, missing ones are blank."""
+    figure, axes = _figure(0.55 * values.shape[1] + 1.8, 0.5 * values.shape[0] + 1.4)
+    limit = float(np.nanmax(np.abs(values))) or 1.0
+    image = axes.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit)
+    rows, columns = np.nonzero(undecided)
+    axes.scatter(columns, rows, s=12, color="0.35", label="not told from noise")
+    axes.set(xlabel="head", ylabel="layer", title=title)
+    axes.set_xticks(range(values.shape[1]))
+    axes.set_yticks(range(values.shape[0]))
+    figure.colorbar(image, ax=axes, shrink=0.9)
+    if len(rows):
+        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.18), frameon=False, handletextpad=0)
+    _save(figure, path)
+
+
+def draw_curves(path: Path, curves: dict) -> None:
+    """Score against heads masked, one line an order; random orders as a band."""
+    figure, axes = _figure(7.5, 4.5)
+    measure = _main(next(iter(curves.values()))["steps"])
+    lines = {name: np.array(curve["steps"][measure]) for name, curve in curves.items()}
+    random = [line for name, line in lines.items() if name.startswith("random")]
+    if random:
+        steps = np.arange(len(random[0]))
+        axes.fill_between(
+            steps, np.min(random, 0), np.max(random, 0), color="0.85", label="random orders"
+        )
+    for name, line in lines.items():
+        if not name.startswith("random"):
+            axes.plot(line, label=name)
+    full = next(iter(lines.values()))[0]
+    axes.axhline(0.99 * full, color="0.5", linewidth=0.8, linestyle=":", label="full less 1 %")
+    axes.set(
+        xlabel="heads masked", ylabel=f"{measure} on test", title="Masking more and more heads"
+    )
+    axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def _figure(width: float, height: float):
+    import matplotlib  # here: an extra, and half a second to import
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot.subplots(figsize=(width, height), layout="constrained")
+
+
+def _save(figure, path: Path) -> None:
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")

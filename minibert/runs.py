@@ -6,10 +6,14 @@ import platform
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
+from minibert.data import Split, load_corpus, make_split
 from minibert.errors import InputError
 from minibert.files import read_json, write_json, write_text
+from minibert.model import BertForTokenClassification
+from minibert.tokenizer import Tokenizer
+from minibert.weights import load_pretrained
 
 LIBRARIES = ("minibert", "torch", "numpy", "tokenizers", "safetensors")
 
@@ -44,6 +48,39 @@ def open_run(folder: Path, settings: Any, inputs: dict[str, str]) -> IO:
             f"{folder}: another process is working there; wait or name another"
         ) from None
     return lock
+
+
+class Run(NamedTuple):
+    """A finished run of train.py."""
+
+    model: BertForTokenClassification
+    splits: dict[str, Split]
+    threshold: float | None  # of `evaluation.positive_score`; None where no label is O
+
+
+def load_run(folder: Path) -> Run:
+    """The model of a run with the documents it was trained, chosen and reported on.
+
+    Raises InputError where the folder is no finished run or the documents have changed since.
+    """
+    if not (folder / "run.json").exists():
+        raise InputError(f"{folder}: no run.json in it; make a run with train.py --out {folder}")
+    if not (folder / "results.json").exists():
+        raise InputError(f"{folder}: training has not finished; run the same train.py again")
+    record = read_json(folder / "run.json")
+    settings = record["settings"]
+    corpus = load_corpus(settings["data"])
+    for file, checksum in corpus.checksums.items():
+        if record["inputs"].get(file) != checksum:
+            raise InputError(f"{folder}: {file} is not what it was when the model was trained")
+    model = load_pretrained(folder)
+    tokenizer = Tokenizer.load(folder, model.config.vocab_size)
+    length = min(settings["max_length"], model.config.max_position_embeddings)
+    splits = {
+        name: make_split(documents, tokenizer, settings["labels"], model.config.labels, length)
+        for name, documents in corpus.splits.items()
+    }
+    return Run(model, splits, read_json(folder / "results.json")["threshold"])
 
 
 def _compare(folder: Path, old: dict, new: dict) -> None:

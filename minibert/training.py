@@ -38,9 +38,9 @@ class TrainSettings:
     """Folder or Hub id of the pretrained encoder, e.g. google-bert/bert-base-uncased."""
     labels: Scheme = "io"
     """io: in a keyphrase or not; bio: B, I, O; given: the labels that the documents carry."""
-    epochs: int = 4
+    epochs: int = 3
     """Passes over the training documents; the best by dev AP (accuracy without O) is kept."""
-    batch_size: int = 16
+    batch_size: int = 8
     """Windows in one optimizer step."""
     learning_rate: float = 2e-4
     """Peak of the schedule: linear warm-up, then linear decay to zero."""

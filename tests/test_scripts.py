@@ -1,9 +1,14 @@
 """Each script as a user runs it: main([...]), what it prints, what it leaves, how it refuses."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+import ablate
 import train
 from minibert import load_pretrained
 from minibert.data import SAMPLE
@@ -153,3 +158,94 @@ def test_words_the_model_does_not_know_and_windows_line_ends_are_no_error(argume
     with (corpus / "train.jsonl").open("a", encoding="utf-8", newline="") as file:
         file.write(json.dumps(odd) + "\r\n")
     assert train.main(arguments) == 0
+
+
+# ablate.py --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(arguments, tmp_path):
+    assert train.main([*arguments, "--show", "0"]) == 0
+    return tmp_path / "run"
+
+
+def test_ablate_answers_and_leaves_figures_and_goes_on_after_a_kill(run, capsys):
+    arguments = ["--run", str(run), "--random", "2", "--device", "cpu", "--every", "2"]
+    assert ablate.main(arguments) == 0
+    out = run / "ablation-zero"
+    printed = capsys.readouterr().out
+    assert "intervals will be wide" in printed
+    assert "of 6 heads" in printed
+    for name in ("single", "gradient", "refreshed", "fisher", "greedy", "entropy", "random-1"):
+        assert f"\n{name}" in printed
+    parts = {path.name: path.read_bytes() for path in out.glob("*.json")}
+    for name in ("heads.txt", "heads.png", "curves.png"):
+        assert (out / name).stat().st_size > 100
+    single = json.loads(parts["single-test.json"])
+    assert set(single["heads"]) == {f"L{layer}H{head}" for layer in range(2) for head in range(3)}
+    curve = json.loads(parts["curve-greedy.json"])
+    assert curve["steps"]["loss"][0] == pytest.approx(single["full"]["loss"]["value"], abs=1e-6)
+    first = single["heads"][curve["order"][0]]["loss"]["value"]
+    step = curve["steps"]["loss"][1] - curve["steps"]["loss"][0]
+    assert step == pytest.approx(first, abs=1e-6)
+    for name in ("alone-dev.json", "order-greedy.json", "curve-greedy.json", "curve-random-1.json"):
+        (out / name).unlink()
+    assert ablate.main(arguments) == 0
+    assert {path.name: path.read_bytes() for path in out.glob("*.json")} == parts
+    assert ablate.main([*arguments, "--ablation", "mean", "--orders", "single"]) == 0
+    assert json.loads((run / "ablation-mean" / "single-test.json").read_text()) != single
+
+
+def test_two_processes_give_the_same_ablation(run):
+    arguments = ["--run", run, "--random", "1", "--orders", "gradient", "--device", "cpu"]
+    assert ablate.main([*map(str, arguments), "--out", str(run / "one")]) == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    script = Path(ablate.__file__)
+    subprocess.run([*command, "--", script, *arguments, "--out", run / "two"], check=True)
+    for path in (run / "one").glob("*.json"):
+        if path.name != "run.json":
+            one, two = (json.loads((run / f / path.name).read_text()) for f in ("one", "two"))
+            assert_alike(one, two)
+
+
+def assert_alike(one, two):
+    if isinstance(one, dict):
+        assert one.keys() == two.keys()
+        for key in one:
+            assert_alike(one[key], two[key])
+    elif isinstance(one, list):
+        for a, b in zip(one, two, strict=True):
+            assert_alike(a, b)
+    else:
+        assert one == pytest.approx(two, abs=1e-6)
+
+
+def test_ablate_refuses_what_it_cannot_measure(run, corpus, capsys, tmp_path):
+    def refused(*words):
+        assert ablate.main(["--run", str(run), "--device", "cpu"]) == 2
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert all(word in error for word in ("error: ", *words)), error
+
+    results = (run / "results.json").read_bytes()
+    (run / "results.json").unlink()
+    refused("training has not finished")
+    (run / "results.json").write_bytes(results)
+    with (corpus / "test.jsonl").open("a") as file:
+        file.write("\n")
+    refused("test.jsonl is not what it was")
+    (run / "run.json").unlink()
+    refused("no run.json", "train.py")
+
+
+def test_ablate_refuses_a_split_without_a_keyphrase(arguments, corpus, tmp_path, capsys):
+    lines = [json.loads(line) for line in (corpus / "dev.jsonl").open()]
+    with (corpus / "dev.jsonl").open("w") as file:
+        for line in lines:
+            file.write(json.dumps(line | {"keyphrases": []}) + "\n")
+    refused(capsys, arguments, "dev", "no keyphrase")
+
+
+def test_heads_for_free():
+    assert ablate.heads_for_free(np.array([1.0, 1.2, 0.995, 0.98, 1.0])) == 2
+    assert ablate.heads_for_free(np.array([1.0, 0.999])) == 1
+    assert ablate.heads_for_free(np.array([1.0, 0.5])) == 0

@@ -1,0 +1,239 @@
+"""Which heads matter: silence each head of a tagger alone, then more and more of them.
+
+Heads are ordered on dev and the curves drawn on test. Leaves JSON, a heat map and the curves in the
+run folder. torchrun --nproc-per-node N -- ablate.py --run DIR shares the work among N processes.
+"""
+
+import json
+import random
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from minibert import ablation, cli, metrics, processes, report
+from minibert.ablation import (
+    Head,
+    Statistics,
+    by_value,
+    greedy_order,
+    head_of,
+    masks_without,
+    name_of,
+    refreshed_order,
+)
+from minibert.data import OUTSIDE, first_documents
+from minibert.errors import InputError
+from minibert.evaluation import Progress, positive
+from minibert.files import read_json, sha256, to_json, write_text
+from minibert.importance import gaze, head_gradients
+from minibert.metrics import Array
+from minibert.runs import Run, load_run, open_run
+from minibert.training import choose_device
+
+Order = Literal["single", "gradient", "refreshed", "fisher", "greedy", "entropy"]
+
+
+@dataclass(frozen=True)
+class AblateSettings:
+    """The command line of ablate.py."""
+
+    run: Path
+    """Run folder of train.py."""
+    out: Path | None = None
+    """Folder for the results; by default ablation-zero or ablation-mean in the run folder."""
+    ablation: Literal["zero", "mean"] = "zero"
+    """What takes a silenced head's place: nothing, or its mean output over dev."""
+    orders: tuple[Order, ...] = ("single", "gradient", "refreshed", "fisher", "greedy", "entropy")
+    """Orders in which heads are masked cumulatively, least important first by dev. single: by its
+    own effect; gradient: Michel's importance; refreshed: measured anew as heads go; fisher:
+    squared gradients; greedy: the best of a few, judged exactly; entropy: the most spread first."""
+    random: int = 5
+    """Random orders beside them, drawn as a band: the control."""
+    documents: int = 100
+    """At most so many documents of dev and of test; 0 takes all."""
+    every: int = 6
+    """refreshed: heads to mask between two measurements."""
+    few: int = 3
+    """greedy: candidates judged exactly at each step, on 20 documents of dev."""
+    tokens: int = 768
+    """Word pieces computed at a time. Speed and memory depend on it, results do not."""
+    device: str = "auto"
+    """auto: the GPU if there is one."""
+    seed: int = 0
+    """Of the random orders."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.run(ablate, AblateSettings, __doc__, argv)
+
+
+def ablate(settings: AblateSettings) -> None:
+    writes = processes.join()
+    run = load_run(settings.run)
+    run.model.to(choose_device(settings.device))
+    limit = settings.documents or None
+    run = run._replace(splits={n: first_documents(s, limit) for n, s in run.splits.items()})
+    check_splits(run)
+    out = settings.out or settings.run / f"ablation-{settings.ablation}"
+    weights = {"model.safetensors": sha256(settings.run / "model.safetensors")}
+    lock = open_run(out, settings, weights) if writes else None
+    results = Study(run, settings, out, writes).results()
+    if lock:
+        report.ablation_figures(results, run.model.config, out)
+        print(report.ablation_summary(results), f"\nTables and figures are in {out}")
+        lock.close()
+
+
+def check_splits(run: Run) -> None:
+    """Refuse what cannot be measured; warn of what is measured badly."""
+    names = run.model.config.labels
+    for split in ("dev", "test"):
+        count = len(run.splits[split].documents)
+        if count < 20:
+            print(f"note: only {count} documents in {split}: the intervals will be wide")
+        if OUTSIDE in names:
+            inside = np.concatenate(positive(run.splits[split].targets, names))
+            if inside.all() or not inside.any():
+                raise InputError(
+                    f"{split}: {'every' if inside.any() else 'no'} word is in a keyphrase: average "
+                    "precision cannot be computed; take other or more --documents"
+                )
+
+
+class Study:
+    """The parts of an ablation study. Each is kept as JSON when it is done, and read when it is
+    there already: a killed study goes on with the part it was at."""
+
+    def __init__(self, run: Run, settings: AblateSettings, out: Path, writes: bool):
+        self.model, self.splits, self.threshold = run
+        self.settings = settings
+        self.out = out
+        self.writes = writes
+        self.heads = self.model.config.present_heads
+        labels = self.model.config.labels
+        dev = self.splits["dev"]
+        self.gold = positive(dev.targets, labels) if OUTSIDE in labels else None
+        mean = settings.ablation == "mean"
+        self.fill = ablation.mean_context(self.model, dev) if mean else None
+
+    def results(self) -> dict:
+        """Every part by name, computed or read."""
+        single = [[head] for head in self.heads]
+        others = [[h for h in self.heads if h[0] == layer and h[1] != n] for layer, n in self.heads]
+        parts = {
+            "single-dev": self.effects("single", "dev", single),
+            "single-test": self.effects("single", "test", single),
+            "alone-dev": self.effects("alone", "dev", others),
+            "gaze-dev": self.part(
+                "gaze-dev",
+                lambda bar: self.by_head(gaze(self.model, self.splits["dev"], self.gold, bar)),
+            ),
+        }
+        return parts | {"curves": self.curves(parts)}
+
+    def part(self, name: str, compute: Callable[[Progress], Any]) -> Any:
+        path = self.out / f"{name}.json"
+        if path.exists():
+            return read_json(path)
+        bar = partial(tqdm, desc=name, unit="batch", leave=False, disable=None)
+        text = to_json(compute(bar if self.writes else list))
+        if self.writes:
+            write_text(path, text)
+        return json.loads(text)
+
+    def by_head(self, arrays: dict[str, Array]) -> dict:
+        """Arrays (layers, heads) -> {head: {name: value}}."""
+        return {
+            name_of(head): {name: float(array[head]) for name, array in arrays.items()}
+            for head in self.heads
+        }
+
+    def measure(self, statistics: Statistics, split: str, resamples: int) -> dict[str, Array]:
+        draws = metrics.resamples(len(self.splits[split].documents), resamples)
+        labels = self.model.config.labels
+        return ablation.measure(statistics, self.splits[split], labels, self.threshold, draws)
+
+    def effects(self, name: str, split: str, silenced: list[list[Head]]) -> dict:
+        """{"full": {measure: Score}, "heads": {head: {measure: Change}}}, with a list of silenced
+        heads for each head: the head itself, or all the others of its layer."""
+
+        def compute(bar: Progress) -> dict:
+            masks = masks_without(self.model.config, silenced)
+            tokens = self.settings.tokens
+            statistics = ablation.ablate(
+                self.model, self.splits[split], masks, self.fill, tokens, bar
+            )
+            values = self.measure(statistics, split, 1000)
+            changes = {name: metrics.changes(v) for name, v in values.items()}
+            return {
+                "full": {name: metrics.interval(v[:, 0]) for name, v in values.items()},
+                "heads": {
+                    name_of(head): {name: change[i] for name, change in changes.items()}
+                    for i, head in enumerate(self.heads)
+                },
+            }
+
+        return self.part(f"{name}-{split}", compute)
+
+    def curves(self, parts: dict) -> dict:
+        """For each order: its heads, test scores step by step, the area under the curve relative to
+        the full score, and how many heads go within 1 % of it."""
+        out = {}
+        for name in self.settings.orders:
+            order = self.part(f"order-{name}", lambda bar, name=name: self.order(name, parts, bar))
+            out[name] = self.curve(name, [head_of(head) for head in order])
+        for i in range(self.settings.random):
+            order = list(self.heads)
+            random.Random(f"{self.settings.seed} {i}").shuffle(order)
+            out[f"random-{i}"] = self.curve(f"random-{i}", order)
+        return out
+
+    def order(self, name: Order, parts: dict, bar: Progress) -> list[str]:
+        """The heads from least to most important, as dev has it."""
+        dev, heads = self.splits["dev"], self.heads
+        if name == "refreshed":
+            order = refreshed_order(self.model, dev, self.settings.every, bar)
+        elif name == "greedy":
+            order = greedy_order(self.model, first_documents(dev, 20), self.settings.few, bar)
+        elif name == "single":
+            effect = parts["single-dev"]["heads"]
+            order = sorted(heads, key=lambda head: effect[name_of(head)]["loss"]["value"])
+        elif name == "entropy":
+            looks = parts["gaze-dev"]
+            order = sorted(heads, key=lambda head: -looks[name_of(head)]["entropy"])
+        else:
+            gradients = head_gradients(self.model, dev, progress=bar)
+            size = np.abs(gradients) if name == "gradient" else gradients**2
+            order = by_value(size.mean(0), heads)
+        return [name_of(head) for head in order]
+
+    def curve(self, name: str, order: list[Head]) -> dict:
+        def compute(bar: Progress) -> dict:
+            split = self.splits["test"]
+            statistics = ablation.cumulative(self.model, split, order, self.fill, progress=bar)
+            values = self.measure(statistics, "test", 200)
+            main = values["AP" if self.gold else "accuracy"]
+            return {
+                "order": [name_of(head) for head in order],
+                "area": metrics.interval(main.mean(1) / main[:, 0]),
+                "free": heads_for_free(main[0]),
+                "steps": {measure: v[0].tolist() for measure, v in values.items()},
+            }
+
+        return self.part(f"curve-{name}", compute)
+
+
+def heads_for_free(scores: Array, loss: float = 0.01) -> int:
+    """How many heads go before the score first falls more than 1 % below the full one."""
+    below = np.flatnonzero(scores < (1 - loss) * scores[0])
+    return int(below[0]) - 1 if len(below) else len(scores) - 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""How much each head may matter, without masking it: gradients, and what it looks at."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from minibert import metrics
+from minibert.data import Split, collate, make_batches
+from minibert.evaluation import Progress
+from minibert.metrics import Array
+from minibert.model import IGNORED, BertForTokenClassification, Packing
+from minibert.processes import add_up, share
+
+
+def head_gradients(
+    model: BertForTokenClassification, split: Split, tokens: int = 2048, progress: Progress = list
+) -> Array:
+    """(N, layers, heads) derivative of each document's summed loss by the head mask, at no mask.
+
+    One backward pass a batch gives them all: each window has a mask of its own.
+    `head_importance` (Michel et al. 2019, eq. 5) is the mean over documents of the absolute value,
+    never the absolute value of a batch's mean; empirical Fisher information is the mean square.
+    """
+    config = model.eval().config
+    device = model.classifier.weight.device
+    shape = (config.num_hidden_layers, config.num_attention_heads)
+    out = np.zeros((len(split.documents), *shape))
+    for windows in progress(make_batches(share(split.windows), tokens)):
+        batch = collate(windows, split.targets)
+        mask = torch.ones(len(windows), *shape, device=device, requires_grad=True)
+        ids, attention_mask, labels = (t.to(device) for t in batch[:3])
+        logits = model(ids, attention_mask, head_mask=mask.to(model.classifier.weight.dtype)).logits
+        loss = F.cross_entropy(
+            logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
+        )
+        (gradient,) = torch.autograd.grad(loss, mask)
+        np.add.at(out, [w.document for w in windows], gradient.double().cpu().numpy())
+    return add_up(out)
+
+
+@torch.no_grad()
+def gaze(
+    model: BertForTokenClassification,
+    split: Split,
+    gold: Sequence[NDArray] | None = None,
+    progress: Progress = list,
+) -> dict[str, Array]:
+    """What each head looks at; every array is (layers, heads), zero for heads the model lacks.
+
+    "entropy": of a token's attention, in nats, mean over tokens. With `gold`, which says of each
+    document's words whether they are in a keyphrase: "towards", attention received by such a word
+    over that of another word; "AP", how well attention received, alone, tells them.
+
+    A word receives the sum of what the tokens of other words send to its pieces; [CLS], [SEP] and
+    punctuation neither send nor receive.
+    """
+    config = model.eval().config
+    shape = (config.num_hidden_layers, config.num_attention_heads)
+    entropy = np.zeros(shape)
+    received = [np.zeros((len(target), *shape)) for target in split.targets]
+    for window in progress(split.windows):
+        ids = torch.tensor([window.input_ids], device=model.classifier.weight.device)
+        packing = Packing.of(torch.ones_like(ids))
+        hidden = model.bert.embed(ids, torch.zeros_like(ids), packing)
+        owners = torch.tensor(window.owners, device=ids.device)
+        for number, layer in enumerate(model.bert.layers):
+            heads = list(layer.attention.heads)
+            probs = layer.attention.probs(hidden, packing)[0]  # (H, from, to)
+            entropy[number, heads] += torch.special.entr(probs).sum((1, 2)).double().cpu().numpy()
+            words = received_by_word(probs, owners)[:, window.words]  # (H, words scored here)
+            place = np.ix_(window.words, [number], heads)
+            received[window.document][place] = words.T[:, None].double().cpu().numpy()
+            hidden = layer(hidden, packing)
+    out = {"entropy": entropy / sum(len(w.input_ids) for w in split.windows)}
+    if gold is not None:
+        every, inside = np.concatenate(received), np.concatenate(gold)
+        out["towards"] = every[inside].mean(0) / every[~inside].mean(0)
+        out["AP"] = np.zeros(shape)
+        for layer, head in config.present_heads:
+            ranking = metrics.Ranking(gold, [r[:, layer, head] for r in received])
+            out["AP"][layer, head] = ranking.average_precision()
+    return out
+
+
+def received_by_word(probs: Tensor, owners: Tensor) -> Tensor:
+    """(H, from, to) attention and the word of each token (-1: none) -> (H, words) what each word
+    receives from the tokens of other words."""
+    real = (owners >= 0).to(probs.dtype)
+    own = F.one_hot(owners.clamp(min=0)).to(probs.dtype) * real[:, None]  # (tokens, words)
+    by_word = probs @ own  # (H, from, words)
+    return torch.einsum("hfw,fw->hw", by_word, real[:, None] - own)

@@ -1,0 +1,97 @@
+"""Imports only go down, and each outside library comes in at one place."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "minibert"
+LAYERS = [
+    ["errors"],
+    ["files"],
+    ["config", "tokenizer", "metrics", "gates"],
+    ["model"],
+    ["weights"],
+    ["data"],
+    ["evaluation", "runs", "pruning", "processes"],
+    ["importance"],
+    ["ablation", "attention", "retrieval"],
+    ["training", "report", "cli"],
+    ["__init__"],
+]
+LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
+MODULES = sorted(PACKAGE.rglob("*.py"))
+SCRIPTS = sorted(ROOT.glob("*.py"))
+ONLY_IN = {
+    "safetensors": ["weights"],
+    "huggingface_hub": ["weights"],
+    "tokenizers": ["tokenizer"],
+    "tyro": ["cli"],
+}
+
+
+def imported(source: str) -> set[str]:
+    """Every module that a source imports, anywhere in it; "minibert.x" for our own."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            module = "minibert" * (node.level > 0) + "." * (node.level > 0 and bool(node.module))
+            module += node.module or ""
+            if module == "minibert":
+                found |= {f"minibert.{alias.name}" for alias in node.names}
+            else:
+                found.add(module)
+    return found
+
+
+def top(source: str) -> set[str]:
+    return {name.split(".")[0] for name in imported(source)}
+
+
+def too_high(module: str, source: str) -> list[str]:
+    """The modules of ours that a module imports and that do not stand below it."""
+    ours = {name for name in imported(source) if name.split(".")[0] == "minibert"}
+    lower = {f"minibert.{m}" for m, level in LEVEL.items() if level < LEVEL[module]}
+    return sorted(ours - lower)
+
+
+def test_the_rule_can_be_broken():
+    assert too_high("model", "from minibert import weights") == ["minibert.weights"]
+    assert too_high("model", "def f():\n    import minibert.data") == ["minibert.data"]
+    assert too_high("model", "from .gates import x\nfrom . import runs") == ["minibert.runs"]
+    assert too_high("config", "from minibert.metrics import f1") == ["minibert.metrics"]
+    assert too_high("data", "from minibert import BertConfig") == ["minibert.BertConfig"]
+    assert too_high("data", "import minibert") == ["minibert"]
+    assert too_high("data", "from minibert.weights import download\nimport torch") == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_imports_only_go_down(path):
+    assert path.parent == PACKAGE, "one flat package"
+    assert path.stem in LEVEL, "a new module: give it a place in LAYERS"
+    assert too_high(path.stem, path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_scripts_import_ours_only_from_the_package(path):
+    source = path.read_text(encoding="utf-8")
+    folders = {p.name for p in ROOT.iterdir() if p.is_dir()} - {"minibert"}
+    assert not top(source) & ({p.stem for p in SCRIPTS} | folders)
+    modules = {f"minibert.{m.stem}" for m in MODULES}
+    assert {name for name in imported(source) if name.startswith("minibert")} <= modules
+
+
+@pytest.mark.parametrize("path", MODULES + SCRIPTS, ids=lambda path: path.stem)
+def test_outside_libraries_come_in_at_one_place(path):
+    found = top(path.read_text(encoding="utf-8"))
+    assert "transformers" not in found
+    allowed = {library for library, modules in ONLY_IN.items() if path.stem in modules}
+    assert found & ONLY_IN.keys() <= allowed
+
+
+def test_there_is_something_to_look_at():
+    assert {"model", "weights", "data"} <= {path.stem for path in MODULES}
+    assert "train" in {path.stem for path in SCRIPTS}

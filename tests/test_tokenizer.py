@@ -1,0 +1,373 @@
+"""Words by hand, and every word's pieces found again by a second way."""
+
+import json
+import unicodedata
+from itertools import groupby
+
+import pytest
+from conftest import SPECIAL
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as PieceTokenizer
+from tokenizers.implementations import BertWordPieceTokenizer
+
+from minibert.data import SAMPLE, read_documents
+from minibert.errors import InputError
+from minibert.tokenizer import Tokenizer, normal_form, word_spans
+
+SMALL = [*SPECIAL, "the", "multi", "##ple", "agent", "##s", "client", "server", "-", "/", "(", ")"]
+SMALL += [".", "apple", "Apple", "深", "学"]
+# Letters of many scripts, marks, white space of both kinds, what BERT drops, symbols.
+TEXT = st.text("aB3é深カﷺ가İह\u093f\u0301-/'(,\u2014\u2026\u200b\x07\x1c \n\u00a0👍\ufe0f")
+
+
+def words_of(text):
+    return [text[a:b] for a, b in word_spans(text)]
+
+
+def spans_of(text, words):
+    """Where these words stand, looked up from left to right."""
+    spans, at = [], 0
+    for word in words:
+        at = text.index(word, at)
+        spans.append((at, at + len(word)))
+        at += len(word)
+    return spans
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A model folder with vocab.txt alone."""
+    (tmp_path / "vocab.txt").write_text("\n".join(SMALL) + "\n", encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+def small(folder):
+    return Tokenizer.load(folder, len(SMALL))
+
+
+def encode(tokenizer, text, spans=None):
+    """(piece, word) pairs of one text."""
+    [(ids, words)] = tokenizer.encode([text], [word_spans(text) if spans is None else spans])
+    assert len(ids) == len(words)
+    return [(SMALL[i], w) for i, w in zip(ids, words)]
+
+
+# Words ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", []),
+        (" \n\t\u00a0 ", []),
+        ("-- !? ... () \u201c\u201d / $ %", []),
+        ("👍 🎉🎉 😀! 👩\u200d👩\u200d👧 👍🏽", []),
+        ("one", ["one"]),
+        (
+            "A multi-agent, state-of-the-art system.",
+            ["A", "multi-agent", "state-of-the-art", "system"],
+        ),
+        ("client/server and/or 3/4", ["client", "server", "and", "or", "3", "4"]),
+        ("war\u2014peace 1914\u20131918", ["war", "peace", "1914", "1918"]),
+        ("wait\u2026what", ["wait", "what"]),
+        ("(see [12], {x}) f(x)", ["see", "12", "x", "f(x"]),
+        ("\u201cQuoted,\u201d 'single' \u00abguillemets\u00bb", ["Quoted", "single", "guillemets"]),
+        ("isn't O\u2019Neill's dogs'", ["isn't", "O\u2019Neill's", "dogs"]),
+        ("$5.00, 50% #tag C++ U.S. -7", ["5.00", "50", "tag", "C", "U.S", "7"]),
+        ("hi\u00a0there\u2003you\nall\u3000now", ["hi", "there", "you", "all", "now"]),
+        ("深度学习。model3的", ["深", "度", "学", "习", "model3", "的"]),
+        ("カナと", ["カ", "ナ", "と"]),
+        ("good👍job 👍fine👍", ["good👍job", "fine"]),
+        ("nai\u0308ve e\u0301", ["nai\u0308ve", "e\u0301"]),
+    ],
+)
+def test_the_words_of_a_text(text, words):
+    assert words_of(text) == words
+
+
+@pytest.mark.parametrize(
+    ("text", "spans"),
+    [
+        ("مرحبا بالعالم، (سلام)!", [(0, 5), (6, 13), (16, 20)]),
+        ("हिन्दी भाषा।", [(0, 6), (7, 11)]),
+        ("«ab» 深学 (c-d)/e.", [(1, 3), (5, 6), (6, 7), (9, 12), (14, 15)]),
+        ("\U0001d4b3 🎉 x", [(0, 1), (4, 5)]),  # characters above U+FFFF count as one
+    ],
+)
+def test_word_offsets_are_characters_of_the_text(text, spans):
+    assert word_spans(text) == spans
+
+
+@pytest.mark.xfail(strict=True, reason="BUG: U+FE0F after an emoji is a mark, and taken for a word")
+@pytest.mark.parametrize("text", ["❤\ufe0f", "🏳\ufe0f\u200d🌈 ☎\ufe0f"])
+def test_an_emoji_with_a_variation_selector_is_no_word(text):
+    assert words_of(text) == []
+
+
+@settings(deadline=None)
+@given(TEXT)
+def test_no_letter_or_number_is_outside_a_word(text):
+    spans = word_spans(text)
+    inside = {i for a, b in spans for i in range(a, b)}
+    assert all(unicodedata.category(c)[0] not in "LN" or i in inside for i, c in enumerate(text))
+    assert len(inside) == sum(b - a for a, b in spans)  # disjoint
+    assert spans == sorted(spans)
+    assert not any(c.isspace() or c == "/" for i, c in enumerate(text) if i in inside)
+    edges = {unicodedata.category(text[i])[0] for a, b in spans for i in (a, b - 1)}
+    assert edges <= set("LMN")
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("Change-of-Command", "changeofcommand"),
+        ("U.S.", "us"),
+        ("New York's", "newyorks"),
+        ("STRASSE", "strasse"),
+        ("Straße", "strasse"),
+        ("ﬁne \uff26ull x²", "finefullx2"),
+        ("nai\u0308ve", "na\u00efve"),
+        ("हिन्दी", "हिन्दी"),
+        ("3.5%", "35"),
+        ("深度。", "深度"),
+        ("… -- 👍 \u200b", ""),
+    ],
+)
+def test_normal_form(text, form):
+    assert normal_form(text) == form
+
+
+# Pieces -----------------------------------------------------------------------------------------
+
+
+def test_pieces_belong_to_the_words_they_overlap(small):
+    assert encode(small, "(The multiple-agents) client/server.") == [
+        ("(", -1),
+        ("the", 0),
+        ("multi", 1),
+        ("##ple", 1),
+        ("-", 1),
+        ("agent", 1),
+        ("##s", 1),
+        (")", -1),
+        ("client", 2),
+        ("/", -1),
+        ("server", 3),
+        (".", -1),
+    ]
+
+
+def test_unknown_words_and_chinese_characters_have_a_piece_each(small):
+    assert encode(small, "zebra 深学-the 度") == [
+        ("[UNK]", 0),
+        ("深", 1),
+        ("学", 2),
+        ("-", -1),
+        ("the", 3),
+        ("[UNK]", 4),
+    ]
+
+
+def test_words_that_share_one_piece_still_have_one_each(small):
+    """The library makes one piece of "multiple"; the given words cut it in three."""
+    assert encode(small, "multiple the", [(0, 2), (2, 5), (5, 8), (9, 12)]) == [
+        ("multi", 0),
+        ("[UNK]", 1),
+        ("##ple", 2),
+        ("the", 3),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "pieces"),
+    [
+        (["the", "\u200b", "agent"], [("the", 0), ("[UNK]", 1), ("agent", 2)]),
+        (["\u200b", "the"], [("[UNK]", 0), ("the", 1)]),
+        (["the", "\u200b"], [("the", 0), ("[UNK]", 1)]),
+        (["\u200b"], [("[UNK]", 0)]),
+        (
+            ["multiple", "\u200b", "\u0301", "agents"],
+            [
+                ("multi", 0),
+                ("##ple", 0),
+                ("[UNK]", 1),
+                ("[UNK]", 2),
+                ("agent", 3),
+                ("##s", 3),
+            ],
+        ),
+    ],
+)
+def test_a_word_that_the_tokenizer_drops_is_one_unknown_piece(small, words, pieces):
+    text = " ".join(words)
+    assert encode(small, text, spans_of(text, words)) == pieces
+
+
+def test_a_dropped_word_stands_between_the_punctuation_around_it(small):
+    assert encode(small, "the ( \u200b ) agent", [(0, 3), (6, 7), (10, 15)]) == [
+        ("the", 0),
+        ("(", -1),
+        ("[UNK]", 1),
+        (")", -1),
+        ("agent", 2),
+    ]
+
+
+def check_alignment(pieces, spans):
+    """Every word has a piece, all its pieces are neighbours, and words come in order."""
+    runs = [word for word, _ in groupby(pieces.words) if word >= 0]
+    assert runs == list(range(len(spans)))
+    assert len(pieces.ids) == len(pieces.words)
+
+
+def test_the_pieces_of_a_word_are_those_it_has_alone(pieces):
+    """And all that is left over is punctuation between words."""
+    documents = read_documents(SAMPLE / "test.jsonl")
+    encoded = pieces.encode([d.text for d in documents], [d.words for d in documents])
+    assert len(encoded) == len(documents)
+    for document, found in zip(documents, encoded):
+        check_alignment(found, document.words)
+        words = [document.text[a:b] for a, b in document.words]
+        alone = pieces.encode(words, [[(0, len(word))] for word in words])
+        for number, expected in enumerate(alone):
+            assert [i for i, w in zip(found.ids, found.words) if w == number] == expected.ids
+        ends = [0, *(b for _, b in document.words)]
+        starts = [*(a for a, _ in document.words), len(document.text)]
+        between = [document.text[a:b].split() for a, b in zip(ends, starts)]
+        assert found.words.count(-1) == sum(len(mark) for marks in between for mark in marks)
+
+
+@settings(deadline=None)
+@given(text=TEXT)
+@example("ab\x1ccd")  # white space to Python, dropped by BERT
+@example("한국어 İstanbul ﷺ \u200b a\u0301")
+def test_any_text_is_aligned(pieces, text):
+    spans = word_spans(text)
+    [found] = pieces.encode([text], [spans])
+    check_alignment(found, spans)
+    assert all(0 <= i < pieces.size for i in found.ids)
+
+
+@settings(deadline=None)
+@given(words=st.lists(TEXT.filter(str.strip), max_size=8))
+def test_any_given_words_are_aligned(pieces, words):
+    text = " ".join(words)
+    [found] = pieces.encode([text], [spans_of(text, words)])
+    check_alignment(found, words)
+
+
+# Files ------------------------------------------------------------------------------------------
+
+
+def test_vocab_txt_numbers_its_pieces_by_line(folder):
+    tokenizer = Tokenizer.load(folder, 100)
+    assert tokenizer.size == len(SMALL)
+    assert [SMALL[i] for i in (tokenizer.pad_id, tokenizer.unk_id)] == ["[PAD]", "[UNK]"]
+    assert [SMALL[i] for i in (tokenizer.cls_id, tokenizer.sep_id)] == ["[CLS]", "[SEP]"]
+    assert tokenizer.encode(["the server"], [[(0, 3), (4, 10)]])[0].ids == [
+        SMALL.index("the"),
+        SMALL.index("server"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings_json", "pieces"),
+    [
+        (None, ["apple", "apple"]),
+        ("{}", ["apple", "apple"]),
+        ('{"do_lower_case": true}', ["apple", "apple"]),
+        ('{"do_lower_case": false}', ["Apple", "apple"]),
+    ],
+)
+def test_vocab_txt_is_lower_cased_unless_told_not_to(folder, settings_json, pieces):
+    if settings_json:
+        (folder / "tokenizer_config.json").write_text(settings_json)
+    tokenizer = Tokenizer.load(folder, len(SMALL))
+    assert [piece for piece, _ in encode(tokenizer, "Apple apple")] == pieces
+
+
+def test_truncation_and_padding_of_a_tokenizer_json_are_switched_off(folder):
+    library = BertWordPieceTokenizer(str(folder / "vocab.txt"))
+    library.enable_truncation(4)
+    library.enable_padding(length=20)
+    library.save(str(folder / "tokenizer.json"))
+    (folder / "vocab.txt").unlink()
+    tokenizer = Tokenizer.load(folder, len(SMALL))
+    long, short = tokenizer.encode(["the " * 50, "the"], [word_spans("the " * 50), [(0, 3)]])
+    assert long.ids == [SMALL.index("the")] * 50
+    assert short.ids == [SMALL.index("the")]
+
+
+def test_what_is_saved_encodes_the_same(tmp_path, small):
+    small.save(tmp_path / "new")
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["tokenizer.json"]
+    text = "(The multiple-agents) Apple 深学 \u200b zebra."
+    again = Tokenizer.load(tmp_path / "new", len(SMALL))
+    assert encode(again, text) == encode(small, text)
+
+
+def test_tokenizer_json_comes_before_vocab_txt(folder, pieces):
+    pieces.save(folder)
+    assert Tokenizer.load(folder, pieces.size).size == pieces.size != len(SMALL)
+
+
+def refused(folder, vocab_size=1000):
+    with pytest.raises(InputError) as error:
+        Tokenizer.load(folder, vocab_size)
+    assert str(folder) in str(error.value)
+    return str(error.value)
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
+    assert "vocab.txt" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"model": 3}', "\x00\xff"])
+def test_a_garbage_tokenizer_json_is_refused(tmp_path, text):
+    (tmp_path / "tokenizer.json").write_bytes(text.encode("latin-1"))
+    assert "tokenizer.json" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "3"])
+def test_a_garbage_tokenizer_config_is_refused(folder, text):
+    (folder / "tokenizer_config.json").write_text(text)
+    refused(folder)
+
+
+@pytest.mark.parametrize("name", SPECIAL[:4])
+def test_a_vocab_txt_without_a_special_token_is_refused(tmp_path, name):
+    rest = [piece for piece in SMALL if piece != name]
+    (tmp_path / "vocab.txt").write_text("\n".join(rest), encoding="utf-8")
+    refused(tmp_path)
+
+
+@pytest.mark.parametrize("name", SPECIAL[:4])
+def test_a_tokenizer_json_without_a_special_token_is_refused(folder, name):
+    Tokenizer.load(folder, len(SMALL)).save(folder)
+    raw = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    raw["added_tokens"] = []
+    raw["post_processor"] = None
+    raw["model"]["vocab"]["other"] = raw["model"]["vocab"].pop(name)
+    (folder / "tokenizer.json").write_text(json.dumps(raw), encoding="utf-8")
+    assert name in refused(folder)
+
+
+def test_a_vocabulary_larger_than_the_model_is_refused(folder):
+    assert str(len(SMALL) - 1) in refused(folder, len(SMALL) - 1)
+    assert Tokenizer.load(folder, len(SMALL)).size == len(SMALL)
+
+
+@pytest.mark.parametrize("kind", ["gap in tokenizer.json", "line twice in vocab.txt"])
+def test_an_id_beyond_the_model_is_refused_where_ids_have_gaps(folder, kind):
+    if kind == "line twice in vocab.txt":  # "the" moves to the last line, its old id is no piece
+        vocabulary = "\n".join([*SMALL, "the"])
+        (folder / "vocab.txt").write_text(vocabulary, encoding="utf-8")
+    else:
+        Tokenizer.load(folder, len(SMALL)).save(folder)
+        raw = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        raw["model"]["vocab"]["the"] = len(SMALL)
+        (folder / "tokenizer.json").write_text(json.dumps(raw), encoding="utf-8")
+        assert PieceTokenizer.from_file(str(folder / "tokenizer.json")).token_to_id("the")
+    refused(folder, len(SMALL))

