@@ -74,6 +74,10 @@ class BertConfig:
                 raise InputError(f"config: {name} must be in [0, 1), not {getattr(self, name)}")
         if not 0 < self.layer_norm_eps < 1:
             raise InputError(f"config: layer_norm_eps must be in (0, 1), not {self.layer_norm_eps}")
+        if not 0 <= self.initializer_range <= 1:
+            raise InputError(
+                f"config: initializer_range must be in [0, 1], not {self.initializer_range}"
+            )
         if self.hidden_size % self.num_attention_heads:
             raise InputError(
                 f"config: hidden_size {self.hidden_size} is not a multiple of "

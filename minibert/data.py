@@ -1,9 +1,11 @@
 """Corpora -> labelled documents -> windows -> batches with a token budget."""
 
 import json
+import os
 import random
 import re
 import zipfile
+import zlib
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -82,6 +84,7 @@ def parse_document(line: str, where: str) -> Document:
     """One JSON line -> a document; `where` begins the message of any error."""
     try:
         raw = json.loads(line)
+        json.dumps(raw, ensure_ascii=False).encode()  # not so with half a surrogate pair
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not JSON ({error})") from None
     if not isinstance(raw, dict):
@@ -114,12 +117,11 @@ def _from_words(id: str, raw: dict, where: str) -> Document:
             raise InputError(f"{where}: an empty word")
         spans.append((start, start + len(word)))
         start += len(word) + 1
-    return Document(id, " ".join(words), spans, labels=labels)
+    return Document(id, " ".join(words), spans, _keyphrases(raw, where), labels=labels)
 
 
 def _from_text(id: str, raw: dict, where: str) -> Document:
     text = _field(raw, "text", str, where)
-    keyphrases = _field(raw, "keyphrases", list[str], where) if "keyphrases" in raw else None
     spans = None
     if "spans" in raw:
         given = _field(raw, "spans", list[list[int | str]], where)
@@ -128,15 +130,19 @@ def _from_text(id: str, raw: dict, where: str) -> Document:
             fits([a, b], list[int]) and 0 <= a < b <= len(text) for a, b in spans
         ):
             raise InputError(f"{where}: spans must be [start, end, ...] inside the text")
-    return Document(id, text, word_spans(text), keyphrases, spans)
+    return Document(id, text, word_spans(text), _keyphrases(raw, where), spans)
+
+
+def _keyphrases(raw: dict, where: str) -> list[str] | None:
+    return _field(raw, "keyphrases", list[str], where) if "keyphrases" in raw else None
 
 
 def _field(raw: dict, name: str, kind: Any, where: str) -> Any:
     if name not in raw:
         raise InputError(f"{where}: no field {name!r}; it has {', '.join(raw) or 'none'}")
     if not fits(raw[name], kind):
-        raise InputError(f"{where}: {name} must be {getattr(kind, '__name__', kind)}"
-                         f", not {str(raw[name])[:40]!r}")  # fmt: skip
+        expected = kind.__name__ if isinstance(kind, type) else kind
+        raise InputError(f"{where}: {name} must be {expected}, not {str(raw[name])[:40]!r}")
     return raw[name]
 
 
@@ -169,7 +175,7 @@ def _read_published(path: Path) -> Iterator[Document]:
 def _decode(file: Path | zipfile.Path, path: Path) -> str:
     try:
         return file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
-    except (OSError, UnicodeDecodeError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: {file.name} is not readable as UTF-8 text ({error})") from None
 
 
@@ -193,7 +199,8 @@ def load_corpus(source: str) -> Corpus:
     """
     if source == "sample":
         source = str(SAMPLE)
-    path = Path(source).expanduser()
+    source = os.path.expanduser(source)
+    path = Path(source)
     if "{split}" in source:
         files = {split: Path(source.replace("{split}", split)) for split in SPLITS}
     else:
@@ -231,18 +238,21 @@ def split_documents(documents: list[Document], seed: int = 0) -> dict[str, list[
     in the other too: the same story printed twice, which would leak from train into test.
     """
     groups = _near_duplicates(documents)
-    random.Random(seed).shuffle(groups)
-    bounds = {"test": 0.2 * len(documents), "dev": 0.3 * len(documents)}
-    splits: dict[str, list[Document]] = {split: [] for split in SPLITS}
-    taken = 0
-    for group in groups:
-        split = next((s for s, bound in bounds.items() if taken < bound), "train")
-        splits[split] += group
-        taken += len(group)
-    if not all(splits.values()):
+    if len(groups) < 3:
         raise InputError(
             f"{len(documents)} documents are too few to split into train, dev and test"
         )
+    random.Random(seed).shuffle(groups)
+    groups.sort(key=len)
+    splits = {"train": [], "dev": groups[0], "test": groups[1]}
+    wanted = {
+        "train": 0.7 * len(documents),
+        "dev": 0.1 * len(documents),
+        "test": 0.2 * len(documents),
+    }
+    for group in reversed(groups[2:]):
+        neediest = max(splits, key=lambda split: wanted[split] - len(splits[split]))
+        splits[neediest] = splits[neediest] + group
     return splits
 
 

@@ -156,13 +156,9 @@ def stop_words() -> frozenset[str]:
     return frozenset(normal_form(word) for word in text.split())
 
 
-def forms(document: Document) -> list[str]:
-    return [normal_form(document.text[a:b]) for a, b in document.words]
-
-
 def content(document: Document) -> Array:
-    """(words,) 1 for every word that is neither a stop word nor a number, 0 for the rest."""
-    kept = (w not in stop_words() and not w.isdigit() for w in document.forms())
+    """(words,) 1 for every word that has a letter and is no stop word, 0 for the rest."""
+    kept = (w not in stop_words() and any(map(str.isalpha, w)) for w in document.forms())
     return np.array([float(k) for k in kept])
 
 

@@ -31,23 +31,33 @@ def open_run(folder: Path, settings: Any, inputs: dict[str, str]) -> IO:
     }
     for name in ("out", "show"):
         record["settings"].pop(name, None)
-    existing = folder / "run.json"
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: is a file; name a folder for the run")
-    if folder.is_dir() and any(folder.iterdir()) and not existing.exists():
-        raise InputError(f"{folder}: not empty, and no run of ours; name another folder")
-    if existing.exists():
-        _compare(folder, read_json(existing), record)
-    else:
-        write_json(existing, record)
-    lock = (folder / ".lock").open("w")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        ours = (folder / "run.json").exists() or all(p.name[0] == "." for p in folder.iterdir())
+        if not ours:
+            raise InputError(f"{folder}: not empty, and no run of ours; name another folder")
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise InputError(f"{folder}: no folder to write to ({error.strerror})") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         raise InputError(
             f"{folder}: another process is working there; wait or name another"
         ) from None
+    if (folder / "run.json").exists():
+        _compare(folder, _read_record(folder), record)
+    else:
+        write_json(folder / "run.json", record)
     return lock
+
+
+def _read_record(folder: Path) -> dict:
+    record = read_json(folder / "run.json")
+    parts = ("settings", "inputs")
+    if not isinstance(record, dict) or not all(isinstance(record.get(p), dict) for p in parts):
+        raise InputError(f"{folder}: run.json is not the record of a run; name another folder")
+    return record
 
 
 class Run(NamedTuple):
@@ -67,7 +77,7 @@ def load_run(folder: Path) -> Run:
         raise InputError(f"{folder}: no run.json in it; make a run with train.py --out {folder}")
     if not (folder / "results.json").exists():
         raise InputError(f"{folder}: training has not finished; run the same train.py again")
-    record = read_json(folder / "run.json")
+    record = _read_record(folder)
     settings = record["settings"]
     corpus = load_corpus(settings["data"])
     for file, checksum in corpus.checksums.items():

@@ -23,7 +23,9 @@ CHUNK = re.compile(rf"[{UNSPACED}]|[^\s/\u2013\u2014\u2026{UNSPACED}]+")
 
 @cache
 def _is_letter(character: str) -> bool:
-    return unicodedata.category(character)[0] in "LMN"  # letters, their marks, numbers
+    """Letters, numbers, and the marks that belong to letters (not those that style emoji)."""
+    kind = unicodedata.category(character)
+    return kind[0] in "LN" or (kind in ("Mn", "Mc") and not "\ufe00" <= character <= "\ufe0f")
 
 
 def word_spans(text: str) -> list[Span]:

@@ -1,5 +1,6 @@
 """Pretrained weights: found, loaded strictly, and saved so that transformers loads them."""
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,6 +17,7 @@ from minibert.errors import InputError
 from minibert.files import read_json, replacing, sha256, write_text
 from minibert.model import Bert, BertForTokenClassification
 
+TAGGER = "BertForTokenClassification"  # transformers' name of it
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
 # transformers' names (less the "bert." in front and ".weight"/".bias" behind) and ours, * being a
@@ -68,16 +70,18 @@ def load_pretrained(
     """
     folder = find_model(source)
     config = replace(BertConfig.load(folder / "config.json"), **changes)
-    tensors = {}
-    for name, tensor in read_weights(folder).items():
-        if (ours := our_name(name)) in tensors:
-            raise InputError(f"{folder}: {ours} is there twice, once as {name}")
-        if ours:
-            tensors[ours] = tensor
+    tensors = _under_our_names(folder, read_weights(folder))
+    tagger = labels is not None or "classifier.weight" in tensors
     if labels is not None:
         tensors = {k: v for k, v in tensors.items() if not k.startswith("classifier.")}
         config = config.with_labels(labels)
-    tagger = labels is not None or "classifier.weight" in tensors
+    elif tagger:
+        kinds = read_json(folder / "config.json").get("architectures") or [TAGGER]
+        if TAGGER not in kinds:
+            raise InputError(f"{folder}: is a {kinds[0]}; give labels to train a tagger on it")
+        if not config.labels:  # transformers writes no names where they are its default
+            rows = len(tensors["classifier.weight"])
+            config = config.with_labels(tuple(f"LABEL_{i}" for i in range(rows)))
     with torch.device("meta"):
         model = BertForTokenClassification(config) if tagger else Bert(config)
     if labels is not None:
@@ -91,14 +95,28 @@ def load_pretrained(
     return model.eval().requires_grad_(True)
 
 
+def _under_our_names(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    renamed = {}
+    for name, tensor in tensors.items():
+        ours = our_name(name)
+        if ours in renamed:
+            raise InputError(f"{folder}: {ours} is there twice, once as {name}")
+        if ours == name and not name.startswith("classifier."):
+            ours = f"{name} (not a name of transformers' BERT)"
+        if ours:
+            renamed[ours] = tensor
+    return renamed
+
+
 def our_name(name: str) -> str | None:
     """transformers' name of a tensor -> ours; None if it is dropped on purpose.
 
-    An unknown name comes back as it is, and is then reported as unexpected.
+    An unknown name comes back as it is.
     """
-    base, _, kind = name.removeprefix("bert.").rpartition(".")
-    if base.startswith("cls.") or f"{base}.{kind}" in NAMES:
+    bare = name.removeprefix("bert.")
+    if bare.startswith("cls.") or NAMES.get(bare, "kept") is None:
         return None
+    base, _, kind = bare.rpartition(".")
     kind = {"gamma": "weight", "beta": "bias"}.get(
         kind, kind
     )  # TensorFlow's names, at the end only
@@ -144,7 +162,7 @@ def _some(items: list[str], separator: str = ", ") -> str:
 
 def find_model(source: str | Path) -> Path:
     """The folder that holds a model: a local one, an installed package's, or the Hub's cache."""
-    folder = Path(source).expanduser()
+    folder = Path(os.path.expanduser(source))  # which leaves an unknown ~user as it is
     if folder.is_dir():
         return folder
     if str(source) in PACKAGED and (folder := _packaged(str(source))):
@@ -160,10 +178,9 @@ def _packaged(source: str) -> Path | None:
     if spec is None:
         return None
     folder = Path(spec.submodule_search_locations[0]) / inside
-    if sha256(folder / "model.safetensors") != checksum:
-        raise InputError(
-            f"{folder}: model.safetensors is damaged (SHA-256 differs): reinstall {package}"
-        )
+    weights = folder / "model.safetensors"
+    if not weights.is_file() or sha256(weights) != checksum:
+        raise InputError(f"{weights}: gone or damaged (SHA-256 differs): reinstall {package}")
     return folder
 
 
@@ -201,7 +218,10 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
             raise InputError(f"{index}: weight_map must map tensors to files of the same folder")
         tensors: dict[str, Tensor] = {}
         for file in sorted(set(shards.values())):
-            tensors |= read_tensors(folder / file)[0]
+            more = read_tensors(folder / file)[0]
+            if twice := tensors.keys() & more.keys():
+                raise InputError(f"{folder}: {_some(sorted(twice))} is there twice, once in {file}")
+            tensors |= more
         return tensors
     if pickles := sorted(p.name for p in folder.glob("*.bin")) + sorted(
         p.name for p in folder.glob("*.pt*")
@@ -228,12 +248,15 @@ def write_tensors(
 ) -> None:
     contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
-        save_file(contiguous, temporary, {"format": "pt", **(metadata or {})})
+        try:
+            save_file(contiguous, temporary, {"format": "pt", **(metadata or {})})
+        except SafetensorError as error:
+            raise OSError(str(error)) from None
 
 
 def save_pretrained(model: Bert | BertForTokenClassification, folder: Path) -> None:
     """Write config.json and model.safetensors, which `load_pretrained` and transformers read."""
-    architecture = "BertForTokenClassification" if hasattr(model, "classifier") else "BertModel"
+    architecture = TAGGER if hasattr(model, "classifier") else "BertModel"
     write_text(folder / "config.json", model.config.to_json(architecture))
     tensors = {their_name(name): tensor for name, tensor in model.state_dict().items()}
     write_tensors(folder / "model.safetensors", tensors)

@@ -100,7 +100,6 @@ def test_word_offsets_are_characters_of_the_text(text, spans):
     assert word_spans(text) == spans
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: U+FE0F after an emoji is a mark, and taken for a word")
 @pytest.mark.parametrize("text", ["❤\ufe0f", "🏳\ufe0f\u200d🌈 ☎\ufe0f"])
 def test_an_emoji_with_a_variation_selector_is_no_word(text):
     assert words_of(text) == []
