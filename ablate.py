@@ -74,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def ablate(settings: AblateSettings) -> None:
+    report.require_figures()
     writes = processes.join()
     run = load_run(settings.run)
     run.model.to(choose_device(settings.device))

@@ -97,14 +97,29 @@ def evaluate(
         if system == "minibert":
             out["threshold"] = threshold
     for name, probs in log_probs.items():
-        out[name]["minibert"] |= label_scores(probs, splits[name].targets, names)
+        targets = splits[name].targets
+        out[name]["minibert"] |= label_scores(probs, targets, names, out["threshold"])
     return out
 
 
+def decode(log_probs: Array, names: Sequence[str], threshold: float | None) -> NDArray:
+    """(words, labels) -> (words,) label ids: O where `positive_score` is below the threshold, else
+    the most probable of the other labels; without a threshold the most probable of all."""
+    if threshold is None:
+        return log_probs.argmax(1)
+    outside = names.index(OUTSIDE)
+    inside = np.where(np.arange(len(names)) == outside, -np.inf, log_probs).argmax(1)
+    return np.where(positive_score(log_probs, names) >= threshold, inside, outside)
+
+
 def label_scores(
-    log_probs: Sequence[Array], targets: Sequence[Sequence[int]], names: Sequence[str]
+    log_probs: Sequence[Array],
+    targets: Sequence[Sequence[int]],
+    names: Sequence[str],
+    threshold: float | None = None,
 ) -> dict[str, Score]:
-    """Loss per word; entity F1 where there are B labels; word accuracy where no label is O."""
+    """Loss per word; entity F1, as `decode` reads it, where there are B labels; word accuracy
+    where no label is O."""
     draws = metrics.resamples(len(targets))
     words = draws @ np.array([len(t) for t in targets], dtype=np.float64)
     losses = [
@@ -115,7 +130,7 @@ def label_scores(
         scores["accuracy"] = share([p.argmax(1) == np.array(t) for p, t in zip(log_probs, targets)])
     if any(name == "B" or name.startswith("B-") for name in names):
         gold = [[names[i] for i in t] for t in targets]
-        predicted = [[names[i] for i in p.argmax(1)] for p in log_probs]
+        predicted = [[names[i] for i in decode(p, names, threshold)] for p in log_probs]
         counts = metrics.span_counts(gold, predicted)
         scores["entity F1"] = metrics.with_interval(counts, metrics.f1, draws)
     return scores

@@ -1,11 +1,13 @@
 """Results to look at: tables, marked texts and figures."""
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
 from minibert.config import BertConfig
+from minibert.errors import InputError
 from minibert.files import replacing, write_text
 from minibert.metrics import Score, rank_correlation
 from minibert.tokenizer import Span
@@ -190,6 +192,12 @@ def draw_curves(path: Path, curves: dict) -> None:
     )
     axes.legend(frameon=False)
     _save(figure, path)
+
+
+def require_figures() -> None:
+    """Raises InputError where no figure can be drawn: better before a long job than after."""
+    if not find_spec("matplotlib"):
+        raise InputError("figures need matplotlib: pip install 'minibert[report]'")
 
 
 def _figure(width: float, height: float):

@@ -22,6 +22,7 @@ from minibert.data import (
 from minibert.evaluation import (
     commonest_label,
     content,
+    decode,
     evaluate,
     label_scores,
     positive,
@@ -402,3 +403,12 @@ def test_a_window_of_another_document_is_not_mixed_up(reader, pieces):
     alone = run_alone(reader, documents, [first, second])
     for ours, expected in zip(found, alone):
         np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-10)
+
+
+def test_decoding_takes_o_below_the_threshold_and_the_best_other_label_above():
+    logs = np.log([[0.6, 0.3, 0.1], [0.6, 0.1, 0.3], [0.9, 0.06, 0.04], [0.2, 0.4, 0.4]])
+    names = ("O", "B", "I")
+    assert decode(logs, names, None).tolist() == [0, 0, 0, 1]
+    assert decode(logs, names, np.log(0.5)).tolist() == [1, 2, 0, 1]
+    swapped = logs[:, [1, 0, 2]]
+    assert decode(swapped, ("B", "O", "I"), np.log(0.5)).tolist() == [0, 2, 1, 0]

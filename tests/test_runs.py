@@ -207,7 +207,14 @@ def log(tmp_path) -> Path:
     return tmp_path / "metrics.jsonl"
 
 
-def test_each_line_is_on_disk_at_once_and_is_json(log):
+def test_each_line_is_on_disk_at_once(tmp_path):
+    log = Log(tmp_path / "metrics.jsonl", 0)
+    for step in (1, 2):
+        log.write(step=step)  # the log stays open: nothing but write() itself can flush it
+        assert steps(tmp_path / "metrics.jsonl")[-1:] == [step]
+
+
+def test_each_line_is_json(log):
     lines = log.read_bytes().split(b"\n")
     assert json.loads(lines[2]) == {"step": 3, "loss": 1 / 3, "note": "ä\u2028\n"}
     assert lines[6:] == [b""]

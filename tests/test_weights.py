@@ -591,9 +591,14 @@ def test_a_write_takes_place_at_once(tmp_path):
     assert names(tmp_path / "deep") == ["x"]
 
 
-def test_a_save_that_fails_leaves_the_old_model(folder, model, monkeypatch):
-    def fail(*_):
-        raise OSError(28, os.strerror(28))
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_save_that_fails_leaves_the_old_model(folder, model, monkeypatch, name):
+    real = os.replace
+
+    def fail(source, target):
+        if Path(target).name == name:
+            raise OSError(28, os.strerror(28))
+        real(source, target)
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(InputError, match="No space left"):
@@ -620,6 +625,12 @@ def test_a_file_in_the_place_of_the_folder_is_refused(model, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         save_pretrained(model, tmp_path / "file")
+
+
+def test_what_is_saved_names_its_architecture(model, tmp_path):
+    for part, name in [(model, "BertForTokenClassification"), (model.bert, "BertModel")]:
+        save_pretrained(part, tmp_path)
+        assert json.loads((tmp_path / "config.json").read_text())["architectures"] == [name]
 
 
 def test_what_is_saved_says_that_it_is_pytorchs(folder):
