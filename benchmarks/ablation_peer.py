@@ -1,0 +1,62 @@
+"""The loop that users of transformers write: one full evaluation for every silenced head.
+
+ablation_peer.py MODEL WINDOWS: reads a number of heads from each line of standard input, runs the
+loop over so many heads, and prints seconds and the logits' sum. transformers 4 takes `head_mask`;
+transformers 5 does not, so there the head's columns of the output projection are zeroed.
+"""
+
+import json
+import os
+import sys
+import time
+
+import torch
+import transformers
+
+MODEL, WINDOWS = sys.argv[1:3]
+BATCH = 8
+OLD = transformers.__version__.startswith("4.")
+
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+model = transformers.AutoModelForTokenClassification.from_pretrained(
+    MODEL, attn_implementation="eager" if OLD else "sdpa"
+).eval()
+with open(WINDOWS) as file:
+    windows = json.load(file)
+layers, heads = model.config.num_hidden_layers, model.config.num_attention_heads
+size = model.config.hidden_size // heads
+
+
+def evaluate(head_mask: torch.Tensor | None = None) -> float:
+    total = 0.0
+    for at in range(0, len(windows), BATCH):
+        some = windows[at : at + BATCH]
+        longest = max(map(len, some))
+        ids = torch.tensor([w + [0] * (longest - len(w)) for w in some])
+        mask = torch.tensor([[1] * len(w) + [0] * (longest - len(w)) for w in some])
+        more = {"head_mask": head_mask} if head_mask is not None else {}
+        total += model(ids, attention_mask=mask, **more).logits[mask.bool()].double().abs().sum()
+    return float(total)
+
+
+def without(layer: int, head: int) -> float:
+    if OLD:
+        mask = torch.ones(layers, heads)
+        mask[layer, head] = 0
+        return evaluate(mask)
+    weight = model.bert.encoder.layer[layer].attention.output.dense.weight
+    columns = slice(head * size, (head + 1) * size)
+    kept = weight[:, columns].clone()
+    weight[:, columns] = 0
+    total = evaluate()
+    weight[:, columns] = kept
+    return total
+
+
+with torch.no_grad():
+    for line in sys.stdin:
+        count = int(line)
+        chosen = [i * layers * heads // count for i in range(count)]
+        began = time.perf_counter()
+        sums = [without(*divmod(i, heads)) for i in chosen]
+        print(json.dumps([time.perf_counter() - began, chosen, sums]), flush=True)
