@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test clean
+.PHONY: demo test peers clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python train.py --out runs/demo --show 10
@@ -25,6 +25,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(VENV)/.tests: $(VENV)/.installed
 	$(BIN)/pip install -q -c constraints.txt -e '.[test]'
 	touch $@
+
+# The last transformers with head_mask, for benchmarks/ablation.py.
+peers:
+	$(PYTHON) -m venv .venv-transformers4
+	.venv-transformers4/bin/pip install -q -c constraints.txt torch
+	.venv-transformers4/bin/pip install -q transformers==4.57.6
 
 clean:
 	rm -rf $(VENV) runs

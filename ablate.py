@@ -55,8 +55,8 @@ class AblateSettings:
     squared gradients; greedy: the best of a few, judged exactly; entropy: the most spread first."""
     random: int = 5
     """Random orders beside them, drawn as a band: the control."""
-    documents: int = 100
-    """At most so many documents of dev and of test; 0 takes all."""
+    documents: int = 0
+    """Measure on the first so many documents of dev and of test, to save time; 0: on all."""
     every: int = 6
     """refreshed: heads to mask between two measurements."""
     few: int = 3
@@ -68,6 +68,13 @@ class AblateSettings:
     seed: int = 0
     """Of the random orders."""
 
+    def __post_init__(self) -> None:
+        for name, least in (("documents", 0), ("random", 0), ("every", 1), ("few", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"--{name} must be at least {least}")
+        if not self.orders and not self.random:
+            raise InputError("give at least one of --orders, or --random above 0")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     return cli.run(ablate, AblateSettings, __doc__, argv)
@@ -78,9 +85,10 @@ def ablate(settings: AblateSettings) -> None:
     writes = processes.join()
     run = load_run(settings.run)
     run.model.to(choose_device(settings.device))
-    limit = settings.documents or None
-    run = run._replace(splits={n: first_documents(s, limit) for n, s in run.splits.items()})
-    check_splits(run)
+    if settings.documents:
+        some = {name: first_documents(s, settings.documents) for name, s in run.splits.items()}
+        run = run._replace(splits=some)
+    check_splits(run, writes)
     out = settings.out or settings.run / f"ablation-{settings.ablation}"
     weights = {"model.safetensors": sha256(settings.run / "model.safetensors")}
     lock = open_run(out, settings, weights) if writes else None
@@ -91,13 +99,13 @@ def ablate(settings: AblateSettings) -> None:
         lock.close()
 
 
-def check_splits(run: Run) -> None:
-    """Refuse what cannot be measured; warn of what is measured badly."""
+def check_splits(run: Run, writes: bool) -> None:
+    """Refuse what cannot be measured; say on how much it is, and where that is little."""
     names = run.model.config.labels
     for split in ("dev", "test"):
         count = len(run.splits[split].documents)
-        if count < 20:
-            print(f"note: only {count} documents in {split}: the intervals will be wide")
+        if writes:
+            print(f"{split}: {count} documents" + ("; the intervals will be wide" * (count < 20)))
         if OUTSIDE in names:
             inside = np.concatenate(positive(run.splits[split].targets, names))
             if inside.all() or not inside.any():
@@ -117,39 +125,38 @@ class Study:
         self.out = out
         self.writes = writes
         self.heads = self.model.config.present_heads
-        labels = self.model.config.labels
-        dev = self.splits["dev"]
-        self.gold = positive(dev.targets, labels) if OUTSIDE in labels else None
         mean = settings.ablation == "mean"
-        self.fill = ablation.mean_context(self.model, dev) if mean else None
+        self.fill = ablation.mean_context(self.model, self.splits["dev"]) if mean else None
 
     def results(self) -> dict:
         """Every part by name, computed or read."""
         single = [[head] for head in self.heads]
         others = [[h for h in self.heads if h[0] == layer and h[1] != n] for layer, n in self.heads]
-        parts = {
-            "single-dev": self.effects("single", "dev", single),
-            "single-test": self.effects("single", "test", single),
-            "alone-dev": self.effects("alone", "dev", others),
-            "gaze-dev": self.part(
-                "gaze-dev",
-                lambda bar: self.by_head(gaze(self.model, self.splits["dev"], self.gold, bar)),
-            ),
-        }
+        parts = {}
+        for split in ("dev", "test"):
+            parts[f"single-{split}"] = self.effects("single", split, single)
+            parts[f"alone-{split}"] = self.effects("alone", split, others)
+            parts[f"gaze-{split}"] = self.part(
+                f"gaze-{split}", lambda bar, split=split: self.gaze(split, bar)
+            )
         return parts | {"curves": self.curves(parts)}
 
     def part(self, name: str, compute: Callable[[Progress], Any]) -> Any:
+        """A part from its file, or computed and kept; the same in every process."""
         path = self.out / f"{name}.json"
-        if path.exists():
+        if processes.agree(path.exists()):
             return read_json(path)
         bar = partial(tqdm, desc=name, unit="batch", leave=False, disable=None)
-        text = to_json(compute(bar if self.writes else list))
+        text = processes.agree(to_json(compute(bar if self.writes else list)))
         if self.writes:
             write_text(path, text)
         return json.loads(text)
 
-    def by_head(self, arrays: dict[str, Array]) -> dict:
-        """Arrays (layers, heads) -> {head: {name: value}}."""
+    def gaze(self, split: str, bar: Progress) -> dict:
+        """{head: {"entropy", and where O is a label "towards" and "AP"}}."""
+        labels, targets = self.model.config.labels, self.splits[split].targets
+        gold = positive(targets, labels) if OUTSIDE in labels else None
+        arrays = gaze(self.model, self.splits[split], gold, bar)
         return {
             name_of(head): {name: float(array[head]) for name, array in arrays.items()}
             for head in self.heads
@@ -170,7 +177,7 @@ class Study:
             statistics = ablation.ablate(
                 self.model, self.splits[split], masks, self.fill, tokens, bar
             )
-            values = self.measure(statistics, split, 1000)
+            values = self.measure(statistics, split, 300)
             changes = {name: metrics.changes(v) for name, v in values.items()}
             return {
                 "full": {name: metrics.interval(v[:, 0]) for name, v in values.items()},
@@ -199,9 +206,10 @@ class Study:
         """The heads from least to most important, as dev has it."""
         dev, heads = self.splits["dev"], self.heads
         if name == "refreshed":
-            order = refreshed_order(self.model, dev, self.settings.every, bar)
+            order = refreshed_order(self.model, dev, self.settings.every, self.fill, bar)
         elif name == "greedy":
-            order = greedy_order(self.model, first_documents(dev, 20), self.settings.few, bar)
+            some = first_documents(dev, 20)
+            order = greedy_order(self.model, some, self.settings.few, self.fill, bar)
         elif name == "single":
             effect = parts["single-dev"]["heads"]
             order = sorted(heads, key=lambda head: effect[name_of(head)]["loss"]["value"])
@@ -218,8 +226,8 @@ class Study:
         def compute(bar: Progress) -> dict:
             split = self.splits["test"]
             statistics = ablation.cumulative(self.model, split, order, self.fill, progress=bar)
-            values = self.measure(statistics, "test", 200)
-            main = values["AP" if self.gold else "accuracy"]
+            values = self.measure(statistics, "test", 100)
+            main = values["AP" if "AP" in values else "accuracy"]
             return {
                 "order": [name_of(head) for head in order],
                 "area": metrics.interval(main.mean(1) / main[:, 0]),

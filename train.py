@@ -6,6 +6,7 @@ threshold on dev, reports on test beside two baselines, and leaves a folder that
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from minibert.model import BertForTokenClassification
 from minibert.report import marked, score_table
 from minibert.runs import open_run
 from minibert.tokenizer import Tokenizer
-from minibert.training import TrainSettings, choose_device, fit
+from minibert.training import TrainSettings, choose_device, choose_precision, fit
 from minibert.weights import find_model, load_pretrained
 
 
@@ -49,7 +50,9 @@ def train(settings: TrainSettings) -> None:
         for name, documents in corpus.splits.items()
     }
     check_labels(splits, names, settings.data)
-    weights = {f"{settings.model} {p.name}": sha256(p) for p in folder.glob("*.safetensors")}
+    files = [*folder.glob("*.safetensors"), *folder.glob("*.json"), *folder.glob("vocab.txt")]
+    weights = {f"{settings.model} {file.name}": sha256(file) for file in sorted(files)}
+    settings = replace(settings, precision=choose_precision(settings.precision, device))
     lock = open_run(settings.out, settings, corpus.checksums | weights)
     results = settings.out / "results.json"
     if not results.exists():
@@ -73,10 +76,9 @@ def check_labels(splits: dict[str, Split], names: Sequence[str], source: str) ->
     for name, split in splits.items():
         found = {label for target in split.targets for label in target}
         if len(found) < 2 and (name == "train" or OUTSIDE in names):
-            raise InputError(
-                f"{source}: every word of {name} is labelled {names[found.pop()]}"
-                + (": no keyphrase stands in its text" if OUTSIDE in names else "")
-            )
+            label = names[found.pop()]
+            why = ": no keyphrase stands in its text" if label == OUTSIDE else ""
+            raise InputError(f"{source}: every word of {name} is labelled {label}{why}")
 
 
 def describe(splits: dict[str, Split], names: Sequence[str]) -> str:

@@ -1,9 +1,9 @@
 """All heads silenced in turn: our one pass against the loop that users of transformers write.
 
-Ours and each peer run interleaved on the same documents with the same threads; a peer's loop is
-timed on a few heads spread over the layers, and multiplied. Prints the ratio of medians and how far
-the logits are apart. --peers names Python interpreters: one with transformers 5, one with 4.57.6
-(make peers builds it).
+python -m benchmarks.ablation --data FILE. Ours and each peer run interleaved on the same documents
+with the same threads; a peer's loop is timed on a few heads spread over the layers, and multiplied.
+Prints the median of the ratios. --peers names Python interpreters: one with transformers 5, and one
+with 4.57.6, which make peers builds.
 """
 
 import json

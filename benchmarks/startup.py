@@ -1,4 +1,7 @@
-"""What `import minibert` and loading MiniLM add to `import torch`: seconds and MB of memory."""
+"""What `import minibert` and loading MiniLM add to `import torch`: seconds and MB of memory.
+
+python -m benchmarks.startup [MODEL]
+"""
 
 import resource
 import statistics

@@ -1,6 +1,6 @@
 """Train the tagger on each collection with several seeds; print mean and spread of the test scores.
 
-The table in the README: python benchmarks/tagger.py --data DIR, where DIR holds kpcrowd500,
+The table in the README: python -m benchmarks.tagger --data DIR, where DIR holds kpcrowd500,
 inspec and semeval2017. Every run has its own folder and goes on after a kill; finished runs are
 only read.
 """
@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import train
 from minibert import cli
@@ -26,7 +27,8 @@ class Task:
     measures: tuple[str, ...]
 
 
-TASKS = {
+Name = Literal["kpcrowd500", "semeval2017", "inspec bio", "inspec", "inspec pos"]
+TASKS: dict[Name, Task] = {
     "kpcrowd500": Task("kpcrowd500", "io", 3, ("AP", "F1")),
     "semeval2017": Task("semeval2017", "io", 2, ("AP", "F1")),
     "inspec bio": Task("inspec", "bio", 2, ("AP", "F1", "entity F1")),
@@ -42,7 +44,7 @@ class Settings:
     out: Path = Path("runs/tagger")
     """Folder for the runs, one each."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    tasks: tuple[str, ...] = tuple(TASKS)
+    tasks: tuple[Name, ...] = tuple(TASKS)
 
 
 def run(settings: Settings) -> None:

@@ -15,10 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minibert import metrics
 from minibert.config import BertConfig
 from minibert.data import OUTSIDE, Split, Window, collate, make_batches
-from minibert.evaluation import Progress, positive
+from minibert.evaluation import Progress, positive, word_measures
 from minibert.importance import head_gradients
 from minibert.metrics import Array
 from minibert.model import BertForTokenClassification, Packing
@@ -154,8 +153,7 @@ def measure(
 ) -> dict[str, Array]:
     """Each measure as (1 + R, 1 + V): under every row of `draws`, for no mask and every mask.
 
-    Loss and accuracy per word; where O is a label also AP and F1 of "in a keyphrase" at
-    `threshold`, and accuracy is that of "in a keyphrase" too.
+    Loss per word and, where O is a label, what `word_measures` gives; else accuracy per word.
     """
     words = np.array([len(target) for target in split.targets])
     per_word = draws @ words[:, None]
@@ -163,15 +161,9 @@ def measure(
     if OUTSIDE not in names:
         return out | {"accuracy": draws @ statistics.right.T / per_word}
     gold = positive(split.targets, names)
-    columns: dict[str, list[Array]] = {"AP": [], "F1": [], "accuracy": []}
-    for ranks in statistics.ranks:
-        by_document = np.split(ranks, np.cumsum(words)[:-1])
-        ranking = metrics.Ranking(gold, by_document)
-        columns["AP"].append(np.array([ranking.average_precision(w) for w in draws]))
-        counts = draws @ metrics.confusion(gold, [r >= threshold for r in by_document])
-        columns["F1"].append(metrics.f1(counts))
-        columns["accuracy"].append(metrics.accuracy(counts))
-    return out | {name: np.stack(column, axis=1) for name, column in columns.items()}
+    cuts = np.cumsum(words)[:-1]
+    every = [word_measures(gold, np.split(r, cuts), threshold, draws) for r in statistics.ranks]
+    return out | {name: np.stack([m[name] for m in every], axis=1) for name in every[0]}
 
 
 # Orders -----------------------------------------------------------------------------------------
@@ -183,30 +175,38 @@ def by_value(values: Array, present: Sequence[Head]) -> list[Head]:
 
 
 def refreshed_order(
-    model: BertForTokenClassification, split: Split, every: int, progress: Progress = list
+    model: BertForTokenClassification,
+    split: Split,
+    every: int,
+    fill: Tensor | None = None,
+    progress: Progress = list,
 ) -> list[Head]:
     """From least to most important by `head_importance`, measured anew on what is left after
     every `every` heads."""
     order: list[Head] = []
     for _ in progress(range(0, len(model.config.present_heads), every)):
-        left = without_heads(model, order)
+        left = without_heads(model, order, fill)
         importance = np.abs(head_gradients(left, split)).mean(0)
         order += by_value(importance, left.config.present_heads)[:every]
     return order
 
 
 def greedy_order(
-    model: BertForTokenClassification, split: Split, few: int, progress: Progress = list
+    model: BertForTokenClassification,
+    split: Split,
+    few: int,
+    fill: Tensor | None = None,
+    progress: Progress = list,
 ) -> list[Head]:
     """At every step, of the `few` heads that gradients call least important, the one whose loss
-    without it is lowest, judged exactly."""
+    without it (with `fill` in its place) is lowest, judged exactly."""
     order: list[Head] = []
     for _ in progress(range(len(model.config.present_heads))):
-        left = without_heads(model, order)
+        left = without_heads(model, order, fill)
         importance = np.abs(head_gradients(left, split)).mean(0)
         best = by_value(importance, left.config.present_heads)[:few]
         masks = masks_without(model.config, [[head] for head in best])
-        losses = ablate(left, split, masks).loss[1:].sum(1)
+        losses = ablate(left, split, masks, fill).loss[1:].sum(1)
         order.append(best[int(losses.argmin())])
     return order
 

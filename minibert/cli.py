@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import torch
 import tyro
 
 from minibert.errors import InputError
@@ -25,6 +26,10 @@ def run(
         script(tyro.cli(settings, args=argv, description=description))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except torch.OutOfMemoryError as error:
+        reason = str(error).splitlines()[0]
+        print(f"error: out of memory ({reason}): lower --tokens; the run goes on", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)

@@ -89,6 +89,8 @@ class BertConfig:
             )
         if sorted(self.id2label) != list(range(len(self.id2label))):
             raise InputError("config: id2label must number its labels 0, 1, 2, ... without gaps")
+        if len(set(self.labels)) < len(self.labels):
+            raise InputError(f"config: id2label names a label twice: {', '.join(self.labels)}")
         for layer, heads in self.pruned_heads.items():
             if not 0 <= layer < self.num_hidden_layers or not set(heads) <= set(
                 range(self.num_attention_heads)

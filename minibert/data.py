@@ -89,7 +89,8 @@ def parse_document(line: str, where: str) -> Document:
         raise InputError(f"{where}: not JSON ({error})") from None
     if not isinstance(raw, dict):
         raise InputError(f"{where}: expected an object with id and text, found {line[:40]!r}")
-    raw = {ALIASES.get(key, key): value for key, value in raw.items()}
+    if "text" not in raw:
+        raw = {ALIASES.get(key, key): value for key, value in raw.items()}
     if "sents" in raw:  # [[[word, label], ...], ...]
         pairs = [
             pair
@@ -221,8 +222,8 @@ def load_corpus(source: str) -> Corpus:
         note += (
             f"; {left_out} documents left out, whose text has under a quarter of their keyphrases"
         )
-    sources = sorted(path.glob("**/*.*")) if path.is_dir() else [path]
-    return Corpus(split_documents(whole), {str(f): sha256(f) for f in sources if f.is_file()}, note)
+    sources = [*path.glob("**/docsutf8/*.txt"), *path.glob("**/keys/*.key")] or [path]
+    return Corpus(split_documents(whole), {str(f): sha256(f) for f in sorted(sources)}, note)
 
 
 def _has_its_phrases(document: Document) -> bool:
@@ -245,15 +246,11 @@ def split_documents(documents: list[Document], seed: int = 0) -> dict[str, list[
     random.Random(seed).shuffle(groups)
     groups.sort(key=len)
     splits = {"train": [], "dev": groups[0], "test": groups[1]}
-    wanted = {
-        "train": 0.7 * len(documents),
-        "dev": 0.1 * len(documents),
-        "test": 0.2 * len(documents),
-    }
+    shares = {"train": 0.7, "dev": 0.1, "test": 0.2}
     for group in reversed(groups[2:]):
-        neediest = max(splits, key=lambda split: wanted[split] - len(splits[split]))
+        neediest = max(splits, key=lambda s: shares[s] * len(documents) - len(splits[s]))
         splits[neediest] = splits[neediest] + group
-    return splits
+    return {split: sorted(chosen, key=documents.index) for split, chosen in splits.items()}
 
 
 def _near_duplicates(documents: list[Document]) -> list[list[Document]]:
@@ -261,11 +258,12 @@ def _near_duplicates(documents: list[Document]) -> list[list[Document]]:
     holders = defaultdict(list)
     for i, document in enumerate(documents):
         words = document.forms()
-        runs.append({tuple(words[j : j + 5]) for j in range(len(words) - 4)})
+        runs.append({tuple(words[j : j + 5]) for j in range(max(1, len(words) - 4))})
         for run in runs[-1]:
             holders[run].append(i)
     group = list(range(len(documents)))
-    shared = Counter((i, j) for h in holders.values() for i in h for j in h if i < j)
+    telling = [h for h in holders.values() if len(h) <= 20]  # what more share is boilerplate
+    shared = Counter((i, j) for h in telling for i in h for j in h if i < j)
     for (i, j), count in shared.items():
         if 2 * count > min(len(runs[i]), len(runs[j])) and group[i] != group[j]:
             old, new = group[j], group[i]
@@ -419,6 +417,7 @@ def make_split(
 
 
 def first_documents(split: Split, count: int) -> Split:
+    """At most `count` documents of a split."""
     return Split(
         split.documents[:count],
         [window for window in split.windows if window.document < count],

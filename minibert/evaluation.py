@@ -146,7 +146,14 @@ def word_scores(
     gold: Sequence[NDArray], ranks: Sequence[Array], threshold: float
 ) -> dict[str, Score]:
     """AP, and precision, recall, F1 and accuracy at a threshold, of "in a keyphrase"."""
-    draws = metrics.resamples(len(gold))
+    values = word_measures(gold, ranks, threshold, metrics.resamples(len(gold)))
+    return {name: metrics.interval(value) for name, value in values.items()}
+
+
+def word_measures(
+    gold: Sequence[NDArray], ranks: Sequence[Array], threshold: float, draws: Array
+) -> dict[str, Array]:
+    """What `word_scores` reports, under each row of `draws`: {measure: (1 + R,)}."""
     ranking = metrics.Ranking(gold, ranks)
     counts = metrics.confusion(gold, [r >= threshold for r in ranks])
     measures = {
@@ -155,10 +162,9 @@ def word_scores(
         "recall": metrics.recall,
         "accuracy": metrics.accuracy,
     }
-    ap = metrics.interval(np.array([ranking.average_precision(w) for w in draws]))
-    return {"AP": ap} | {
-        name: metrics.with_interval(counts, measure, draws) for name, measure in measures.items()
-    }
+    ap = np.array([ranking.average_precision(w) for w in draws])
+    summed = draws @ counts
+    return {"AP": ap} | {name: measure(summed) for name, measure in measures.items()}
 
 
 # Baselines --------------------------------------------------------------------------------------

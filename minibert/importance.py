@@ -12,7 +12,7 @@ from minibert import metrics
 from minibert.data import Split, collate, make_batches
 from minibert.evaluation import Progress
 from minibert.metrics import Array
-from minibert.model import IGNORED, BertForTokenClassification, Packing
+from minibert.model import BertForTokenClassification, Packing, summed_loss
 from minibert.processes import add_up, share
 
 
@@ -34,10 +34,7 @@ def head_gradients(
         mask = torch.ones(len(windows), *shape, device=device, requires_grad=True)
         ids, attention_mask, labels = (t.to(device) for t in batch[:3])
         logits = model(ids, attention_mask, head_mask=mask.to(model.classifier.weight.dtype)).logits
-        loss = F.cross_entropy(
-            logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
-        )
-        (gradient,) = torch.autograd.grad(loss, mask)
+        (gradient,) = torch.autograd.grad(summed_loss(logits, labels), mask)
         np.add.at(out, [w.document for w in windows], gradient.double().cpu().numpy())
     return add_up(out)
 
@@ -49,7 +46,7 @@ def gaze(
     gold: Sequence[NDArray] | None = None,
     progress: Progress = list,
 ) -> dict[str, Array]:
-    """What each head looks at; every array is (layers, heads), zero for heads the model lacks.
+    """What each head looks at; every array is (layers, heads), meaningless for missing heads.
 
     "entropy": of a token's attention, in nats, mean over tokens. With `gold`, which says of each
     document's words whether they are in a keyphrase: "towards", attention received by such a word
@@ -66,12 +63,14 @@ def gaze(
         ids = torch.tensor([window.input_ids], device=model.classifier.weight.device)
         packing = Packing.of(torch.ones_like(ids))
         hidden = model.bert.embed(ids, torch.zeros_like(ids), packing)
+        first = min((w for w in window.owners if w >= 0), default=0)  # of the words seen here
         owners = torch.tensor(window.owners, device=ids.device)
+        owners = torch.where(owners < 0, -1, owners - first)
         for number, layer in enumerate(model.bert.layers):
             heads = list(layer.attention.heads)
             probs = layer.attention.probs(hidden, packing)[0]  # (H, from, to)
             entropy[number, heads] += torch.special.entr(probs).sum((1, 2)).double().cpu().numpy()
-            words = received_by_word(probs, owners)[:, window.words]  # (H, words scored here)
+            words = received_by_word(probs, owners)[:, [w - first for w in window.words]]
             place = np.ix_(window.words, [number], heads)
             received[window.document][place] = words.T[:, None].double().cpu().numpy()
             hidden = layer(hidden, packing)

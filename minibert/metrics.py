@@ -154,13 +154,15 @@ def changes(values: Array) -> list[Change]:
     """(1 + R, 1 + V) a statistic under each row of `resamples`, for a reference (column 0) and V
     alternatives on the same documents -> each alternative's change.
 
-    The p-value is that of a normal deviate: the change over its bootstrap standard error.
+    The p-value is that of a normal deviate: the change over its bootstrap standard error (1 where
+    that is zero, as it is with a single document).
     """
     differences = values[:, 1:] - values[:, :1]
-    error = differences[1:].std(axis=0, ddof=1)
+    sound = differences[1:][np.isfinite(values[1:]).all(1)]  # AP needs a positive word in the draw
+    error = sound.std(axis=0, ddof=1)
     size = np.abs(differences[0])
-    p = np.array([erfc(s / e / 2**0.5) if e > 0 else float(s == 0) for s, e in zip(size, error)])
-    low, high = np.percentile(differences[1:], [2.5, 97.5], axis=0)
+    p = np.array([erfc(s / e / 2**0.5) if e > 0 else 1.0 for s, e in zip(size, error)])
+    low, high = np.percentile(sound, [2.5, 97.5], axis=0)
     rows = zip(differences[0], low, high, p, benjamini_hochberg(p))
     return [Change(*map(float, row[:4]), bool(row[4])) for row in rows]
 

@@ -239,10 +239,17 @@ class Bert(nn.Module):
                 f"head_mask must be (layers, heads) = ({layers}, {heads}) or "
                 f"({packing.shape[0]}, {layers}, {heads}), not {shape}"
             )
+        head_mask = head_mask.to(self.embeddings.word.weight.dtype)
         per_token = head_mask if head_mask.ndim == 2 else head_mask[packing.rows]
         return [
             per_token[..., i, list(layer.attention.heads)] for i, layer in enumerate(self.layers)
         ]
+
+
+def summed_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """(B, L, labels) and (B, L) -> cross-entropy summed over the labels that are not IGNORED."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(0, 1)
+    return F.cross_entropy(logits, labels.flatten(), ignore_index=IGNORED, reduction="sum")
 
 
 class BertForTokenClassification(nn.Module):
@@ -271,5 +278,5 @@ class BertForTokenClassification(nn.Module):
         logits = self.classifier(self.dropout(out.last_hidden_state))
         loss = None
         if labels is not None:
-            loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+            loss = summed_loss(logits, labels) / (labels != IGNORED).sum()
         return out._replace(logits=logits, loss=loss)

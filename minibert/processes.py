@@ -1,7 +1,7 @@
 """Several processes on one job, under torchrun: each takes its share of the documents."""
 
-import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from minibert.data import Window
 
 def join() -> bool:
     """Join the group if torchrun started this process; True in the one process that writes."""
-    if "RANK" in os.environ and not distributed.is_initialized():
+    if distributed.is_torchelastic_launched() and not distributed.is_initialized():
         distributed.init_process_group("gloo")
     return not distributed.is_initialized() or distributed.get_rank() == 0
 
@@ -23,6 +23,15 @@ def share(windows: Sequence[Window]) -> list[Window]:
         return list(windows)
     rank, size = distributed.get_rank(), distributed.get_world_size()
     return [window for window in windows if window.document % size == rank]
+
+
+def agree(value: Any) -> Any:
+    """The first process's value, in every process."""
+    if not distributed.is_initialized():
+        return value
+    values = [value]
+    distributed.broadcast_object_list(values, src=0)
+    return values[0]
 
 
 def add_up(array: np.ndarray) -> np.ndarray:

@@ -1,11 +1,11 @@
 """A smaller copy of a model: heads removed for good."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from minibert.config import BertConfig
 from minibert.model import BertForTokenClassification, SelfAttention
@@ -30,14 +30,21 @@ def keep_heads(attention: SelfAttention, config: BertConfig, heads: Sequence[int
     return kept.train(attention.training)
 
 
+@torch.no_grad()
 def without_heads(
-    model: BertForTokenClassification, heads: Iterable[tuple[int, int]]
+    model: BertForTokenClassification, heads: Sequence[tuple[int, int]], fill: Tensor | None = None
 ) -> BertForTokenClassification:
-    """A copy of the model that lacks these heads, (layer, head) by original index."""
+    """A copy of the model that lacks these heads, (layer, head) by original index. What
+    `fill` (layers, heads, K) puts in their place goes into the output bias."""
     smaller = deepcopy(model)
-    gone = {layer: set(heads) for layer, heads in model.config.pruned_heads.items()}
+    gone = {layer: set(old) for layer, old in model.config.pruned_heads.items()}
     for layer, head in heads:
         gone.setdefault(layer, set()).add(head)
+        if fill is not None:
+            attention = smaller.bert.layers[layer].attention
+            start = attention.heads.index(head) * attention.head_size
+            columns = attention.output.weight[:, start : start + attention.head_size]
+            attention.output.bias += columns @ fill[layer, head].to(columns)
     config = replace(
         model.config, pruned_heads={layer: sorted(gone[layer]) for layer in sorted(gone)}
     )

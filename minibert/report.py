@@ -53,7 +53,7 @@ def ablation_summary(results: dict) -> str:
         [
             *(f"{split}: {_verdicts(results[f'single-{split}'])}" for split in ("dev", "test")),
             _agreement(results),
-            _layers(results["alone-dev"]),
+            _layers(results["alone-dev"], results["alone-test"]),
             *_gaze(results),
             "",
             _curve_table(results["curves"]),
@@ -85,33 +85,32 @@ def _main(scores: Mapping) -> str:
     return "AP" if "AP" in scores else "accuracy"
 
 
-def _layers(part: dict) -> str:
-    """Which layers can live with their best single head."""
-    measure = _main(part["full"])
-    full = part["full"][measure]["value"]
-    best: dict[str, tuple[float, str]] = {}
-    for head, changes in part["heads"].items():
-        layer = head.split("H")[0]
-        best[layer] = max(best.get(layer, (-1.0, "")), (changes[measure]["value"], head))
-    lines = (f"{head} {100 * change / full:+.1f} %" for change, head in best.values())
-    return (
-        f"best single head of each layer, all others of the layer silenced, {measure}: "
-        + ", ".join(lines)
-    )
+def _layers(dev: dict, test: dict) -> str:
+    """Which layers can live with one head: each layer's best on dev, and what it costs on test."""
+    measure = _main(test["full"])
+    full = test["full"][measure]["value"]
+    by_layer: dict[str, list[str]] = {}
+    for head in dev["heads"]:
+        by_layer.setdefault(head.split("H")[0], []).append(head)
+    value = {head: changes[measure]["value"] for head, changes in dev["heads"].items()}
+    best = [max(heads, key=value.__getitem__) for heads in by_layer.values()]
+    costs = (f"{h} {100 * test['heads'][h][measure]['value'] / full:+.1f} %" for h in best)
+    return f"one head left in a layer, the best by dev; {measure} on test: {', '.join(costs)}"
 
 
 def _gaze(results: dict) -> list[str]:
     """Does attending to keyphrases foretell mattering for them?"""
-    gaze = results["gaze-dev"]
-    if "AP" not in next(iter(gaze.values())):
+    dev, test = results["gaze-dev"], results["gaze-test"]
+    if "AP" not in next(iter(dev.values())):
         return []
-    impact = np.array([h["loss"]["value"] for h in results["single-dev"]["heads"].values()])
-    alone = np.array([head["AP"] for head in gaze.values()])
-    best = max(gaze, key=lambda head: gaze[head]["AP"])
+    impact = np.array([h["loss"]["value"] for h in results["single-test"]["heads"].values()])
+    alone = np.array([head["AP"] for head in test.values()])
+    best = max(dev, key=lambda head: dev[head]["AP"])
     return [
-        f"attention received, alone, tells keyphrase words best in {best}: AP "
-        f"{100 * alone.max():.1f} (median head {100 * np.median(alone):.1f}); its rank correlation "
-        f"with the heads' effect on the loss: {rank_correlation(alone, impact):+.2f}"
+        f"attention received, alone, tells keyphrase words best in {best} by dev: AP on test "
+        f"{100 * test[best]['AP']:.1f} (median head {100 * np.median(alone):.1f}); its rank "
+        f"correlation with a head's effect on the loss, on test: "
+        f"{rank_correlation(alone, impact):+.2f}"
     ]
 
 
@@ -197,7 +196,7 @@ def draw_curves(path: Path, curves: dict) -> None:
 def require_figures() -> None:
     """Raises InputError where no figure can be drawn: better before a long job than after."""
     if not find_spec("matplotlib"):
-        raise InputError("figures need matplotlib: pip install 'minibert[report]'")
+        raise InputError("figures need matplotlib: pip install -e '.[report]'")
 
 
 def _figure(width: float, height: float):

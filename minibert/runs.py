@@ -15,21 +15,23 @@ from minibert.model import BertForTokenClassification
 from minibert.tokenizer import Tokenizer
 from minibert.weights import load_pretrained
 
+# Settings that may differ when a run is taken up again: they change no result that is kept.
+FREE = ("out", "show", "device", "tokens", "orders", "random")
 LIBRARIES = ("minibert", "torch", "numpy", "tokenizers", "safetensors")
 
 
 def open_run(folder: Path, settings: Any, inputs: dict[str, str]) -> IO:
     """Begin a run in `folder`, or take up the one there if settings and inputs are the same.
 
-    `settings`: a dataclass; `out` and `show` are not compared. `inputs`: their checksums. Returns
-    the lock, to be kept: a second process on the folder is refused. Raises InputError.
+    `settings`: a dataclass, compared but for FREE. `inputs`: their checksums. Returns the lock, to
+    be kept: a second process on the folder is refused. Raises InputError.
     """
     record = {
         "settings": json.loads(json.dumps(asdict(settings), default=str)),
         "inputs": inputs,
         "versions": {"python": platform.python_version()} | {n: version(n) for n in LIBRARIES},
     }
-    for name in ("out", "show"):
+    for name in FREE:
         record["settings"].pop(name, None)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -45,6 +47,8 @@ def open_run(folder: Path, settings: Any, inputs: dict[str, str]) -> IO:
         raise InputError(
             f"{folder}: another process is working there; wait or name another"
         ) from None
+    for left_over in folder.glob(".*.tmp"):  # from a write that was killed
+        left_over.unlink()
     if (folder / "run.json").exists():
         _compare(folder, _read_record(folder), record)
     else:
@@ -75,10 +79,12 @@ def load_run(folder: Path) -> Run:
     """
     if not (folder / "run.json").exists():
         raise InputError(f"{folder}: no run.json in it; make a run with train.py --out {folder}")
-    if not (folder / "results.json").exists():
-        raise InputError(f"{folder}: training has not finished; run the same train.py again")
     record = _read_record(folder)
     settings = record["settings"]
+    if not {"data", "labels", "max_length"} <= settings.keys():
+        raise InputError(f"{folder}: not a run of train.py")
+    if not (folder / "results.json").exists():
+        raise InputError(f"{folder}: training has not finished; run the same train.py again")
     corpus = load_corpus(settings["data"])
     for file, checksum in corpus.checksums.items():
         if record["inputs"].get(file) != checksum:
@@ -90,7 +96,7 @@ def load_run(folder: Path) -> Run:
         name: make_split(documents, tokenizer, settings["labels"], model.config.labels, length)
         for name, documents in corpus.splits.items()
     }
-    return Run(model, splits, read_json(folder / "results.json")["threshold"])
+    return Run(model, splits, read_json(folder / "results.json").get("threshold"))
 
 
 def _compare(folder: Path, old: dict, new: dict) -> None:
@@ -109,8 +115,11 @@ class Log:
 
     def __init__(self, path: Path, step: int):
         lines = path.read_text(encoding="utf-8").splitlines(True) if path.exists() else []
-        whole = [line for line in lines if line.endswith("\n")]
-        write_text(path, "".join(line for line in whole if json.loads(line)["step"] <= step))
+        try:
+            kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] <= step]
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{path}: damaged; delete the run folder to start over") from None
+        write_text(path, "".join(kept))
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, **values: Any) -> None:

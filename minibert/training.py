@@ -1,6 +1,7 @@
 """Fine-tune a token classifier: one optimizer step, the schedule, the loop, and resuming it."""
 
 import json
+import os
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,13 +13,12 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from minibert import metrics
 from minibert.data import Batch, Scheme, Split, collate, make_batches
 from minibert.errors import InputError
 from minibert.evaluation import positive, positive_score, predict
-from minibert.model import IGNORED, BertForTokenClassification
+from minibert.model import IGNORED, BertForTokenClassification, summed_loss
 from minibert.runs import Log
 from minibert.weights import DEFAULT_MODEL, read_tensors, save_pretrained, write_tensors
 
@@ -57,7 +57,7 @@ class TrainSettings:
     max_length: int = 512
     """Longest window in word pieces; longer texts are cut into overlapping windows."""
     tokens: int = 4096
-    """Word pieces computed at a time. Memory depends on it, results do not."""
+    """Word pieces computed at a time. Memory depends on it; results only by the dropout drawn."""
     precision: Precision = "auto"
     """auto: bf16 (else fp16) on a GPU, bf16 on a CPU that has it, otherwise float32."""
     device: str = "auto"
@@ -77,15 +77,20 @@ class TrainSettings:
         for name in ("learning_rate", "clip"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise InputError(f"--{name.replace('_', '-')} must be above 0")
+        if not 0 <= self.weight_decay <= 1:
+            raise InputError("--weight-decay must be in [0, 1]")
+        if not 0 <= self.seed < 2**32 or self.show < 0:
+            raise InputError("--seed must be from 0 to 4294967295, and --show at least 0")
 
 
 def choose_device(name: str) -> torch.device:
     try:
-        device = torch.device(
-            ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-        )
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        if name == "auto":  # under torchrun, each process its own GPU
+            own = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+            name = own if torch.cuda.is_available() else "cpu"
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(f"--device {name}: {str(error).splitlines()[0]}") from None
     return device
 
@@ -122,7 +127,7 @@ class Stepper:
 
     def rate(self, step: int) -> float:
         """Learning rate of step 0, 1, ...: linear warm-up to the peak, then linear decay."""
-        warm = round(self.settings.warmup * self.steps)
+        warm = min(round(self.settings.warmup * self.steps), self.steps - 1)
         up = (step + 1) / (warm + 1)
         down = (self.steps - step) / (self.steps - warm)
         return self.settings.learning_rate * min(up, down)
@@ -154,10 +159,7 @@ class Stepper:
         ids, mask, labels = (t.to(self.device) for t in batch[:3])
         with self.autocast():
             logits = self.model(ids, mask).logits
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return F.cross_entropy(
-            logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
-        )
+        return summed_loss(logits, labels)
 
     def state(self) -> dict[str, Tensor]:
         """Weights and both moments of AdamW, under names."""
@@ -171,9 +173,7 @@ class Stepper:
             for parameter, name in self.names.items():
                 parameter.copy_(state[f"weight.{name}"])
                 self.optimizer.state[parameter] = {
-                    kind: state[f"{kind}.{name}"]
-                    .to(self.device if kind != "step" else "cpu")
-                    .clone()
+                    kind: state[f"{kind}.{name}"].to(self.device).clone()
                     for kind in ("step", "exp_avg", "exp_avg_sq")
                 }
 

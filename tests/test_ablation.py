@@ -281,3 +281,24 @@ def test_changes_are_paired():
     assert certain.value == pytest.approx(1, abs=0.05)
     assert (none.value, none.p, none.decided) == (0, 1, False)
     assert not unsure.decided
+
+
+def test_a_change_that_cannot_be_told_is_undecided():
+    """One document: every resample is the same. A draw without a positive word has no AP."""
+    (alone,) = metrics.changes(np.tile([1.0, 2.0], (50, 1)))
+    assert (alone.value, alone.p, alone.decided) == (1, 1, False)
+    generator = np.random.default_rng(0)
+    values = np.hstack([np.zeros((101, 1)), generator.normal(0, 1, (101, 1))])
+    values[0, 1] = 0.1
+    expected = metrics.changes(np.delete(values, [5, 9], axis=0))
+    values[[5, 9]] = np.nan
+    assert metrics.changes(values) == expected
+
+
+def test_heads_pruned_with_a_fill_leave_it_in_the_bias(model, split):
+    fill = mean_context(model, split)
+    gone = [(0, 2), (1, 1), (1, 3)]
+    smaller = without_heads(without_heads(model, gone[:1], fill), gone[1:], fill)
+    expected = naive(with_mean_output(model, fill, gone), split)
+    for array, other in zip(naive(smaller, split), expected):
+        np.testing.assert_allclose(array, other, rtol=0, atol=1e-10)

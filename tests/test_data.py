@@ -823,3 +823,18 @@ def test_the_first_documents_of_a_split(pieces):
         assert first_documents(split, count) == make_split(
             documents[:count], pieces, "io", ("O", "I"), 16
         )
+
+
+def test_a_field_of_another_data_set_does_not_stand_in_for_the_text():
+    line = json.dumps({"id": 1, "text": "two words", "tokens": 2, "keyphrases": ["words"]})
+    assert parse_document(line, "f:1").text == "two words"
+    line = json.dumps({"id": 1, "tokens": ["two", "words"], "tags": ["O", "B"]})
+    assert parse_document(line, "f:1").labels == ["O", "B"]
+
+
+def test_short_texts_that_are_the_same_stay_together():
+    documents = stories(["one", "two"], ["one", "two"], *map(story, range(8)))
+    for seed in range(20):
+        splits = split_documents(documents, seed).values()
+        homes = [{d.text for d in split} for split in splits]
+        assert sum("one two" in home for home in homes) == 1

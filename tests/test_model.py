@@ -382,3 +382,10 @@ def test_the_encoder_is_the_tagger_without_its_classifier(tagger, batch):
     assert torch.equal(out.last_hidden_state, tagger(**batch).last_hidden_state)
     assert (out.logits, out.loss, out.attentions) == (None, None, None)
     assert_close(tagger(**batch).logits, tagger.classifier(out.last_hidden_state), **EXACT)
+
+
+def test_a_head_mask_of_another_precision_is_taken(tagger, batch):
+    mask = torch.full((3, 5), 0.5)
+    half = tagger(**batch, head_mask=mask).logits
+    assert torch.equal(half, tagger(**batch, head_mask=mask.double()).logits)
+    assert tagger.float()(**batch, head_mask=mask.double()).logits.dtype == torch.float32

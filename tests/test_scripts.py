@@ -188,7 +188,12 @@ def test_ablate_answers_and_leaves_figures_and_goes_on_after_a_kill(run, capsys)
     first = single["heads"][curve["order"][0]]["loss"]["value"]
     step = curve["steps"]["loss"][1] - curve["steps"]["loss"][0]
     assert step == pytest.approx(first, abs=1e-6)
-    for name in ("alone-dev.json", "order-greedy.json", "curve-greedy.json", "curve-random-1.json"):
+    for name in (
+        "alone-test.json",
+        "order-greedy.json",
+        "curve-greedy.json",
+        "curve-random-1.json",
+    ):
         (out / name).unlink()
     assert ablate.main(arguments) == 0
     assert {path.name: path.read_bytes() for path in out.glob("*.json")} == parts
@@ -249,3 +254,13 @@ def test_heads_for_free():
     assert ablate.heads_for_free(np.array([1.0, 1.2, 0.995, 0.98, 1.0])) == 2
     assert ablate.heads_for_free(np.array([1.0, 0.999])) == 1
     assert ablate.heads_for_free(np.array([1.0, 0.5])) == 0
+
+
+@pytest.mark.parametrize(
+    "wrong", ["--documents -1", "--every 0", "--few 0", "--random -1", "--orders --random 0"]
+)
+def test_ablate_refuses_numbers_out_of_range(tmp_path, capsys, wrong):
+    with pytest.raises(SystemExit) as stop:
+        ablate.main(["--run", str(tmp_path), *wrong.split()])
+    assert stop.value.code == 2
+    assert wrong.split()[0] in capsys.readouterr().err

@@ -87,6 +87,11 @@ def test_the_rate_climbs_to_the_peak_and_falls_to_zero(model):
     assert rates[3:] == pytest.approx([7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8])
 
 
+def test_a_run_that_only_warms_up_still_has_rates(model):
+    stepper = Stepper(model, dataclasses.replace(SETTINGS, warmup=0.99), "float32", steps=4)
+    assert [stepper.rate(i) / SETTINGS.learning_rate for i in range(4)] == [0.25, 0.5, 0.75, 1]
+
+
 def test_every_window_comes_once_an_epoch_in_a_new_order(split):
     def order(epoch):
         batches = [b for window in plan(split, SETTINGS, epoch) for b in window]
