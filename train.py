@@ -22,7 +22,7 @@ from minibert.model import BertForTokenClassification
 from minibert.report import marked, score_table
 from minibert.runs import open_run
 from minibert.tokenizer import Tokenizer
-from minibert.training import TrainSettings, choose_device, choose_precision, fit
+from minibert.training import CHECKPOINT, TrainSettings, choose_device, choose_precision, fit
 from minibert.weights import find_model, load_pretrained
 
 
@@ -62,7 +62,7 @@ def train(settings: TrainSettings) -> None:
             best = fit(model, splits["train"], splits["dev"], settings, lambda *s: advance(bar, *s))
         model = load_pretrained(settings.out).to(device)
         write_json(results, best | evaluate(model, splits))
-    (settings.out / "checkpoint.safetensors").unlink(missing_ok=True)
+    (settings.out / CHECKPOINT).unlink(missing_ok=True)
     results = read_json(results)
     show(results, settings.out)
     if OUTSIDE in names and settings.show:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,7 @@ from minibert.model import IGNORED, BertForTokenClassification, summed_loss
 from minibert.runs import Log
 from minibert.weights import DEFAULT_MODEL, read_tensors, save_pretrained, write_tensors
 
+CHECKPOINT = "checkpoint.safetensors"  # in the run folder, while the run is not finished
 Precision = Literal["auto", "float32", "bf16", "fp16"]
 
 
@@ -134,6 +136,7 @@ class Stepper:
 
     def step(self, number: int, batches: Sequence[Batch]) -> float:
         """One update from the whole accumulation window; returns its loss per labelled token.
+        Raises InputError, and updates nothing, where the loss is not finite.
 
         Loss is summed over each micro-batch and divided by the labelled tokens of the window, so
         how the window is cut into micro-batches changes nothing but memory.
@@ -146,6 +149,8 @@ class Stepper:
             loss = self._summed_loss(batch) / max(labelled, 1)
             self.scaler.scale(loss).backward()
             total = total + loss.detach()
+        if not np.isfinite(total := float(total)):
+            raise InputError(f"the loss is {total} at step {number}: try a lower --learning-rate")
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(number)
         self.scaler.unscale_(self.optimizer)
@@ -153,7 +158,7 @@ class Stepper:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return float(total)
+        return total
 
     def _summed_loss(self, batch: Batch) -> Tensor:
         ids, mask, labels = (t.to(self.device) for t in batch[:3])
@@ -161,21 +166,29 @@ class Stepper:
             logits = self.model(ids, mask).logits
         return summed_loss(logits, labels)
 
-    def state(self) -> dict[str, Tensor]:
-        """Weights and both moments of AdamW, under names."""
-        state = {f"weight.{n}": p for p, n in self.names.items()}
+    def save(self, path: Path, step: int, best: dict) -> None:
+        """Keep weights, both moments of AdamW, the scaler and how far the run is in one file."""
+        tensors = {f"weight.{name}": parameter for parameter, name in self.names.items()}
         for parameter, moments in self.optimizer.state.items():
-            state |= {f"{kind}.{self.names[parameter]}": value for kind, value in moments.items()}
-        return state
+            tensors |= {f"{kind}.{self.names[parameter]}": value for kind, value in moments.items()}
+        progress = {"step": step, "best": best, "scaler": self.scaler.state_dict()}
+        write_tensors(path, tensors, {"progress": json.dumps(progress)})
 
-    def load_state(self, state: dict[str, Tensor]) -> None:
+    def load(self, path: Path) -> tuple[int, dict]:
+        """Take up what `save` kept -> step and best so far; from the beginning if nothing is."""
+        if not path.exists():
+            return 0, {"best_epoch": -1, "dev_score": -1.0}
+        tensors, metadata = read_tensors(path)
         with torch.no_grad():
             for parameter, name in self.names.items():
-                parameter.copy_(state[f"weight.{name}"])
+                parameter.copy_(tensors[f"weight.{name}"])
                 self.optimizer.state[parameter] = {
-                    kind: state[f"{kind}.{name}"].to(self.device).clone()
+                    kind: tensors[f"{kind}.{name}"].to(self.device).clone()
                     for kind in ("step", "exp_avg", "exp_avg_sq")
                 }
+        progress = json.loads(metadata["progress"])
+        self.scaler.load_state_dict(progress["scaler"])
+        return progress["step"], progress["best"]
 
 
 def plan(split: Split, settings: TrainSettings, epoch: int) -> Iterator[list[Batch]]:
@@ -216,42 +229,29 @@ def fit(
     steps = settings.epochs * per_epoch
     precision = choose_precision(settings.precision, next(model.parameters()).device)
     stepper = Stepper(model, settings, precision, steps)
-    checkpoint = settings.out / "checkpoint.safetensors"
-    step, best = 0, {"best_epoch": -1, "dev_score": -1.0}
-    if checkpoint.exists():
-        state, meta = read_tensors(checkpoint)
-        stepper.load_state(state)
-        step, best, scaler = json.loads(meta["progress"])
-        stepper.scaler.load_state_dict(scaler)
+    checkpoint = settings.out / CHECKPOINT
+    step, best = stepper.load(checkpoint)
     log = Log(settings.out / "metrics.jsonl", step)
-
-    def save() -> None:
-        progress = json.dumps([step, best, stepper.scaler.state_dict()])
-        write_tensors(checkpoint, stepper.state(), {"progress": progress})
-
     saved = time.monotonic()
     for epoch in range(step // per_epoch, settings.epochs):
         model.train()
-        for number, batches in enumerate(plan(train, settings, epoch), epoch * per_epoch):
-            if number < step:
-                continue
+        done = step - epoch * per_epoch
+        for batches in islice(plan(train, settings, epoch), done, None):
             began = time.monotonic()
-            loss = stepper.step(number, batches)
-            if not np.isfinite(loss):
-                raise InputError(
-                    f"the loss is {loss} at step {number}: try a lower --learning-rate"
-                )
+            loss = stepper.step(step, batches)
             speed = sum(int(b.attention_mask.sum()) for b in batches) / (time.monotonic() - began)
-            step = number + 1
-            log.write(step=step, loss=loss, learning_rate=stepper.rate(number), tokens_per_s=speed)
+            log.write(
+                step=step + 1, loss=loss, learning_rate=stepper.rate(step), tokens_per_s=speed
+            )
+            step += 1
             on_step(step, steps, loss, speed)
             if time.monotonic() - saved > save_every and step < (epoch + 1) * per_epoch:
-                save()
+                stepper.save(checkpoint, step, best)
                 saved = time.monotonic()
         score = dev_score(model.eval(), dev)
         log.write(step=step, epoch=epoch, dev_score=score)
         if score > best["dev_score"]:
             best = {"best_epoch": epoch, "dev_score": score}
             save_pretrained(model, settings.out)
-        save()
+        stepper.save(checkpoint, step, best)
     return best
