@@ -216,14 +216,17 @@ def load_corpus(source: str) -> Corpus:
         splits = {split: read_documents(file) for split, file in files.items()}
         return Corpus(splits, {str(f): sha256(f) for f in files.values()})
     documents = read_documents(path)
-    whole = [d for d in documents if d.keyphrases is None or d.spans or _has_its_phrases(d)]
     note = "split by minibert: 70 % train, 10 % dev, 20 % test, near-duplicates together"
-    if left_out := len(documents) - len(whole):
-        note += (
-            f"; {left_out} documents left out, whose text has under a quarter of their keyphrases"
-        )
+    if path.suffix != ".jsonl":
+        whole = list(filter(_has_its_phrases, documents))
+        if len(whole) < len(documents):
+            note += (
+                f"; {len(documents) - len(whole)} documents left out, whose text has under a "
+                "quarter of their keyphrases"
+            )
+        documents = whole
     sources = [*path.glob("**/docsutf8/*.txt"), *path.glob("**/keys/*.key")] or [path]
-    return Corpus(split_documents(whole), {str(f): sha256(f) for f in sorted(sources)}, note)
+    return Corpus(split_documents(documents), {str(f): sha256(f) for f in sorted(sources)}, note)
 
 
 def _has_its_phrases(document: Document) -> bool:
@@ -250,7 +253,8 @@ def split_documents(documents: list[Document], seed: int = 0) -> dict[str, list[
     for group in reversed(groups[2:]):
         neediest = max(splits, key=lambda s: shares[s] * len(documents) - len(splits[s]))
         splits[neediest] = splits[neediest] + group
-    return {split: sorted(chosen, key=documents.index) for split, chosen in splits.items()}
+    place = {document.id: i for i, document in enumerate(documents)}
+    return {s: sorted(chosen, key=lambda d: place[d.id]) for s, chosen in splits.items()}
 
 
 def _near_duplicates(documents: list[Document]) -> list[list[Document]]:
