@@ -25,6 +25,7 @@ class Task:
     labels: Scheme
     epochs: int
     measures: tuple[str, ...]
+    learning_rate: float = TrainSettings.learning_rate
 
 
 Name = Literal["kpcrowd500", "semeval2017", "inspec bio", "inspec", "inspec pos"]
@@ -33,7 +34,7 @@ TASKS: dict[Name, Task] = {
     "semeval2017": Task("semeval2017", "io", 2, ("AP", "F1")),
     "inspec bio": Task("inspec", "bio", 2, ("AP", "F1", "entity F1")),
     "inspec": Task("inspec", "io", 2, ("AP", "F1")),
-    "inspec pos": Task("inspec/{split}.pos.jsonl", "given", 1, ("accuracy",)),
+    "inspec pos": Task("inspec/{split}.pos.jsonl", "given", 2, ("accuracy",), 5e-4),
 }
 
 
@@ -57,6 +58,7 @@ def run(settings: Settings) -> None:
                     out=settings.out / f"{name.replace(' ', '-')}-{seed}",
                     labels=task.labels,
                     epochs=task.epochs,
+                    learning_rate=task.learning_rate,
                     seed=seed,
                     show=0,
                 )

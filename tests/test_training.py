@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import randomise
 
-from minibert import BertForTokenClassification, InputError, load_pretrained
+from minibert import BertForTokenClassification, InputError, load_pretrained, training
 from minibert.data import SAMPLE, collate, make_batches, make_split, read_documents
 from minibert.evaluation import positive, positive_score, predict
 from minibert.metrics import Ranking
@@ -125,15 +125,31 @@ def test_non_finite_loss_stops_and_names_the_step(split, model, tmp_path):
 
 
 def test_dropout_is_drawn_anew_each_step_and_the_same_on_resume(split, encoder_folder):
-    def outcome(number):
+    def loss(number: int, drawn_before: int) -> float:
         torch.manual_seed(3)
-        model = load_pretrained(encoder_folder, ("O", "I"), hidden_dropout_prob=0.3)
-        return stepped(model, SETTINGS, [collate(split.windows, split.targets)], number)
+        model = load_pretrained(encoder_folder, ("O", "I"), hidden_dropout_prob=0.3).train()
+        torch.manual_seed(drawn_before)
+        stepper = Stepper(model, SETTINGS, "float32", steps=10)
+        return stepper.step(number, [collate(split.windows, split.targets)])
 
-    first, again, later = outcome(1), outcome(1), outcome(2)
-    name = "bert.layers.0.expand.weight"
-    assert torch.equal(first[name], again[name])
-    assert not torch.equal(first[name], later[name])
+    assert loss(1, 0) == loss(1, 99)
+    assert loss(1, 0) != loss(2, 0)
+
+
+def test_the_best_epoch_is_kept_not_the_last(split, model, tmp_path, monkeypatch):
+    seen = []
+
+    def score(model, dev):
+        seen.append(weights(model))
+        return [0.5, 0.7, 0.7, 0.6][len(seen) - 1]
+
+    monkeypatch.setattr(training, "dev_score", score)
+    best = fit(model, split, split, dataclasses.replace(SETTINGS, out=tmp_path, epochs=4))
+    assert best == {"best_epoch": 1, "dev_score": 0.7}
+    kept = load_pretrained(tmp_path, dtype=torch.float64)
+    for name, tensor in kept.named_parameters():
+        assert torch.equal(tensor, seen[1][name])
+    assert not torch.equal(kept.classifier.weight, seen[2]["classifier.weight"])
 
 
 def run_and_kill(encoder_folder: Path, out: Path, kill_at: list[int]) -> None:
