@@ -160,13 +160,12 @@ def heat_map(path: Path, values: np.ndarray, undecided: np.ndarray, title: str) 
     limit = float(np.nanmax(np.abs(values))) or 1.0
     image = axes.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit)
     rows, columns = np.nonzero(undecided)
-    axes.scatter(columns, rows, s=12, color="0.35", label="not told from noise")
-    axes.set(xlabel="head", ylabel="layer", title=title)
+    axes.scatter(columns, rows, s=12, color="0.35")
+    key = "   (dot: not told from noise)" if undecided.any() else ""
+    axes.set(xlabel=f"head{key}", ylabel="layer", title=title)
     axes.set_xticks(range(values.shape[1]))
     axes.set_yticks(range(values.shape[0]))
     figure.colorbar(image, ax=axes, shrink=0.9)
-    if len(rows):
-        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.18), frameon=False, handletextpad=0)
     _save(figure, path)
 
 
