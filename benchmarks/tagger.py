@@ -28,12 +28,11 @@ class Task:
     learning_rate: float = TrainSettings.learning_rate
 
 
-Name = Literal["kpcrowd500", "semeval2017", "inspec bio", "inspec", "inspec pos"]
+Name = Literal["kpcrowd500", "semeval2017", "inspec bio", "inspec pos"]
 TASKS: dict[Name, Task] = {
     "kpcrowd500": Task("kpcrowd500", "io", 3, ("AP", "F1")),
     "semeval2017": Task("semeval2017", "io", 2, ("AP", "F1")),
     "inspec bio": Task("inspec", "bio", 2, ("AP", "F1", "entity F1")),
-    "inspec": Task("inspec", "io", 2, ("AP", "F1")),
     "inspec pos": Task("inspec/{split}.pos.jsonl", "given", 2, ("accuracy",), 5e-4),
 }
 
