@@ -20,6 +20,7 @@ from minibert import ablation, cli, metrics, processes, report
 from minibert.ablation import (
     Head,
     Statistics,
+    by_importance,
     by_value,
     greedy_order,
     head_of,
@@ -216,10 +217,10 @@ class Study:
         elif name == "entropy":
             looks = parts["gaze-dev"]
             order = sorted(heads, key=lambda head: -looks[name_of(head)]["entropy"])
-        else:
-            gradients = head_gradients(self.model, dev, progress=bar)
-            size = np.abs(gradients) if name == "gradient" else gradients**2
-            order = by_value(size.mean(0), heads)
+        elif name == "gradient":
+            order = by_importance(self.model, dev, bar)
+        else:  # fisher
+            order = by_value((head_gradients(self.model, dev, progress=bar) ** 2).mean(0), heads)
         return [name_of(head) for head in order]
 
     def curve(self, name: str, order: list[Head]) -> dict:

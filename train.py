@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from minibert import cli
-from minibert.data import OUTSIDE, Split, first_documents, label_names, load_corpus, make_split
+from minibert.data import OUTSIDE, Split, first_documents, label_names, load_corpus, make_splits
 from minibert.errors import InputError
 from minibert.evaluation import evaluate, positive_score, predict, predicted_spans
 from minibert.files import read_json, sha256, write_json
@@ -44,11 +44,7 @@ def train(settings: TrainSettings) -> None:
         attention_probs_dropout_prob=settings.attention_dropout,
     ).to(device)
     tokenizer = Tokenizer.load(folder, model.config.vocab_size)
-    length = min(settings.max_length, model.config.max_position_embeddings)
-    splits = {
-        name: make_split(documents, tokenizer, settings.labels, names, length)
-        for name, documents in corpus.splits.items()
-    }
+    splits = make_splits(corpus, tokenizer, settings.labels, model.config, settings.max_length)
     check_labels(splits, names, settings.data)
     files = [*folder.glob("*.safetensors"), *folder.glob("*.json"), *folder.glob("vocab.txt")]
     weights = {f"{settings.model} {file.name}": sha256(file) for file in sorted(files)}

@@ -174,6 +174,14 @@ def by_value(values: Array, present: Sequence[Head]) -> list[Head]:
     return sorted(present, key=lambda head: (values[head], head))
 
 
+def by_importance(
+    model: BertForTokenClassification, split: Split, progress: Progress = list
+) -> list[Head]:
+    """Heads from the least to the most important by `head_importance` (Michel et al. 2019)."""
+    importance = np.abs(head_gradients(model, split, progress=progress)).mean(0)
+    return by_value(importance, model.config.present_heads)
+
+
 def refreshed_order(
     model: BertForTokenClassification,
     split: Split,
@@ -185,9 +193,7 @@ def refreshed_order(
     every `every` heads."""
     order: list[Head] = []
     for _ in progress(range(0, len(model.config.present_heads), every)):
-        left = without_heads(model, order, fill)
-        importance = np.abs(head_gradients(left, split)).mean(0)
-        order += by_value(importance, left.config.present_heads)[:every]
+        order += by_importance(without_heads(model, order, fill), split)[:every]
     return order
 
 
@@ -203,8 +209,7 @@ def greedy_order(
     order: list[Head] = []
     for _ in progress(range(len(model.config.present_heads))):
         left = without_heads(model, order, fill)
-        importance = np.abs(head_gradients(left, split)).mean(0)
-        best = by_value(importance, left.config.present_heads)[:few]
+        best = by_importance(left, split)[:few]
         masks = masks_without(model.config, [[head] for head in best])
         losses = ablate(left, split, masks, fill).loss[1:].sum(1)
         order.append(best[int(losses.argmin())])

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from minibert.config import fits
+from minibert.config import BertConfig, fits
 from minibert.errors import InputError
 from minibert.files import sha256
 from minibert.model import IGNORED
@@ -418,6 +418,17 @@ def make_split(
     ids = {name: i for i, name in enumerate(names)}
     targets = [[ids[label] for label in word_labels(d, scheme)] for d in documents]
     return Split(documents, make_windows(documents, tokenizer, max_length), targets)
+
+
+def make_splits(
+    corpus: Corpus, tokenizer: Tokenizer, scheme: Scheme, config: BertConfig, max_length: int
+) -> dict[str, Split]:
+    """Every split of a corpus for a model with this config, in windows that it can take."""
+    length = min(max_length, config.max_position_embeddings)
+    return {
+        name: make_split(documents, tokenizer, scheme, config.labels, length)
+        for name, documents in corpus.splits.items()
+    }
 
 
 def first_documents(split: Split, count: int) -> Split:

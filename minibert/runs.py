@@ -8,14 +8,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from minibert.data import Split, load_corpus, make_split
+from minibert.data import Split, load_corpus, make_splits
 from minibert.errors import InputError
 from minibert.files import read_json, write_json, write_text
 from minibert.model import BertForTokenClassification
 from minibert.tokenizer import Tokenizer
 from minibert.weights import load_pretrained
 
-# Settings that may differ when a run is taken up again: they change no result that is kept.
+# Settings that may differ when a run is taken up again, with less memory, say, or more orders.
 FREE = ("out", "show", "device", "tokens", "orders", "random")
 LIBRARIES = ("minibert", "torch", "numpy", "tokenizers", "safetensors")
 
@@ -91,11 +91,8 @@ def load_run(folder: Path) -> Run:
             raise InputError(f"{folder}: {file} is not what it was when the model was trained")
     model = load_pretrained(folder)
     tokenizer = Tokenizer.load(folder, model.config.vocab_size)
-    length = min(settings["max_length"], model.config.max_position_embeddings)
-    splits = {
-        name: make_split(documents, tokenizer, settings["labels"], model.config.labels, length)
-        for name, documents in corpus.splits.items()
-    }
+    scheme, length = settings["labels"], settings["max_length"]
+    splits = make_splits(corpus, tokenizer, scheme, model.config, length)
     return Run(model, splits, read_json(folder / "results.json").get("threshold"))
 
 

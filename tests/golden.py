@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from conftest import randomise
 from torch import Tensor
 
 GOLDEN = Path(__file__).parent / "golden.safetensors"
@@ -28,13 +29,7 @@ def theirs(hidden_act: str = "gelu", seed: int = 0):
     )
     config.architectures = ["BertForTokenClassification"]
     model = AutoModelForTokenClassification.from_config(config, attn_implementation="eager")
-    model = model.double().eval()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            draw = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            parameter.copy_(0.3 * draw)
-    return model
+    return randomise(model.double().eval(), seed)
 
 
 def make_inputs(seed: int = 0) -> dict[str, Tensor]:
