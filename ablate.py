@@ -58,10 +58,12 @@ class AblateSettings:
     """Random orders beside them, drawn as a band: the control."""
     documents: int = 0
     """Measure on the first so many documents of dev and of test, to save time; 0: on all."""
+    stride: int = 1
+    """Heads masked at each step of a curve; more is faster and coarser."""
     every: int = 6
-    """refreshed: heads to mask between two measurements."""
+    """refreshed and greedy: heads to mask between two measurements of the gradients."""
     few: int = 3
-    """greedy: candidates judged exactly at each step, on 20 documents of dev."""
+    """greedy: candidates judged exactly for each head, on 20 documents of dev."""
     tokens: int = 768
     """Word pieces computed at a time. Speed and memory depend on it, results do not."""
     device: str = "auto"
@@ -70,9 +72,10 @@ class AblateSettings:
     """Of the random orders."""
 
     def __post_init__(self) -> None:
-        for name, least in (("documents", 0), ("random", 0), ("every", 1), ("few", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"--{name} must be at least {least}")
+        least = {"documents": 0, "random": 0, "stride": 1, "every": 1, "few": 1}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise InputError(f"--{name} must be at least {bound}")
         if not self.orders and not self.random:
             raise InputError("give at least one of --orders, or --random above 0")
 
@@ -210,7 +213,8 @@ class Study:
             order = refreshed_order(self.model, dev, self.settings.every, self.fill, bar)
         elif name == "greedy":
             some = first_documents(dev, 20)
-            order = greedy_order(self.model, some, self.settings.few, self.fill, bar)
+            few, every = self.settings.few, self.settings.every
+            order = greedy_order(self.model, some, few, every, self.fill, bar)
         elif name == "single":
             effect = parts["single-dev"]["heads"]
             order = sorted(heads, key=lambda head: effect[name_of(head)]["loss"]["value"])
@@ -225,22 +229,26 @@ class Study:
 
     def curve(self, name: str, order: list[Head]) -> dict:
         def compute(bar: Progress) -> dict:
-            split = self.splits["test"]
-            statistics = ablation.cumulative(self.model, split, order, self.fill, progress=bar)
+            split, stride = self.splits["test"], self.settings.stride
+            statistics = ablation.cumulative(
+                self.model, split, order, self.fill, stride, progress=bar
+            )
             values = self.measure(statistics, "test", 100)
             main = values["AP" if "AP" in values else "accuracy"]
+            masked = np.minimum(np.arange(main.shape[1]) * stride, len(order))
             return {
                 "order": [name_of(head) for head in order],
-                "area": metrics.interval(main.mean(1) / main[:, 0]),
-                "free": heads_for_free(main[0]),
+                "area": metrics.interval(np.trapezoid(main, masked) / main[:, 0] / len(order)),
+                "free": int(masked[steps_for_free(main[0])]),
+                "masked": masked.tolist(),
                 "steps": {measure: v[0].tolist() for measure, v in values.items()},
             }
 
         return self.part(f"curve-{name}", compute)
 
 
-def heads_for_free(scores: Array, loss: float = 0.01) -> int:
-    """How many heads go before the score first falls more than 1 % below the full one."""
+def steps_for_free(scores: Array, loss: float = 0.01) -> int:
+    """How many steps go before the score first falls more than 1 % below the full one."""
     below = np.flatnonzero(scores < (1 - loss) * scores[0])
     return int(below[0]) - 1 if len(below) else len(scores) - 1
 

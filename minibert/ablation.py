@@ -94,23 +94,26 @@ def cumulative(
     split: Split,
     order: Sequence[Head],
     fill: Tensor | None = None,
+    stride: int = 1,
     tokens: int = 1024,
     progress: Progress = list,
 ) -> Statistics:
-    """Mask the heads of `order` one after another; row s of the result has the first s masked.
+    """Mask the heads of `order` one after another, `stride` a step (the last step takes what is
+    left); row s of the result has those of the first s steps masked.
 
-    Each step reuses everything below the newly masked head; a masked head is never computed.
+    Each step reuses everything below the newly masked heads; a masked head is never computed.
     """
+    steps = [order[start : start + stride] for start in range(0, len(order), stride)]
     model.eval()
     constants = _constants(model, fill)
-    recorder = _Recorder(model, split, 1 + len(order))
+    recorder = _Recorder(model, split, 1 + len(steps))
     for windows in progress(make_batches(share(split.windows), tokens)):
         trace = _Trace(model, windows)
         scored = [len(window.words) for window in windows]
-        for step in range(1 + len(order)):
-            last = trace.last if step == 0 else trace.remove(*order[step - 1], constants)
-            for window, hidden in zip(windows, last.split(scored)):
-                recorder.add([step], window, hidden[None])
+        for row, heads in enumerate([[], *steps]):
+            trace.remove(heads, constants)
+            for window, hidden in zip(windows, trace.last.split(scored)):
+                recorder.add([row], window, hidden[None])
     return recorder.total()
 
 
@@ -201,18 +204,22 @@ def greedy_order(
     model: BertForTokenClassification,
     split: Split,
     few: int,
+    every: int,
     fill: Tensor | None = None,
     progress: Progress = list,
 ) -> list[Head]:
     """At every step, of the `few` heads that gradients call least important, the one whose loss
-    without it (with `fill` in its place) is lowest, judged exactly."""
+    without it (with `fill` in its place) is lowest, judged exactly. The gradients are measured
+    anew after every `every` heads."""
     order: list[Head] = []
-    for _ in progress(range(len(model.config.present_heads))):
+    for step in progress(range(len(model.config.present_heads))):
         left = without_heads(model, order, fill)
-        best = by_importance(left, split)[:few]
+        if step % every == 0:
+            candidates = by_importance(left, split)
+        best = candidates[:few]
         masks = masks_without(model.config, [[head] for head in best])
         losses = ablate(left, split, masks, fill).loss[1:].sum(1)
-        order.append(best[int(losses.argmin())])
+        order.append(candidates.pop(int(losses.argmin())))
     return order
 
 
@@ -255,21 +262,25 @@ class _Trace:
         added = torch.einsum("thk,dhk->htd", self.contexts[layer][:, places], weight[:, places])
         return added if constant is None else added - constant[list(attention.heads[places]), None]
 
-    def remove(self, layer: int, head: int, constants: list[Tensor | None]) -> Tensor:
-        """Drop a head for good; returns the last layer's output at scored tokens."""
-        attention = self.attentions[layer]
-        place = attention.heads.index(head)
-        (added,) = self.contributions(layer, constants[layer], slice(place, place + 1))
-        self.attended[layer] = self.attended[layer] - added
-        if constants[layer] is not None:
-            self.shifts[layer] = self.shifts[layer] + constants[layer][head]
-        kept = [i for i in range(len(attention.heads)) if i != place]
-        self.attentions[layer] = keep_heads(
-            attention, self.config, [attention.heads[i] for i in kept]
-        )
-        self.contexts[layer] = self.contexts[layer][:, kept]
-        hidden = self.layers[layer].feed_forward(self.inputs[layer], self.attended[layer])
-        return self._run(layer + 1, hidden)
+    def remove(self, heads: Sequence[Head], constants: list[Tensor | None]) -> None:
+        """Drop heads for good, and run the layers from the lowest of them on again."""
+        for layer, head in heads:
+            attention = self.attentions[layer]
+            place = attention.heads.index(head)
+            (added,) = self.contributions(layer, constants[layer], slice(place, place + 1))
+            self.attended[layer] = self.attended[layer] - added
+            if constants[layer] is not None:
+                self.shifts[layer] = self.shifts[layer] + constants[layer][head]
+            kept = [i for i in range(len(attention.heads)) if i != place]
+            self.attentions[layer] = keep_heads(
+                attention, self.config, [attention.heads[i] for i in kept]
+            )
+            self.contexts[layer] = self.contexts[layer][:, kept]
+        if heads:
+            lowest = min(layer for layer, _ in heads)
+            below, attended = self.inputs[lowest], self.attended[lowest]
+            hidden = self.layers[lowest].feed_forward(below, attended)
+            self.last = self._run(lowest + 1, hidden)
 
 
 def _above(

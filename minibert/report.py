@@ -174,15 +174,15 @@ def draw_curves(path: Path, curves: dict) -> None:
     figure, axes = _figure(7.5, 4.5)
     measure = _main(next(iter(curves.values()))["steps"])
     lines = {name: np.array(curve["steps"][measure]) for name, curve in curves.items()}
+    masked = next(iter(curves.values()))["masked"]
     random = [line for name, line in lines.items() if name.startswith("random")]
     if random:
-        steps = np.arange(len(random[0]))
         axes.fill_between(
-            steps, np.min(random, 0), np.max(random, 0), color="0.85", label="random orders"
+            masked, np.min(random, 0), np.max(random, 0), color="0.85", label="random orders"
         )
     for name, line in lines.items():
         if not name.startswith("random"):
-            axes.plot(line, label=name)
+            axes.plot(masked, line, label=name)
     full = next(iter(lines.values()))[0]
     axes.axhline(0.99 * full, color="0.5", linewidth=0.8, linestyle=":", label="full less 1 %")
     axes.set(

@@ -68,16 +68,16 @@ def test_fast_ablation_equals_the_naive_loop(model, split, tokens):
         assert_row(statistics, row, naive(model, split, mask))
 
 
-def test_cumulative_masking_equals_the_naive_loop(model, split):
+@pytest.mark.parametrize("stride", [1, 4])
+def test_cumulative_masking_equals_the_naive_loop(model, split, stride):
     order = TINY.present_heads
     np.random.default_rng(0).shuffle(order)
     order = [tuple(map(int, head)) for head in order]
-    statistics = cumulative(model, split, order, tokens=150)
-    mask = torch.ones(LAYERS, HEADS, dtype=torch.float64)
-    assert_row(statistics, 0, naive(model, split, mask))
-    for step, head in enumerate(order, 1):
-        mask[head] = 0
-        assert_row(statistics, step, naive(model, split, mask))
+    statistics = cumulative(model, split, order, stride=stride, tokens=150)
+    assert len(statistics.loss) == {1: 16, 4: 5}[stride]
+    for row in range(len(statistics.loss)):
+        mask = masks_without(TINY, [order[: row * stride]])[0].double()
+        assert_row(statistics, row, naive(model, split, mask))
 
 
 def with_mean_output(model, fill: Tensor, silenced) -> BertForTokenClassification:
@@ -231,13 +231,25 @@ def test_measures_of_every_mask(model, split):
 
 
 def test_greedy_takes_the_head_whose_loss_without_it_is_lowest(model, split):
-    order = ablation.greedy_order(model, split, few=LAYERS * HEADS)
+    order = ablation.greedy_order(model, split, few=LAYERS * HEADS, every=1)
     assert sorted(order) == TINY.present_heads
     first = ablate(model, split, singles()).loss[1:].sum(1).argmin()
     assert order[0] == TINY.present_heads[first]
     left = [head for head in TINY.present_heads if head != order[0]]
     pairs = masks_without(TINY, [[order[0], head] for head in left])
     assert order[1] == left[ablate(model, split, pairs).loss[1:].sum(1).argmin()]
+
+
+def test_greedy_judges_few_and_measures_gradients_now_and_then(model, split):
+    order = ablation.greedy_order(model, split, few=2, every=3)
+    assert sorted(order) == TINY.present_heads
+    for start in (0, 3):
+        left = without_heads(model, order[:start])
+        candidates = ablation.by_importance(left, split)
+        for step in range(start, start + 3):
+            masks = masks_without(TINY, [[*order[:step], head] for head in candidates[:2]])
+            best = ablate(model, split, masks).loss[1:].sum(1).argmin()
+            assert order[step] == candidates.pop(best)
 
 
 def test_a_refreshed_order_measures_what_is_left(model, split):

@@ -197,8 +197,12 @@ def test_ablate_answers_and_leaves_figures_and_goes_on_after_a_kill(run, capsys)
         (out / name).unlink()
     assert ablate.main(arguments) == 0
     assert {path.name: path.read_bytes() for path in out.glob("*.json")} == parts
-    assert ablate.main([*arguments, "--ablation", "mean", "--orders", "single"]) == 0
+    more = ["--ablation", "mean", "--orders", "single", "--stride", "4"]
+    assert ablate.main([*arguments, *more]) == 0
     assert json.loads((run / "ablation-mean" / "single-test.json").read_text()) != single
+    curve = json.loads((run / "ablation-mean" / "curve-single.json").read_text())
+    assert curve["masked"] == [0, 4, 6]
+    assert [len(values) for values in curve["steps"].values()] == [3] * len(curve["steps"])
 
 
 def test_two_processes_give_the_same_ablation(run):
@@ -250,10 +254,10 @@ def test_ablate_refuses_a_split_without_a_keyphrase(arguments, corpus, tmp_path,
     refused(capsys, arguments, "dev", "no keyphrase")
 
 
-def test_heads_for_free():
-    assert ablate.heads_for_free(np.array([1.0, 1.2, 0.995, 0.98, 1.0])) == 2
-    assert ablate.heads_for_free(np.array([1.0, 0.999])) == 1
-    assert ablate.heads_for_free(np.array([1.0, 0.5])) == 0
+def test_steps_for_free():
+    assert ablate.steps_for_free(np.array([1.0, 1.2, 0.995, 0.98, 1.0])) == 2
+    assert ablate.steps_for_free(np.array([1.0, 0.999])) == 1
+    assert ablate.steps_for_free(np.array([1.0, 0.5])) == 0
 
 
 @pytest.mark.parametrize(
