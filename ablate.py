@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from minibert import ablation, cli, metrics, processes, report
 from minibert.ablation import (
-    Head,
     Statistics,
     by_importance,
     by_value,
@@ -28,6 +27,7 @@ from minibert.ablation import (
     name_of,
     refreshed_order,
 )
+from minibert.config import Head
 from minibert.data import OUTSIDE, first_documents
 from minibert.errors import InputError
 from minibert.evaluation import Progress, positive
@@ -89,9 +89,7 @@ def ablate(settings: AblateSettings) -> None:
     writes = processes.join()
     run = load_run(settings.run)
     run.model.to(choose_device(settings.device))
-    if settings.documents:
-        some = {name: first_documents(s, settings.documents) for name, s in run.splits.items()}
-        run = run._replace(splits=some)
+    run = run.first(settings.documents)
     check_splits(run, writes)
     out = settings.out or settings.run / f"ablation-{settings.ablation}"
     weights = {"model.safetensors": sha256(settings.run / "model.safetensors")}

@@ -1,11 +1,13 @@
 """All heads silenced in turn: our one pass against the loop that users of transformers write.
 
 python -m benchmarks.ablation --data FILE. Ours and each peer run interleaved on the same documents
-with the same threads; a peer's loop is timed on a few heads spread over the layers, and multiplied.
-Prints the median of the ratios. --peers names Python interpreters: one with transformers 5, and one
-with 4.57.6, which make peers builds.
+with the same threads, and must give the same logits; a peer's loop is timed on a few heads spread
+over the layers, and multiplied. Prints the median of the ratios, how much of this machine's matrix
+speed ours reaches, and in half precision how far each head's effect moves. --peers names Python
+interpreters: one with transformers 5, and one with 4.57.6, which make peers builds.
 """
 
+import copy
 import json
 import os
 import statistics
@@ -13,33 +15,40 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
-from minibert import BertConfig, BertForTokenClassification, cli, save_pretrained
+from minibert import BertConfig, BertForTokenClassification, cli, load_pretrained, save_pretrained
 from minibert.ablation import ablate, cumulative, masks_without
-from minibert.data import make_split, read_documents
+from minibert.config import Head
+from minibert.data import Split, make_split, read_documents
 from minibert.tokenizer import Tokenizer
 from minibert.weights import DEFAULT_MODEL, find_model
 
-SHAPES = {"minilm": (384, 6, 12, 1536), "bert-base": (768, 12, 12, 3072)}
+LABELS = ("O", "I")
+BERT_BASE = BertConfig(30522, 768, 12, 12, 3072, initializer_range=0.1).with_labels(LABELS)
 
 
 @dataclass(frozen=True)
 class Settings:
     data: Path
     """JSONL of documents, e.g. a dev.jsonl."""
-    shape: str = "minilm"
-    """minilm or bert-base; weights are random, speed does not depend on them."""
+    shape: Literal["minilm", "bert-base"] = "minilm"
+    """minilm has its real weights, bert-base random ones: speed does not depend on them."""
+    precisions: tuple[Literal["float32", "bfloat16"], ...] = ("float32",)
+    """Of ours; the peers run in float32."""
     peers: tuple[Path, ...] = (Path(sys.executable), Path(".venv-transformers4/bin/python"))
     """Interpreters to run the peers' loop in."""
-    documents: int = 16
+    documents: int = 8
     heads: int = 3
     """Heads on which a peer's loop is timed."""
-    repeats: int = 5
+    repeats: int = 3
     threads: int = 1
 
 
@@ -54,60 +63,138 @@ class Peer:
             text=True,
             env=environment,
         )
+        self.name = "transformers " + json.loads(self.process.stdout.readline())
 
-    def run(self, heads: int) -> tuple[float, list[int], list[float]]:
-        print(heads, file=self.process.stdin, flush=True)
+    def run(self, heads: Sequence[Head]) -> tuple[float, list[float]]:
+        """Seconds, and for each silenced head the sum of the logits' absolute values."""
+        print(json.dumps(heads), file=self.process.stdin, flush=True)
         return json.loads(self.process.stdout.readline())
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+@dataclass
+class Job:
+    """One of ours: what to compute, its arithmetic, and the ratios to each peer's seconds."""
+
+    name: str
+    compute: Callable
+    ratios: dict[str, list[float]] = field(default_factory=dict)
+    seconds: list[float] = field(default_factory=list)
+
+    def time(self, theirs: dict[str, float]) -> None:
+        self.seconds.append(seconds_of(self.compute))
+        for peer, seconds in theirs.items():
+            self.ratios.setdefault(peer, []).append(seconds / self.seconds[-1])
 
 
 def run(settings: Settings) -> None:
     torch.set_num_threads(settings.threads)
-    hidden, layers, heads, inner = SHAPES[settings.shape]
     torch.manual_seed(0)
-    config = BertConfig(30522, hidden, layers, heads, inner).with_labels(("O", "I"))
-    config = replace(config, initializer_range=0.1)  # so that a head's effect shows in the logits
-    model = BertForTokenClassification(config).eval()
-    tokenizer = Tokenizer.load(find_model(DEFAULT_MODEL), config.vocab_size)
+    if settings.shape == "minilm":
+        model = load_pretrained(DEFAULT_MODEL, labels=LABELS)
+    else:
+        model = BertForTokenClassification(BERT_BASE).eval()
     documents = read_documents(settings.data)[: settings.documents]
-    split = make_split(documents, tokenizer, "io", config.labels, 512)
-    order = config.present_heads
-    torch.manual_seed(0)
-    shuffled = [order[i] for i in torch.randperm(len(order))]
-    masks = masks_without(config, [[head] for head in order])
-    jobs = {
-        "every head alone": lambda: ablate(model, split, masks),
-        "cumulative, random order": lambda: cumulative(model, split, shuffled),
-    }
+    tokenizer = Tokenizer.load(find_model(DEFAULT_MODEL), model.config.vocab_size)
+    split = make_split(documents, tokenizer, "io", LABELS, 512)
+    heads = model.config.present_heads
+    jobs = [job for name in settings.precisions for job in make_jobs(model, split, name)]
+    timed = heads[:: len(heads) // settings.heads][: settings.heads]
     with tempfile.TemporaryDirectory() as folder:
         save_pretrained(model, Path(folder))
         windows = Path(folder) / "windows.json"
         windows.write_text(json.dumps([w.input_ids for w in split.windows]))
-        peers = {str(p): Peer(p, Path(folder), windows, settings.threads) for p in settings.peers}
-        for peer in peers.values():
-            peer.run(1)
-        ratios: dict[tuple[str, str], list[float]] = {}
+        peers = [Peer(p, Path(folder), windows, settings.threads) for p in settings.peers]
+        check(peers, model, split, timed)
         for _ in range(settings.repeats):
-            theirs = {}
-            for name, peer in peers.items():
-                seconds, _, _ = peer.run(settings.heads)
-                theirs[name] = seconds * len(order) / settings.heads
-            for job, compute in jobs.items():
-                began = time.perf_counter()
-                compute()
-                ours = time.perf_counter() - began
-                for name, seconds in theirs.items():
-                    ratios.setdefault((job, name), []).append(seconds / ours)
-        for peer in peers.values():
-            peer.process.stdin.close()
-            peer.process.wait()
-    tokens = sum(len(w.input_ids) for w in split.windows)
+            theirs = {p.name: p.run(timed)[0] * len(heads) / len(timed) for p in peers}
+            for job in jobs:
+                job.time(theirs)
+        for peer in peers:
+            peer.close()
+    lengths = [len(w.input_ids) for w in split.windows]
     print(
-        f"{settings.shape}, float32, {len(documents)} documents, {tokens} tokens, "
-        f"{settings.threads} thread(s); median ratio [range] of {settings.repeats} rounds"
+        f"{settings.shape}, {len(documents)} documents, {sum(lengths)} tokens, {settings.threads} "
+        f"thread(s); logits equal; median ratio [range] of {settings.repeats} rounds"
     )
-    for (job, name), values in ratios.items():
-        print(f"{job:26} {name:40} {statistics.median(values):5.1f}x "
-              f"[{min(values):.1f}, {max(values):.1f}]")  # fmt: skip
+    for job in jobs:
+        for peer, ratios in job.ratios.items():
+            low, high = min(ratios), max(ratios)
+            middle = statistics.median(ratios)
+            print(f"{job.name:34} {peer:20} {middle:5.1f}x [{low:.1f}, {high:.1f}]")
+    report_arithmetic(model, split, jobs[0])
+    if "bfloat16" in settings.precisions:
+        report_precision(model, split)
+
+
+def make_jobs(model: BertForTokenClassification, split: Split, precision: str) -> list[Job]:
+    model = copy.deepcopy(model).to(getattr(torch, precision))
+    heads = model.config.present_heads
+    masks = masks_without(model.config, [[head] for head in heads])
+    shuffled = [heads[i] for i in torch.randperm(len(heads))]
+    return [
+        Job(f"every head alone, {precision}", lambda: ablate(model, split, masks)),
+        Job(f"cumulative, random, {precision}", lambda: cumulative(model, split, shuffled)),
+    ]
+
+
+@torch.no_grad()
+def check(
+    peers: Sequence[Peer], model: BertForTokenClassification, split: Split, heads: Sequence[Head]
+) -> None:
+    """Every peer must get our logits for every timed head."""
+    masks = masks_without(model.config, [[head] for head in heads])
+    every = [torch.tensor([window.input_ids]) for window in split.windows]
+    ours = [
+        float(sum(model(ids, head_mask=mask).logits.double().abs().sum() for ids in every))
+        for mask in masks
+    ]
+    for peer in peers:
+        _, theirs = peer.run(heads)
+        torch.testing.assert_close(torch.tensor(theirs), torch.tensor(ours), rtol=1e-5, atol=0)
+
+
+@torch.no_grad()
+def report_arithmetic(model: BertForTokenClassification, split: Split, job: Job) -> None:
+    """What exactness allows, and how fast ours computes beside the plain product of matrices."""
+    with sdpa_kernel(SDPBackend.MATH):  # the fused kernel's arithmetic is not counted
+        with FlopCounterMode(display=False) as naive:
+            for window in split.windows:
+                model(torch.tensor([window.input_ids]))
+        with FlopCounterMode(display=False) as exact:
+            job.compute()
+    evaluations = len(model.config.present_heads)
+    bound = naive.get_total_flops() * evaluations / exact.get_total_flops()
+    weight = model.bert.layers[0].expand.weight
+    hidden = torch.randn(1024, weight.shape[1])
+    seconds = statistics.median(seconds_of(lambda: hidden @ weight.T) for _ in range(30))
+    matrix = 2 * len(hidden) * weight.numel() / seconds
+    reached = exact.get_total_flops() / statistics.median(job.seconds)
+    print(
+        f"arithmetic: the naive loop computes {bound:.2f}x ours without padding; ours runs at "
+        f"{reached / 1e9:.0f} GFLOP/s, {reached / matrix:.0%} of a matrix product's"
+    )
+
+
+def report_precision(model: BertForTokenClassification, split: Split) -> None:
+    """How far a head's effect on the summed loss moves in bfloat16."""
+    masks = masks_without(model.config, [[head] for head in model.config.present_heads])
+    losses = [
+        ablate(copy.deepcopy(model).to(dtype), split, masks).loss.sum(1)
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
+    exact, screened = (loss[1:] - loss[0] for loss in losses)
+    moved = statistics.median(abs(screened - exact) / abs(exact))
+    print(f"bfloat16 moves a head's effect on the loss by {moved:.0%} (median)")
+
+
+def seconds_of(compute: Callable) -> float:
+    began = time.perf_counter()
+    compute()
+    return time.perf_counter() - began
 
 
 def main(argv: Sequence[str] | None = None) -> int:

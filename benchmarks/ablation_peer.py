@@ -1,8 +1,9 @@
 """The loop that users of transformers write: one full evaluation for every silenced head.
 
-ablation_peer.py MODEL WINDOWS: reads a number of heads from each line of standard input, runs the
-loop over so many heads, and prints seconds and the logits' sum. transformers 4 takes `head_mask`;
-transformers 5 does not, so there the head's columns of the output projection are zeroed.
+ablation_peer.py MODEL WINDOWS: prints the version of transformers; then reads lists of (layer,
+head) from standard input, runs the loop over each, and prints its seconds and for each head the sum
+of the logits' absolute values. transformers 4 takes `head_mask`; transformers 5 does not, so there
+the head's columns of the output projection are zeroed.
 """
 
 import json
@@ -17,7 +18,8 @@ MODEL, WINDOWS = sys.argv[1:3]
 BATCH = 8
 OLD = transformers.__version__.startswith("4.")
 
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+transformers.utils.logging.disable_progress_bar()
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 model = transformers.AutoModelForTokenClassification.from_pretrained(
     MODEL, attn_implementation="eager" if OLD else "sdpa"
 ).eval()
@@ -53,10 +55,10 @@ def without(layer: int, head: int) -> float:
     return total
 
 
+print(json.dumps(transformers.__version__), flush=True)
 with torch.no_grad():
     for line in sys.stdin:
-        count = int(line)
-        chosen = [i * layers * heads // count for i in range(count)]
+        chosen = json.loads(line)
         began = time.perf_counter()
-        sums = [without(*divmod(i, heads)) for i in chosen]
-        print(json.dumps([time.perf_counter() - began, chosen, sums]), flush=True)
+        sums = [without(layer, head) for layer, head in chosen]
+        print(json.dumps([time.perf_counter() - began, sums]), flush=True)

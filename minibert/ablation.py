@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minibert.config import BertConfig
+from minibert.config import BertConfig, Head
 from minibert.data import OUTSIDE, Split, Window, collate, make_batches
 from minibert.evaluation import Progress, positive, word_measures
 from minibert.importance import head_gradients
@@ -23,8 +23,6 @@ from minibert.metrics import Array
 from minibert.model import BertForTokenClassification, Packing
 from minibert.processes import add_up, share
 from minibert.pruning import keep_heads, without_heads
-
-Head = tuple[int, int]  # (layer, head), both from zero and as the model was born
 
 
 def name_of(head: Head) -> str:

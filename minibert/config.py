@@ -21,6 +21,8 @@ FIXED = {
     "quantization_config": (None,),
 }
 
+Head = tuple[int, int]  # (layer, head), both from zero and as the model was born
+
 
 def fits(value: Any, kind: Any) -> bool:
     """Whether a value read from JSON has the annotated type; a whole number passes as float."""
@@ -113,7 +115,7 @@ class BertConfig:
         return tuple(h for h in range(self.num_attention_heads) if h not in gone)
 
     @property
-    def present_heads(self) -> list[tuple[int, int]]:
+    def present_heads(self) -> list[Head]:
         """(layer, head) of every head that the model has, in reading order."""
         return [(layer, h) for layer in range(self.num_hidden_layers) for h in self.heads(layer)]
 

@@ -77,7 +77,8 @@ def gaze(
     out = {"entropy": entropy / sum(len(w.input_ids) for w in split.windows)}
     if gold is not None:
         every, inside = np.concatenate(received), np.concatenate(gold)
-        out["towards"] = every[inside].mean(0) / every[~inside].mean(0)
+        towards, elsewhere = every[inside].mean(0), every[~inside].mean(0)
+        out["towards"] = np.divide(towards, elsewhere, out=np.ones(shape), where=elsewhere > 0)
         out["AP"] = np.zeros(shape)
         for layer, head in config.present_heads:
             ranking = metrics.Ranking(gold, [r[:, layer, head] for r in received])

@@ -1,4 +1,4 @@
-"""A smaller copy of a model: heads removed for good."""
+"""A smaller copy of a model: heads removed for good, and repaired without training."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -7,18 +7,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from minibert.config import BertConfig
-from minibert.model import BertForTokenClassification, SelfAttention
+from minibert.config import BertConfig, Head
+from minibert.data import Window, collate, make_batches
+from minibert.model import BertForTokenClassification, Packing, SelfAttention
 
 
 def keep_heads(attention: SelfAttention, config: BertConfig, heads: Sequence[int]) -> SelfAttention:
     """The attention with only these of its heads, by original index: rows of query, key and value
     and columns of the output are sliced. It computes what the whole one computes when the other
     heads are silenced; the output bias stays, even without any head."""
-    places = torch.tensor([attention.heads.index(head) for head in heads], dtype=torch.long)
-    size = attention.head_size
-    rows = (places[:, None] * size + torch.arange(size)).flatten()
-    rows = rows.to(attention.output.weight.device)
+    rows = _rows(attention, heads)
     with torch.device("meta"):
         kept = SelfAttention(config, tuple(heads))
     for name in ("query", "key", "value"):
@@ -30,20 +28,27 @@ def keep_heads(attention: SelfAttention, config: BertConfig, heads: Sequence[int
     return kept.train(attention.training)
 
 
+def _rows(attention: SelfAttention, heads: Sequence[int]) -> Tensor:
+    """The rows of query, key and value, and the columns of the output, of these heads."""
+    places = torch.tensor([attention.heads.index(head) for head in heads], dtype=torch.long)
+    size = attention.head_size
+    rows = places[:, None] * size + torch.arange(size)
+    return rows.flatten().to(attention.output.weight.device)
+
+
 @torch.no_grad()
 def without_heads(
-    model: BertForTokenClassification, heads: Sequence[tuple[int, int]], fill: Tensor | None = None
+    model: BertForTokenClassification, heads: Sequence[Head], fill: Tensor | None = None
 ) -> BertForTokenClassification:
-    """A copy of the model that lacks these heads, (layer, head) by original index. What
-    `fill` (layers, heads, K) puts in their place goes into the output bias."""
+    """A copy of the model that lacks these heads. What `fill` (layers, heads, K) puts in their
+    place goes into the output bias."""
     smaller = deepcopy(model)
     gone = {layer: set(old) for layer, old in model.config.pruned_heads.items()}
     for layer, head in heads:
         gone.setdefault(layer, set()).add(head)
         if fill is not None:
             attention = smaller.bert.layers[layer].attention
-            start = attention.heads.index(head) * attention.head_size
-            columns = attention.output.weight[:, start : start + attention.head_size]
+            columns = attention.output.weight[:, _rows(attention, [head])]
             attention.output.bias += columns @ fill[layer, head].to(columns)
     config = replace(
         model.config, pruned_heads={layer: sorted(gone[layer]) for layer in sorted(gone)}
@@ -52,3 +57,113 @@ def without_heads(
         layer.attention = keep_heads(layer.attention, config, config.heads(number))
     smaller.config = smaller.bert.config = config
     return smaller
+
+
+@torch.no_grad()
+def prune(model: BertForTokenClassification, head_mask: Tensor) -> BertForTokenClassification:
+    """A smaller copy that computes what the model computes under `head_mask` (layers, heads): heads
+    at 0 are removed, other factors folded into the output projection.
+
+    Raises RuntimeError, in place of returning a model that is not the same.
+    """
+    silent = [head for head in model.config.present_heads if head_mask[head] == 0]
+    smaller = without_heads(model, silent)
+    for number, layer in enumerate(smaller.bert.layers):
+        attention = layer.attention
+        factor = head_mask[number, list(attention.heads)].to(attention.output.weight)
+        attention.output.weight *= factor.repeat_interleave(attention.head_size)
+    if (worst := _difference(model, head_mask, smaller)) > 1e-10:
+        raise RuntimeError(f"the pruned model differs from the masked one by {worst:.1e}")
+    return smaller
+
+
+def _difference(
+    model: BertForTokenClassification, head_mask: Tensor, smaller: BertForTokenClassification
+) -> float:
+    """How far the logits of the two are apart in float64, beside the size of the logits."""
+    length = min(64, model.config.max_position_embeddings)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(model.config.vocab_size, (2, length), generator=generator)
+    whole, small = (deepcopy(m).double().cpu().eval() for m in (model, smaller))
+    masked = whole(ids, head_mask=head_mask.detach().double().cpu()).logits
+    return float((small(ids).logits - masked).abs().max() / masked.abs().max())
+
+
+@torch.no_grad()
+def at_full_shape(model: BertForTokenClassification) -> BertForTokenClassification:
+    """The same function with every head the model was born with, those it lost as zeros: what
+    a library that knows no pruned heads can load."""
+    wide = deepcopy(model)
+    wide.config = wide.bert.config = config = replace(model.config, pruned_heads={})
+    for number, layer in enumerate(wide.bert.layers):
+        narrow = layer.attention
+        with torch.device(narrow.output.weight.device):
+            layer.attention = SelfAttention(config, config.heads(number)).to(narrow.output.weight)
+        rows = _rows(layer.attention, narrow.heads)
+        for name in ("query", "key", "value"):
+            part, whole = getattr(narrow, name), getattr(layer.attention, name)
+            whole.weight.zero_()[rows] = part.weight
+            whole.bias.zero_()[rows] = part.bias
+        layer.attention.output.weight.zero_()[:, rows] = narrow.output.weight
+        layer.attention.output.bias.copy_(narrow.output.bias)
+        layer.attention.train(narrow.training)
+    return wide
+
+
+@torch.no_grad()
+def repair(
+    whole: BertForTokenClassification,
+    smaller: BertForTokenClassification,
+    windows: Sequence[Window],
+    projection: bool,
+    tokens: int = 4096,
+) -> None:
+    """Change `smaller` in place so that each layer's residual stream comes near that of `whole`.
+
+    Ordinary least squares over all tokens of `windows`, layer by layer from below: of the output
+    bias alone, so that what the lost heads put out on average stays; or with `projection` of the
+    output's weights too (after Kwon et al. 2022, section 3.3, with a small ridge towards the old
+    weights). Labels are not used.
+    """
+    states = []
+    for group in make_batches(windows, tokens):
+        batch = collate(group)
+        ids = batch.input_ids.to(whole.classifier.weight.device)
+        packing = Packing.of(batch.attention_mask.to(ids.device))
+        zero = torch.zeros_like(ids)
+        embedded = [model.bert.embed(ids, zero, packing) for model in (whole, smaller)]
+        states.append((packing, *embedded))
+    for layer, small in zip(whole.bert.layers, smaller.bert.layers):
+        known = [
+            (
+                packing,
+                old,
+                layer.attention(old, packing),
+                new,
+                small.attention.context(new, packing),
+            )
+            for packing, old, new in states
+        ]  # each: packing, stream and attention output of whole, stream and context of smaller
+        output = small.attention.output
+        width = output.in_features * projection
+        gram, cross = 0.0, 0.0
+        for _, old, attended, new, context in known:
+            missing = (old + attended) - (new + output(context.flatten(1)))
+            given = torch.cat([context.flatten(1)[:, :width], torch.ones_like(old[:, :1])], 1)
+            gram = gram + given.double().T @ given.double()
+            cross = cross + given.double().T @ missing.double()
+        gram.diagonal()[:width] *= 1 + RIDGE
+        change = torch.linalg.solve(gram, cross).to(output.weight)  # (width + 1, D)
+        output.weight[:, :width] += change[:width].T
+        output.bias += change[width]
+        states = [
+            (
+                packing,
+                layer.feed_forward(old, attended),
+                small.feed_forward(new, output(context.flatten(1))),
+            )
+            for packing, old, attended, new, context in known
+        ]
+
+
+RIDGE = 0.01  # share of each input's own variance

@@ -8,7 +8,7 @@ import numpy as np
 
 from minibert.config import BertConfig
 from minibert.errors import InputError
-from minibert.files import replacing, write_text
+from minibert.files import read_json, replacing, write_text
 from minibert.metrics import Score, rank_correlation
 from minibert.tokenizer import Span
 
@@ -19,6 +19,11 @@ def score_table(rows: Mapping[str, Mapping[str, Score]]) -> str:
     cells = [["", *columns]]
     for system, scores in rows.items():
         cells.append([system, *(_cell(name, scores.get(name)) for name in columns)])
+    return _columns(cells)
+
+
+def _columns(cells: Sequence[Sequence[str]]) -> str:
+    """Rows of text as columns, a line below the first row."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [
         "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells
@@ -190,6 +195,67 @@ def draw_curves(path: Path, curves: dict) -> None:
     )
     axes.legend(frameon=False)
     _save(figure, path)
+
+
+# Pruning ----------------------------------------------------------------------------------------
+
+
+def pruning_table(stages: Mapping[str, dict]) -> str:
+    """A line for each smaller model that prune.py made: what is left, how fast, how good."""
+    header = ["", "heads", "undecided", "parameters", "attention", "model (allowed)", "peak MB"]
+    main = _main(next(iter(stages.values()))["test"])
+    rows = [[*header, f"{main}, test", "of the dense model's"]]
+    for name, stage in stages.items():
+        cost, dense = stage["costs"]["pruned"], stage["costs"]["dense"]
+        gates = stage["gates"]
+        rows.append(
+            [
+                name,
+                f"{cost['heads']} of {dense['heads']}",
+                str(gates[-1]["undecided"]) if gates else "-",
+                f"{cost['parameters'] / 1e6:.1f} M",
+                f"{cost['attention speed-up']:.2f}x",
+                f"{cost['speed-up']:.2f}x ({cost['allowed speed-up']:.2f}x)",
+                f"{cost['peak bytes'] / 2**20:.0f} of {dense['peak bytes'] / 2**20:.0f}",
+                _cell(main, Score(**stage["test"][main])),
+                _cell("share", Score(**stage["share"])) + " %",
+            ]
+        )
+    return _columns(rows) + "\n"
+
+
+def draw_pareto(run: Path) -> None:
+    """pareto.png in a run folder: score against heads kept, a line for every prune-* folder in it,
+    random ones as a band."""
+    ways: dict[str, dict[int, dict]] = {}
+    for path in sorted(run.glob("prune-*/*/results.json")):
+        stage = read_json(path)
+        kept = stage["costs"]["pruned"]["heads"]
+        ways.setdefault(path.parts[-3].removeprefix("prune-"), {})[kept] = stage
+    if not ways:
+        return
+    figure, axes = _figure(7.5, 4.5)
+    random: dict[int, list[float]] = {}
+    for way, stages in ways.items():
+        kept = sorted(stages)
+        main = _main(stages[kept[0]]["test"])
+        scores = [stages[k]["test"][main] for k in kept]
+        values = np.array([score["value"] for score in scores])
+        if way.startswith("random"):
+            for k, value in zip(kept, values):
+                random.setdefault(k, []).append(value)
+            continue
+        low, high = (np.array([score[end] for score in scores]) for end in ("low", "high"))
+        axes.errorbar(kept, values, [values - low, high - values], label=way, capsize=2, marker="o")
+    if random:
+        kept = sorted(random)
+        bounds = ([bound(random[k]) for k in kept] for bound in (min, max))
+        axes.fill_between(kept, *bounds, color="0.85", label="random heads")
+    full = stages[kept[0]]["dense"][main]["value"]
+    axes.axhline(full, color="0.5", linewidth=0.8, linestyle=":", label="all heads")
+    axes.set(xlabel="heads kept", ylabel=f"{main} on test", title="Fewer heads, by every way tried")
+    axes.legend(frameon=False)
+    _save(figure, run / "pareto.png")
 
 
 def require_figures() -> None:

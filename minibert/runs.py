@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from minibert.data import Split, load_corpus, make_splits
+from minibert.data import Split, first_documents, load_corpus, make_splits
 from minibert.errors import InputError
 from minibert.files import read_json, write_json, write_text
 from minibert.model import BertForTokenClassification
@@ -70,6 +70,11 @@ class Run(NamedTuple):
     model: BertForTokenClassification
     splits: dict[str, Split]
     threshold: float | None  # of `evaluation.positive_score`; None where no label is O
+
+    def first(self, count: int) -> "Run":
+        """With only so many documents of dev and of test, if `count` is not 0."""
+        measured = {name: first_documents(self.splits[name], count) for name in ("dev", "test")}
+        return self._replace(splits=self.splits | measured) if count else self
 
 
 def load_run(folder: Path) -> Run:

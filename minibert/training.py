@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Literal
 
@@ -19,10 +19,12 @@ from minibert import metrics
 from minibert.data import Batch, Scheme, Split, collate, make_batches
 from minibert.errors import InputError
 from minibert.evaluation import positive, positive_score, predict
+from minibert.gates import HardConcreteGates
 from minibert.model import IGNORED, BertForTokenClassification, summed_loss
 from minibert.runs import Log
 from minibert.weights import DEFAULT_MODEL, read_tensors, save_pretrained, write_tensors
 
+GATE_RATE = 0.1  # Adam's learning rate on log_alpha, whose scale is units, not hundredths
 CHECKPOINT = "checkpoint.safetensors"  # in the run folder, while the run is not finished
 Precision = Literal["auto", "float32", "bf16", "fp16"]
 
@@ -108,20 +110,34 @@ def choose_precision(name: Precision, device: torch.device) -> Precision:
 
 
 class Stepper:
-    """Model, AdamW and loss scaler: everything that one optimizer step changes."""
+    """Model, AdamW and loss scaler: everything that one optimizer step changes.
 
-    def __init__(self, model: nn.Module, settings: TrainSettings, precision: Precision, steps: int):
+    Weights without `requires_grad` stay as they are. With `gates`, every sequence gets a draw of
+    its own as its head mask, and the gates are trained too.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: TrainSettings,
+        steps: int,
+        gates: HardConcreteGates | None = None,
+    ):
         self.model = model
         self.settings = settings
         self.steps = steps
+        self.gates = gates
         self.device = next(model.parameters()).device
-        self.names = {p: name for name, p in model.named_parameters()}
+        precision = choose_precision(settings.precision, self.device)
+        self.names = {p: name for name, p in model.named_parameters() if p.requires_grad}
         matrices = [p for p in self.names if p.ndim > 1]
         vectors = [p for p in self.names if p.ndim == 1]
         groups = [
             {"params": matrices, "weight_decay": settings.weight_decay},
             {"params": vectors, "weight_decay": 0.0},
         ]
+        if gates:
+            groups.append({"params": [gates.log_alpha], "lr": GATE_RATE, "weight_decay": 0.0})
         self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
@@ -134,9 +150,10 @@ class Stepper:
         down = (self.steps - step) / (self.steps - warm)
         return self.settings.learning_rate * min(up, down)
 
-    def step(self, number: int, batches: Sequence[Batch]) -> float:
+    def step(self, number: int, batches: Sequence[Batch], price: Tensor | None = None) -> float:
         """One update from the whole accumulation window; returns its loss per labelled token.
-        Raises InputError, and updates nothing, where the loss is not finite.
+        Raises InputError, and updates nothing, where the loss is not finite. `price` (layers,
+        heads) is what each gate, expected open, adds to the loss.
 
         Loss is summed over each micro-batch and divided by the labelled tokens of the window, so
         how the window is cut into micro-batches changes nothing but memory.
@@ -149,21 +166,26 @@ class Stepper:
             loss = self._summed_loss(batch) / max(labelled, 1)
             self.scaler.scale(loss).backward()
             total = total + loss.detach()
+        if self.gates:
+            self.scaler.scale((price * self.gates.open_probability()).sum()).backward()
         if not np.isfinite(total := float(total)):
             raise InputError(f"the loss is {total} at step {number}: try a lower --learning-rate")
-        for group in self.optimizer.param_groups:
+        for group in self.optimizer.param_groups[:2]:  # the weights
             group["lr"] = self.rate(number)
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.names, self.settings.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.gates:
+            self.gates.limit()
         return total
 
     def _summed_loss(self, batch: Batch) -> Tensor:
         ids, mask, labels = (t.to(self.device) for t in batch[:3])
+        head_mask = self.gates.sample(len(ids)) if self.gates else None
         with self.autocast():
-            logits = self.model(ids, mask).logits
+            logits = self.model(ids, mask, head_mask=head_mask).logits
         return summed_loss(logits, labels)
 
     def save(self, path: Path, step: int, best: dict) -> None:
@@ -200,6 +222,21 @@ def plan(split: Split, settings: TrainSettings, epoch: int) -> Iterator[list[Bat
         yield [collate(group, split.targets) for group in chosen]
 
 
+def endless(split: Split, settings: TrainSettings) -> Iterator[list[Batch]]:
+    """Accumulation windows, epoch after epoch, without an end."""
+    for epoch in count():
+        yield from plan(split, settings, epoch)
+
+
+def fine_tune(
+    model: BertForTokenClassification, split: Split, settings: TrainSettings, steps: int
+) -> Iterator[float]:
+    """So many optimizer steps in place, with the whole schedule; yields each step's loss."""
+    stepper = Stepper(model.train(), settings, steps)
+    for number, batches in zip(range(steps), endless(split, settings)):
+        yield stepper.step(number, batches)
+
+
 def dev_score(model: BertForTokenClassification, dev: Split) -> float:
     """Average precision of "not O" on dev; word accuracy where no label is O."""
     labels = model.config.labels
@@ -227,8 +264,7 @@ def fit(
     """
     per_epoch = -(-len(train.windows) // settings.batch_size)
     steps = settings.epochs * per_epoch
-    precision = choose_precision(settings.precision, next(model.parameters()).device)
-    stepper = Stepper(model, settings, precision, steps)
+    stepper = Stepper(model, settings, steps)
     checkpoint = settings.out / CHECKPOINT
     step, best = stepper.load(checkpoint)
     log = Log(settings.out / "metrics.jsonl", step)

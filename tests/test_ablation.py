@@ -11,12 +11,12 @@ from conftest import TINY, randomise
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 
-from minibert import BertForTokenClassification, ablation, load_pretrained, metrics, save_pretrained
+from minibert import BertForTokenClassification, ablation, metrics
 from minibert.ablation import ablate, cumulative, head_of, masks_without, mean_context, name_of
 from minibert.data import SAMPLE, Split, make_split, read_documents
 from minibert.evaluation import positive, positive_score, predict
 from minibert.importance import gaze, head_gradients, received_by_word
-from minibert.pruning import keep_heads, without_heads
+from minibert.pruning import without_heads
 
 LABELS = ("O", "B", "I")
 LAYERS, HEADS = TINY.num_hidden_layers, TINY.num_attention_heads
@@ -158,22 +158,6 @@ def test_gradients_are_each_documents_own_and_agree_with_differences(model, spli
         slope = (naive(model, split, up)[0] - naive(model, split, down)[0]) / (2 * step)
         np.testing.assert_allclose(gradients[:, head[0], head[1]], slope, rtol=1e-6, atol=1e-6)
     assert all(p.grad is None for p in model.parameters())
-
-
-def test_pruned_heads_compute_what_masked_ones_do_and_survive_saving(model, batch, tmp_path):
-    batch = {k: v.clamp(max=1) if k == "token_type_ids" else v for k, v in batch.items()}
-    gone = [(0, 1), (0, 2), (2, 0), (2, 1), (2, 2), (2, 3), (2, 4)]
-    once = without_heads(model, gone[:3])
-    smaller = without_heads(once, gone[3:])  # again, by original numbers
-    masked = model(**batch, head_mask=masks_without(TINY, [gone])[0].double()).logits
-    torch.testing.assert_close(smaller(**batch).logits, masked, rtol=0, atol=1e-10)
-    assert model.config.pruned_heads == {}
-    assert smaller.config.pruned_heads == {0: [1, 2], 2: [0, 1, 2, 3, 4]}
-    save_pretrained(smaller, tmp_path)
-    loaded = load_pretrained(tmp_path, dtype=torch.float64)
-    assert torch.equal(loaded(**batch).logits, smaller(**batch).logits)
-    with pytest.raises(ValueError, match="not in tuple"):
-        keep_heads(smaller.bert.layers[0].attention, smaller.config, [1])
 
 
 def test_a_word_receives_from_other_words_only():

@@ -10,14 +10,16 @@ PACKAGE = ROOT / "minibert"
 LAYERS = [
     ["errors"],
     ["files"],
-    ["config", "tokenizer", "metrics", "gates"],
+    ["config", "tokenizer", "metrics"],
+    ["gates"],
     ["model"],
     ["weights"],
     ["data"],
-    ["evaluation", "runs", "pruning", "processes"],
+    ["evaluation", "runs", "pruning", "processes", "costs"],
     ["importance"],
     ["ablation", "attention", "retrieval"],
     ["training", "report", "cli"],
+    ["selection"],
     ["__init__"],
 ]
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import ablate
+import prune
 import train
 from minibert import load_pretrained
 from minibert.data import SAMPLE
@@ -268,3 +269,115 @@ def test_ablate_refuses_numbers_out_of_range(tmp_path, capsys, wrong):
         ablate.main(["--run", str(tmp_path), *wrong.split()])
     assert stop.value.code == 2
     assert wrong.split()[0] in capsys.readouterr().err
+
+
+def pruned(run: Path, *more: str) -> int:
+    given = ["--run", str(run), "--device", "cpu", "--batch-size", "4"]
+    return prune.main([*given, *([] if "--steps" in more else ["--steps", "12"]), *more])
+
+
+def test_prune_makes_smaller_runs_and_goes_on_after_a_kill(run, capsys):
+    sweep = ["--keep", "4", "1", "--repair", "refit", "--recover", "2", "--export"]
+    assert pruned(run, *sweep) == 0
+    printed = capsys.readouterr().out
+    assert "keep-4" in printed
+    assert "1 of 6" in printed
+    out = run / "prune-keep-refit-recover"
+    four, one = (load_pretrained(out / f"keep-{keep}").config.present_heads for keep in (4, 1))
+    assert (len(four), len(one)) == (4, 1)
+    assert set(one) < set(four)  # each starts from the one before
+    results = json.loads((out / "keep-1" / "results.json").read_text())
+    assert results["heads"] == [f"L{one[0][0]}H{one[0][1]}"]
+    assert results["share"]["value"] == pytest.approx(
+        results["test"]["AP"]["value"] / results["dense"]["AP"]["value"]
+    )
+    assert len(results["gates"]) == results["gates"][-1]["step"] <= 12
+    trained = json.loads((run / "results.json").read_text())
+    expected = trained["test"]["minibert"]["AP"]["value"]
+    assert results["dense"]["AP"]["value"] == pytest.approx(expected, abs=1e-6)
+    whole = load_pretrained(out / "keep-1" / "full-shape").config
+    assert len(whole.present_heads) == 6
+    assert (run / "pareto.png").stat().st_size > 1000
+    weights = (out / "keep-1" / "model.safetensors").read_bytes()
+    (out / "keep-1" / "results.json").unlink()
+    assert pruned(run, *sweep) == 0
+    assert (out / "keep-1" / "model.safetensors").read_bytes() == weights
+    again = ["--run", str(out / "keep-4"), "--random", "1", "--orders", "--device", "cpu"]
+    assert ablate.main(again) == 0  # a pruned run is a run
+
+
+def test_prune_takes_a_ranking_or_chance_and_prunes_again(run, tmp_path, capsys):
+    order = tmp_path / "order-mine.json"
+    order.write_text(json.dumps(["L0H1", "L1H0", "L0H0", "L1H2", "L0H2", "L1H1"]))
+    assert pruned(run, "--keep", "4", "2", "--order", str(order)) == 0
+    two = run / "prune-order-mine" / "keep-2"
+    assert load_pretrained(two).config.present_heads == [(0, 2), (1, 1)]
+    assert pruned(run, "--keep", "3", "--random", "--seed", "5") == 0
+    kept = load_pretrained(run / "prune-random-5" / "keep-3").config.present_heads
+    assert len(kept) == 3
+    assert pruned(two, "--keep", "1", "--random", "--repair", "mean") == 0
+    again = load_pretrained(two / "prune-random-0-mean" / "keep-1").config.present_heads
+    assert len(again) == 1
+    assert set(again) < {(0, 2), (1, 1)}
+
+
+def test_a_penalty_that_closes_everything_says_what_is_left(run, capsys):
+    assert pruned(run, "--l0", "50", "--steps", "100", "--joint") == 0
+    assert "0 of 6" in capsys.readouterr().out
+    empty = run / "prune-l0-joint" / "l0-50"
+    assert load_pretrained(empty).config.present_heads == []
+    assert json.loads((empty / "results.json").read_text())["heads"] == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("", "either --keep or --l0"),
+        ("--keep 2 --l0 0.1", "either --keep or --l0"),
+        ("--keep 2 3", "--keep must fall"),
+        ("--l0 0.2 0.1", "--l0 must be above 0 and rise"),
+        ("--l0 nan", "--l0 must be above 0"),
+        ("--l0 0.1 --random", "--order and --random"),
+        ("--keep 2 --random --joint", "--joint trains"),
+        ("--keep 2 --recover -1", "--documents and --recover must be"),
+        ("--keep 2 --learning-rate 0", "--learning-rate must be"),
+        ("--keep 2 --steps 0", "--steps must be"),
+    ],
+)
+def test_prune_refuses_settings_that_do_not_go_together(tmp_path, capsys, wrong, words):
+    with pytest.raises(SystemExit) as stop:
+        prune.main(["--run", str(tmp_path), *wrong.split()])
+    assert stop.value.code == 2
+    assert words in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("keep", ["6", "-1"])
+def test_prune_refuses_more_heads_than_there_are(run, capsys, keep):
+    before = sorted(run.iterdir())
+    assert pruned(run, "--keep", keep) == 2
+    assert "the model has 6 heads; keep 0 to 5" in capsys.readouterr().err
+    assert pruned(run, "--keep", "2", "--order", "missing.json") == 2
+    assert "missing.json" in capsys.readouterr().err
+    assert sorted(run.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("order", "word"),
+    [
+        (["L0H1", "L9H9"], "does not rank the 6 heads"),
+        ({"L0H1": 1}, "does not rank"),
+        ([3, 4], "not a list of heads"),
+        (["head one"], "not a list of heads"),
+    ],
+)
+def test_prune_refuses_an_order_of_another_model(run, tmp_path, capsys, order, word):
+    (tmp_path / "order.json").write_text(json.dumps(order))
+    assert pruned(run, "--keep", "2", "--order", str(tmp_path / "order.json")) == 2
+    assert word in capsys.readouterr().err
+
+
+def test_a_diverging_recovery_leaves_no_model(run, capsys):
+    more = ["--keep", "2", "--random", "--recover", "30", "--learning-rate", "1e30"]
+    assert pruned(run, *more) == 2
+    assert "the loss is" in capsys.readouterr().err
+    assert not (run / "prune-random-0-recover" / "keep-2" / "model.safetensors").exists()

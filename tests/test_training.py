@@ -20,7 +20,9 @@ from minibert.model import IGNORED
 from minibert.training import Stepper, TrainSettings, choose_device, choose_precision, fit, plan
 
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-SETTINGS = TrainSettings(epochs=2, batch_size=5, learning_rate=1e-3, device="cpu")
+SETTINGS = TrainSettings(
+    epochs=2, batch_size=5, learning_rate=1e-3, device="cpu", precision="float32"
+)
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def stepped(model, settings, batches, number=0):
-    Stepper(model.train(), settings, "float32", steps=10).step(number, batches)
+    Stepper(model.train(), settings, steps=10).step(number, batches)
     return weights(model)
 
 
@@ -69,7 +71,7 @@ def test_a_step_is_adamw_on_the_clipped_mean_loss(split, model):
     norm = torch.sqrt(sum((g**2).sum() for g in gradients.values()))
     assert norm > settings.clip
     model.zero_grad()
-    stepper = Stepper(model, settings, "float32", steps=10)
+    stepper = Stepper(model, settings, steps=10)
     value = stepper.step(0, [batch])
     assert value == pytest.approx(loss.item(), abs=1e-12)
     rate = stepper.rate(0)
@@ -81,14 +83,14 @@ def test_a_step_is_adamw_on_the_clipped_mean_loss(split, model):
 
 
 def test_the_rate_climbs_to_the_peak_and_falls_to_zero(model):
-    stepper = Stepper(model, dataclasses.replace(SETTINGS, warmup=0.2), "float32", steps=10)
+    stepper = Stepper(model, dataclasses.replace(SETTINGS, warmup=0.2), steps=10)
     rates = [stepper.rate(i) / SETTINGS.learning_rate for i in range(10)]
     assert rates[:3] == pytest.approx([1 / 3, 2 / 3, 1.0])
     assert rates[3:] == pytest.approx([7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8])
 
 
 def test_a_run_that_only_warms_up_still_has_rates(model):
-    stepper = Stepper(model, dataclasses.replace(SETTINGS, warmup=0.99), "float32", steps=4)
+    stepper = Stepper(model, dataclasses.replace(SETTINGS, warmup=0.99), steps=4)
     assert [stepper.rate(i) / SETTINGS.learning_rate for i in range(4)] == [0.25, 0.5, 0.75, 1]
 
 
@@ -129,7 +131,7 @@ def test_dropout_is_drawn_anew_each_step_and_the_same_on_resume(split, encoder_f
         torch.manual_seed(3)
         model = load_pretrained(encoder_folder, ("O", "I"), hidden_dropout_prob=0.3).train()
         torch.manual_seed(drawn_before)
-        stepper = Stepper(model, SETTINGS, "float32", steps=10)
+        stepper = Stepper(model, SETTINGS, steps=10)
         return stepper.step(number, [collate(split.windows, split.targets)])
 
     assert loss(1, 0) == loss(1, 99)
@@ -193,7 +195,9 @@ def test_bf16_follows_float32(split, encoder_folder):
     for precision in ("float32", "bf16"):
         torch.manual_seed(3)
         model = randomise(load_pretrained(encoder_folder, ("O", "I"), **STILL))
-        stepper = Stepper(model.train(), SETTINGS, precision, steps=10)
+        stepper = Stepper(
+            model.train(), dataclasses.replace(SETTINGS, precision=precision), steps=10
+        )
         results.append(stepper.step(0, [collate(split.windows, split.targets)]))
         assert all(p.dtype == torch.float32 for p in model.parameters())
     assert results[1] == pytest.approx(results[0], rel=0.03)
@@ -205,10 +209,8 @@ def test_ignored_labels_do_not_count(split, model):
     fewer = batch.labels.clone()
     fewer[0] = IGNORED
     values = [
-        Stepper(model, SETTINGS, "float32", 10)._summed_loss(batch._replace(labels=labels)).item()
+        Stepper(model, SETTINGS, 10)._summed_loss(batch._replace(labels=labels)).item()
         for labels in (batch.labels, fewer)
     ]
-    alone = Stepper(model, SETTINGS, "float32", 10)._summed_loss(
-        collate(split.windows[:1], split.targets)
-    )
+    alone = Stepper(model, SETTINGS, 10)._summed_loss(collate(split.windows[:1], split.targets))
     assert values[0] - values[1] == pytest.approx(alone.item(), abs=1e-9)

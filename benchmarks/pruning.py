@@ -1,0 +1,110 @@
+"""What is left of a tagger's score when heads go: learned ways beside orders and chance.
+
+python -m benchmarks.pruning --runs runs/a-0 runs/a-1 runs/a-2, run folders of train.py that differ
+in their seed. Everything is chosen on train and dev; the table is for test. What takes long is kept
+in the run folders and not done again.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+import prune
+from minibert import cli, metrics
+from minibert.ablation import ablate, by_importance, by_value, masks_without, measure
+from minibert.files import read_json, write_json
+from minibert.runs import load_run
+
+
+@dataclass(frozen=True)
+class Settings:
+    runs: tuple[Path, ...]
+    """Run folders of train.py."""
+    keep: tuple[int, ...] = (54, 36, 18, 6)
+    """Heads to keep, falling."""
+    recovered: tuple[int, ...] = (36, 18, 6)
+    """Of these, the ones to fine-tune afterwards as well."""
+    steps: int = 120
+    """Steps of the gates for each."""
+    recover: int = 125
+    """Steps of fine-tuning for each."""
+    batch_size: int = 8
+    documents: int = 0
+    """Documents of dev and of test to measure on; 0: all."""
+    random: int = 5
+    """Draws of random heads."""
+
+
+def run(settings: Settings) -> None:
+    rows: dict[tuple[str, int], list[tuple[float, float, float]]] = {}
+    for folder in settings.runs:
+        for way, keep, share in [*learned(folder, settings), *controls(folder, settings)]:
+            rows.setdefault((way, keep), []).append(share)
+    print(f"share of the dense model's score on test, {len(settings.runs)} seeds: mean, and the")
+    print("lowest and highest end of the seeds' 95 % intervals over documents")
+    for keep in settings.keep:
+        for (way, kept), shares in rows.items():
+            if kept == keep:
+                value, low, high = np.array(shares).T
+                print(f"{keep:4} heads  {way:18} {value.mean():6.1%}"
+                      f"  [{low.min():.1%}, {high.max():.1%}]")  # fmt: skip
+
+
+def learned(folder: Path, settings: Settings) -> list[tuple[str, int, tuple]]:
+    """(way, heads kept, share) of prune.py with gates: weights frozen, repaired, fine-tuned."""
+    shared = ["--run", folder, "--batch-size", settings.batch_size, "--steps", settings.steps]
+    shared += ["--documents", settings.documents]
+    recovery = ["--recover", settings.recover]
+    ways = {
+        "gates": ("prune-keep", settings.keep, []),
+        "gates, refit": ("prune-keep-refit", settings.keep, ["--repair", "refit"]),
+        "gates, recovered": ("prune-keep-recover", settings.recovered, recovery),
+    }
+    out = []
+    for way, (place, keep, more) in ways.items():
+        if prune.main([str(word) for word in [*shared, *more, "--keep", *keep]]):
+            sys.exit(f"{folder}: {way} failed")
+        for number in keep:
+            stage = read_json(folder / place / f"keep-{number}" / "results.json")
+            out.append((way, number, tuple(stage["share"].values())))
+    return out
+
+
+def controls(folder: Path, settings: Settings) -> list[tuple[str, int, tuple]]:
+    """The same for orders made on dev, and for random heads, weights as they are."""
+    kept = folder / "pruning-controls.json"
+    if not kept.exists():
+        dense = load_run(folder).first(settings.documents)
+        model, heads = dense.model, dense.model.config.present_heads
+        single = masks_without(model.config, [[head] for head in heads])
+        losses = ablate(model, dense.splits["dev"], single, progress=tqdm).loss.sum(1)[1:]
+        orders = {
+            "single-head order": by_value(
+                losses.reshape(model.config.num_hidden_layers, -1), heads
+            ),
+            "gradient order": by_importance(model, dense.splits["dev"], tqdm),
+        }
+        for draw in range(settings.random):
+            shuffled = np.random.default_rng(draw).permutation(len(heads))
+            orders[f"random {draw}"] = [heads[i] for i in shuffled]
+        names = [(way, keep) for way in orders for keep in settings.keep]
+        silenced = [orders[way][: len(heads) - keep] for way, keep in names]
+        test = dense.splits["test"]
+        statistics = ablate(model, test, masks_without(model.config, silenced), progress=tqdm)
+        draws = metrics.resamples(len(test.documents), 300)
+        scores = measure(statistics, test, model.config.labels, dense.threshold, draws)["AP"]
+        shares = [metrics.interval(score / scores[:, 0]) for score in scores[:, 1:].T]
+        write_json(kept, [[*name, astuple(share)] for name, share in zip(names, shares)])
+    return read_json(kept)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.run(run, Settings, __doc__, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

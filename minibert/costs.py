@@ -1,0 +1,93 @@
+"""What models cost, measured side by side: size, arithmetic, time and memory of a forward pass."""
+
+import copy
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch.distributed._tools.mem_tracker import MemTracker
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from minibert.data import Window, collate
+from minibert.model import BertForTokenClassification
+
+
+@torch.no_grad()
+def compare_costs(
+    models: Mapping[str, BertForTokenClassification], windows: Sequence[Window], rounds: int = 7
+) -> dict[str, dict[str, float]]:
+    """What one forward pass over `windows` as one batch costs each model.
+
+    The models take turns, `rounds` times. Per model: "heads", "parameters", "bytes" of weights;
+    "flops"; "seconds" and "attention seconds" (all attentions with their projections, alone), the
+    medians; "tokens per second"; "peak bytes" that tensors take, weights included; and "speed-up",
+    "attention speed-up", medians of the ratios to the first model, and "allowed speed-up", the
+    ratio of the arithmetic.
+    """
+    batch = collate(list(windows))
+    device = next(iter(models.values())).classifier.weight.device
+    ids, mask = batch.input_ids.to(device), batch.attention_mask.to(device)
+    whole: dict[str, list[float]] = {name: [] for name in models}
+    attention: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(1 + rounds):
+        for name, model in models.items():
+            whole[name].append(_seconds(lambda model=model: model.eval()(ids, mask)))
+            attention[name].append(_seconds(_attentions(model, ids, mask)))
+    first = next(iter(models))
+    out = {}
+    for name, model in models.items():
+        size = {"heads": len(model.config.present_heads)}
+        size["parameters"] = sum(p.numel() for p in model.parameters())
+        size["bytes"] = sum(p.nbytes for p in model.parameters())
+        seconds = statistics.median(whole[name][1:])
+        out[name] = size | {
+            "flops": _flops(model, ids, mask),
+            "peak bytes": _peak(model, ids, mask),
+            "seconds": seconds,
+            "attention seconds": statistics.median(attention[name][1:]),
+            "tokens per second": int(mask.sum()) / seconds,
+            "speed-up": _ratio(whole[first], whole[name]),
+            "attention speed-up": _ratio(attention[first], attention[name]),
+        }
+        out[name]["allowed speed-up"] = out[first]["flops"] / out[name]["flops"]
+    return out
+
+
+def _ratio(base: Sequence[float], other: Sequence[float]) -> float:
+    """The median over the rounds; the first one only warmed up."""
+    return statistics.median(b / o for b, o in zip(base[1:], other[1:]))
+
+
+def _seconds(compute: Callable) -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    compute()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def _attentions(model: BertForTokenClassification, ids: torch.Tensor, mask: torch.Tensor):
+    """Runs every layer's attention on the first layer's input."""
+    packing = model.bert.packing(mask)
+    hidden = model.bert.embed(ids, torch.zeros_like(ids), packing)
+    return lambda: [layer.attention(hidden, packing) for layer in model.bert.layers]
+
+
+def _flops(model: BertForTokenClassification, ids: torch.Tensor, mask: torch.Tensor) -> int:
+    # The fused attention kernel is not counted on every device; its plain form is.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model(ids, mask)
+    return counter.get_total_flops()
+
+
+def _peak(model: BertForTokenClassification, ids: torch.Tensor, mask: torch.Tensor) -> int:
+    tracked = copy.deepcopy(model).requires_grad_(True)  # the tracker hooks into gradients
+    tracker = MemTracker()
+    tracker.track_external(tracked)
+    with tracker:
+        tracked(ids, mask)
+    return sum(at["Total"] for at in tracker.get_tracker_snapshot("peak").values())

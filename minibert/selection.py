@@ -1,0 +1,121 @@
+"""Which heads stay: gates are trained until the heads that the task can spare are closed."""
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from minibert.config import BertConfig
+from minibert.data import Split
+from minibert.gates import HardConcreteGates
+from minibert.model import BertForTokenClassification
+from minibert.training import Stepper, TrainSettings, endless
+
+SETTLE = 0.7  # share of the steps after which what is undecided is pushed to its side
+PUSH = 0.02  # in loss per labelled token, several times what a useless head costs
+STABLE = 15  # steps without a change of the kept heads, before training stops
+UNDECIDED = 0.04  # largest share of undecided gates to stop at
+
+
+class Goal(Protocol):
+    """What the gates are trained for."""
+
+    def price(self, progress: float, expected: float) -> float:
+        """What an open gate costs, in loss per labelled token, when `progress` (0 to 1) of the
+        steps are over and so many gates are expected open."""
+
+    def head_mask(self, gates: HardConcreteGates) -> Tensor:
+        """(layers, heads): what the gates, as they are now, come to."""
+
+
+class Penalty:
+    """The L0 penalty of Louizos et al. 2018: one price, warmed up over the first 20 % of steps;
+    as many heads stay as are worth it."""
+
+    def __init__(self, weight: float):
+        self.weight = weight
+
+    def price(self, progress: float, expected: float) -> float:
+        return self.weight * min(1.0, progress / 0.2)
+
+    def head_mask(self, gates: HardConcreteGates) -> Tensor:
+        return gates.fixed().detach()
+
+
+class Budget:
+    """Exactly `keep` heads. The wanted number comes down from `present` over the first half of the
+    steps; the price follows what is expected beyond it, and the sum of that (dual ascent on the
+    constraint, damped by a proportional part). In the end the best `keep` are kept."""
+
+    RATE = 1e-5  # loss per labelled token, for each head too many at each step
+    DAMPING = 3e-4  # the same, at once
+
+    def __init__(self, keep: int, config: BertConfig):
+        self.keep = keep
+        self.present = len(config.present_heads)
+        self.dual = 0.0
+
+    def price(self, progress: float, expected: float) -> float:
+        wanted = self.present + min(1.0, progress / 0.5) * (self.keep - self.present)
+        excess = expected - wanted
+        self.dual = max(0.0, self.dual + self.RATE * excess)
+        return max(0.0, self.dual + self.DAMPING * excess)
+
+    def head_mask(self, gates: HardConcreteGates) -> Tensor:
+        ranked = gates.log_alpha.detach().masked_fill(gates.present == 0, -torch.inf)
+        kept = torch.zeros_like(ranked)
+        kept.view(-1)[ranked.flatten().topk(self.keep).indices] = 1
+        return kept
+
+
+class Progress(NamedTuple):
+    """Where gate training is. Open and closed gates have the fixed value 1 and 0."""
+
+    step: int
+    loss: float  # per labelled token, under sampled gates
+    price: float
+    expected: float  # number of open heads
+    open: int
+    closed: int
+    undecided: int
+
+
+def learn_gates(
+    model: BertForTokenClassification,
+    split: Split,
+    gates: HardConcreteGates,
+    goal: Goal,
+    settings: TrainSettings,
+    steps: int,
+) -> Iterator[Progress]:
+    """Train `gates` in place on a split, and with them those weights that require a gradient;
+    yields after every step.
+
+    In the last part every gate is pushed to the side it is on. Training stops before `steps` are
+    over when the kept heads no longer change and nearly no gate is undecided. Raises InputError
+    where the loss is not finite.
+    """
+    stepper = Stepper(model, settings, steps, gates)
+    before, changed = None, 0
+    for step, batches in zip(range(steps), endless(split, settings)):
+        kept = goal.head_mask(gates) > 0.5
+        if before is None or (kept != before).any():
+            before, changed = kept, step
+        price = goal.price(step / steps, gates.open_probability().sum().item())
+        settling = step >= SETTLE * steps
+        charge = (
+            torch.where(kept, -PUSH, PUSH) if settling else torch.full_like(gates.present, price)
+        )
+        loss = stepper.step(step, batches, charge)
+        at = _progress(gates, step + 1, loss, price)
+        yield at
+        if settling and step - changed >= STABLE and at.undecided <= UNDECIDED * kept.numel():
+            break
+
+
+def _progress(gates: HardConcreteGates, step: int, loss: float, price: float) -> Progress:
+    fixed = gates.fixed()[gates.present == 1]
+    opened, closed = int((fixed == 1).sum()), int((fixed == 0).sum())
+    expected = gates.open_probability().sum().item()
+    return Progress(step, loss, price, expected, opened, closed, len(fixed) - opened - closed)

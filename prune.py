@@ -1,0 +1,265 @@
+"""Remove heads of a tagger for good: learned, by a ranking, or at random; check, repair, report.
+
+Each number of --keep, or each weight of --l0, makes one smaller model, in a folder of its own under
+--out; each starts from the one before. Give them falling (--keep 48 36 24) or rising (--l0).
+"""
+
+import random
+import sys
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from minibert import cli, metrics, report
+from minibert.ablation import ablate, head_of, masks_without, measure, name_of
+from minibert.config import BertConfig, Head
+from minibert.costs import compare_costs
+from minibert.data import OUTSIDE, Split
+from minibert.errors import InputError
+from minibert.evaluation import positive
+from minibert.files import read_json, sha256, write_json, write_text
+from minibert.gates import HardConcreteGates
+from minibert.metrics import Array
+from minibert.model import BertForTokenClassification
+from minibert.pruning import at_full_shape, prune, repair
+from minibert.runs import Run, load_run, open_run
+from minibert.selection import Budget, Penalty, learn_gates
+from minibert.training import Precision, TrainSettings, choose_device, fine_tune
+from minibert.weights import load_pretrained, save_pretrained
+
+
+@dataclass(frozen=True)
+class PruneSettings:
+    """The command line of prune.py."""
+
+    run: Path
+    """Run folder of train.py, or a folder that prune.py made: it is pruned further."""
+    out: Path | None = None
+    """Folder for the results; by default one in the run folder, named after the way."""
+    keep: tuple[int, ...] = ()
+    """How many heads to keep, exactly: learned with gates, unless --order or --random says how."""
+    l0: tuple[float, ...] = ()
+    """What an open head costs, in loss per word: gates learn how many stay. Try 0.002 to 0.02."""
+    order: Path | None = None
+    """order-*.json of ablate.py: the least important go first."""
+    random: bool = False
+    """Keep random heads: the control."""
+    joint: bool = False
+    """Train the weights together with the gates. Otherwise they stay as they are, which takes the
+    least memory."""
+    repair: Literal["none", "mean", "refit"] = "none"
+    """Without training. mean: what removed heads put out on average goes into the bias; refit:
+    least squares of the output projections on the training texts, without their labels."""
+    recover: int = 0
+    """Optimizer steps that fine-tune what is left."""
+    steps: int = 150
+    """Most optimizer steps of the gates."""
+    batch_size: int = 8
+    """Windows in one optimizer step."""
+    learning_rate: float = 1e-4
+    """Of the weights, with --joint and --recover."""
+    documents: int = 0
+    """Measure on the first so many documents of dev and of test, to save time; 0: on all."""
+    tokens: int = 4096
+    """Word pieces computed at a time. Memory depends on it; results only by the draws."""
+    precision: Precision = "auto"
+    """auto: bf16 (else fp16) on a GPU, bf16 on a CPU that has it, otherwise float32."""
+    export: bool = False
+    """Also write each model at full shape, lost heads as zeros, for transformers."""
+    device: str = "auto"
+    """auto: the GPU if there is one."""
+    seed: int = 0
+    """Of gates, dropout, the order of documents, and --random."""
+
+    def __post_init__(self) -> None:
+        if bool(self.keep) == bool(self.l0):
+            raise InputError("give either --keep or --l0")
+        if (self.l0 and (self.order or self.random)) or (self.order and self.random):
+            raise InputError("--order and --random are two ways for --keep; give one of them")
+        if self.joint and (self.order or self.random):
+            raise InputError(
+                "--joint trains weights with the gates; --order and --random have none"
+            )
+        if list(self.keep) != sorted(set(self.keep), reverse=True):
+            raise InputError("--keep must fall from one number to the next")
+        if list(self.l0) != sorted(set(self.l0)) or not all(0 < w < float("inf") for w in self.l0):
+            raise InputError("--l0 must be above 0 and rise from one weight to the next")
+        for name in ("steps", "batch_size", "tokens"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name.replace('_', '-')} must be at least 1")
+        if self.documents < 0 or self.recover < 0:
+            raise InputError("--documents and --recover must be at least 0")
+        if 0 < self.learning_rate < float("inf"):
+            raise InputError("--learning-rate must be above 0")
+
+    @property
+    def way(self) -> str:
+        """What the default folder is called after."""
+        if self.order:
+            name = self.order.stem
+        else:
+            name = f"random-{self.seed}" if self.random else "keep" if self.keep else "l0"
+        done = ["joint"] * self.joint + [self.repair] * (self.repair != "none")
+        return "-".join([name, *done, *["recover"] * (self.recover > 0)])
+
+    @property
+    def training(self) -> TrainSettings:
+        return TrainSettings(
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            tokens=self.tokens,
+            precision=self.precision,
+            seed=self.seed,
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.run(run, PruneSettings, __doc__, argv)
+
+
+def run(settings: PruneSettings) -> None:
+    report.require_figures()
+    dense = load_run(settings.run)
+    device = choose_device(settings.device)
+    dense.model.to(device)
+    dense = dense.first(settings.documents)
+    ranking = ranked_heads(settings, dense.model.config)
+    out = settings.out or settings.run / f"prune-{settings.way}"
+    inputs = {"model.safetensors": sha256(settings.run / "model.safetensors")}
+    if settings.order:
+        inputs["order"] = sha256(settings.order)
+    lock = open_run(out, settings, inputs)
+    targets = settings.keep or settings.l0
+    folders = [out / f"{'keep' if settings.keep else 'l0'}-{target:g}" for target in targets]
+    model, reference = dense.model, None
+    for folder, target in zip(folders, targets):
+        if not (folder / "results.json").exists():
+            reference = reference or measured(dense.model, dense.splits)
+            folder.mkdir(exist_ok=True)
+            smaller, told = make_smaller(model, dense.splits["train"], target, ranking, settings)
+            save(smaller, settings, folder)
+            told |= compare(dense, smaller, reference)
+            write_json(folder / "results.json", told)
+        model = load_pretrained(folder).to(device)
+    table = report.pruning_table({f.name: read_json(f / "results.json") for f in folders})
+    write_text(out / "table.txt", table)
+    report.draw_pareto(settings.run)
+    print(f"{table}\nThe models are in {out}; all ways so far: {settings.run / 'pareto.png'}")
+    lock.close()
+
+
+def ranked_heads(settings: PruneSettings, config: BertConfig) -> list[Head]:
+    """The order in which heads go, for --order and --random; checks --keep against the model."""
+    present = config.present_heads
+    if any(not 0 <= keep < len(present) for keep in settings.keep):
+        raise InputError(
+            f"--keep: the model has {len(present)} heads; keep 0 to {len(present) - 1}"
+        )
+    if settings.random:
+        order = list(present)
+        random.Random(settings.seed).shuffle(order)
+        return order
+    if not settings.order:
+        return []
+    try:
+        order = [head_of(name) for name in read_json(settings.order)]
+    except (AttributeError, TypeError, ValueError):
+        raise InputError(f"{settings.order}: not a list of heads, such as L3H7") from None
+    if sorted(order) != present:
+        raise InputError(f"{settings.order}: does not rank the {len(present)} heads of this model")
+    return order
+
+
+def make_smaller(
+    model: BertForTokenClassification,
+    train: Split,
+    target: float,
+    ranking: Sequence[Head],
+    settings: PruneSettings,
+) -> tuple[BertForTokenClassification, dict]:
+    """The model with fewer heads, and what there is to tell of how they were chosen."""
+    told: dict = {"gates": []}
+    model = deepcopy(model)
+    if ranking:
+        head_mask = masks_without(model.config, [ranking[: len(ranking) - int(target)]])[0]
+    else:
+        gates = HardConcreteGates(model.config).to(model.classifier.weight.device)
+        goal = Budget(int(target), model.config) if settings.keep else Penalty(target)
+        model.requires_grad_(settings.joint).train(settings.joint)
+        with tqdm(desc=f"gates for {target:g}", total=settings.steps, disable=None) as bar:
+            for at in learn_gates(model, train, gates, goal, settings.training, settings.steps):
+                told["gates"].append(at._asdict())
+                bar.set_postfix({k: f"{v:.4g}" for k, v in at._asdict().items() if k != "step"})
+                bar.update()
+        head_mask = goal.head_mask(gates)
+    smaller = prune(model, head_mask)
+    told["heads"] = [name_of(head) for head in smaller.config.present_heads]
+    if settings.repair != "none":
+        repair(model, smaller, train.windows, projection=settings.repair == "refit")
+    if settings.recover:
+        smaller.requires_grad_(True).train()
+        with tqdm(desc=f"recover {target:g}", total=settings.recover, disable=None) as bar:
+            for loss in fine_tune(smaller, train, settings.training, settings.recover):
+                bar.set_postfix(loss=f"{loss:.3f}")
+                bar.update()
+    return smaller.eval(), told
+
+
+def save(model: BertForTokenClassification, settings: PruneSettings, folder: Path) -> None:
+    """A run folder of its own: what the pruned run was trained and reported on, its model."""
+    for name in ("run.json", "tokenizer.json"):
+        write_text(folder / name, (settings.run / name).read_text(encoding="utf-8"))
+    save_pretrained(model, folder)
+    if settings.export:
+        (folder / "full-shape").mkdir(exist_ok=True)
+        save_pretrained(at_full_shape(model), folder / "full-shape")
+
+
+class Measured(NamedTuple):
+    """Every measure under every resample of the documents, the threshold chosen on dev."""
+
+    threshold: float | None
+    dev: dict[str, Array]  # each (1 + R,)
+    test: dict[str, Array]
+
+
+def measured(model: BertForTokenClassification, splits: dict[str, Split]) -> Measured:
+    labels = model.config.labels
+    no_masks = masks_without(model.config, [])
+    statistics = {name: ablate(model, splits[name], no_masks) for name in ("dev", "test")}
+    threshold = None
+    if OUTSIDE in labels:
+        gold = positive(splits["dev"].targets, labels)
+        cuts = np.cumsum([len(g) for g in gold])[:-1]
+        ranking = metrics.Ranking(gold, np.split(statistics["dev"].ranks[0], cuts))
+        threshold = ranking.best_threshold()
+    values = []
+    for name, found in statistics.items():
+        draws = metrics.resamples(len(splits[name].documents), 300)
+        every = measure(found, splits[name], labels, threshold, draws)
+        values.append({measure: value[:, 0] for measure, value in every.items()})
+    return Measured(threshold, *values)
+
+
+def compare(dense: Run, smaller: BertForTokenClassification, reference: Measured) -> dict:
+    """Scores of the smaller model, its share of the dense one's, and what both cost."""
+    own = measured(smaller, dense.splits)
+    main = "AP" if "AP" in own.test else "accuracy"
+    few = sorted(dense.splits["dev"].windows, key=lambda w: -len(w.input_ids))[:8]
+    return {
+        "threshold": own.threshold,
+        "dev": {name: metrics.interval(values) for name, values in own.dev.items()},
+        "test": {name: metrics.interval(values) for name, values in own.test.items()},
+        "dense": {name: metrics.interval(values) for name, values in reference.test.items()},
+        "share": metrics.interval(own.test[main] / reference.test[main]),
+        "costs": compare_costs({"dense": dense.model, "pruned": smaller}, few),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
