@@ -6,7 +6,7 @@ Each number of --keep, or each weight of --l0, makes one smaller model, in a fol
 
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +46,7 @@ class PruneSettings:
     l0: tuple[float, ...] = ()
     """What an open head costs, in loss per word: gates learn how many stay. Try 0.002 to 0.02."""
     order: Path | None = None
-    """order-*.json of ablate.py: the least important go first."""
+    """order-*.json of ablate.py, or order.json of an earlier prune.py: the first go first."""
     random: bool = False
     """Keep random heads: the control."""
     joint: bool = False
@@ -146,7 +146,9 @@ def run(settings: PruneSettings) -> None:
             told |= compare(dense, smaller, reference)
             write_json(folder / "results.json", told)
         model = load_pretrained(folder).to(device)
-    table = report.pruning_table({f.name: read_json(f / "results.json") for f in folders})
+    stages = {folder.name: read_json(folder / "results.json") for folder in folders}
+    write_json(out / "order.json", order_of(dense.model.config, stages.values()))
+    table = report.pruning_table(stages)
     write_text(out / "table.txt", table)
     report.draw_pareto(settings.run)
     print(f"{table}\nThe models are in {out}; all ways so far: {settings.run / 'pareto.png'}")
@@ -173,6 +175,16 @@ def ranked_heads(settings: PruneSettings, config: BertConfig) -> list[Head]:
     if sorted(order) != present:
         raise InputError(f"{settings.order}: does not rank the {len(present)} heads of this model")
     return order
+
+
+def order_of(config: BertConfig, stages: Iterable[dict]) -> list[str]:
+    """Heads in the order in which the stages removed them, those left last: for --order."""
+    left = [name_of(head) for head in config.present_heads]
+    gone: list[str] = []
+    for stage in stages:
+        gone += [name for name in left if name not in stage["heads"]]
+        left = stage["heads"]
+    return gone + left
 
 
 def make_smaller(

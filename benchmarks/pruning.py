@@ -11,13 +11,15 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 from tqdm import tqdm
 
 import prune
 from minibert import cli, metrics
 from minibert.ablation import ablate, by_importance, by_value, masks_without, measure
+from minibert.config import Head
 from minibert.files import read_json, write_json
-from minibert.runs import load_run
+from minibert.runs import Run, load_run
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,15 @@ def learned(folder: Path, settings: Settings) -> list[tuple[str, int, tuple]]:
     """(way, heads kept, share) of prune.py with gates: weights frozen, repaired, fine-tuned."""
     shared = ["--run", folder, "--batch-size", settings.batch_size, "--steps", settings.steps]
     shared += ["--documents", settings.documents]
-    recovery = ["--recover", settings.recover]
+    order = ["--order", folder / "prune-keep" / "order.json"]  # the heads that the gates left
     ways = {
         "gates": ("prune-keep", settings.keep, []),
-        "gates, refit": ("prune-keep-refit", settings.keep, ["--repair", "refit"]),
-        "gates, recovered": ("prune-keep-recover", settings.recovered, recovery),
+        "gates, refit": ("prune-order-refit", settings.keep, [*order, "--repair", "refit"]),
+        "gates, recovered": (
+            "prune-order-recover",
+            settings.recovered,
+            [*order, "--recover", settings.recover],
+        ),
     }
     out = []
     for way, (place, keep, more) in ways.items():
@@ -76,30 +82,42 @@ def learned(folder: Path, settings: Settings) -> list[tuple[str, int, tuple]]:
 
 def controls(folder: Path, settings: Settings) -> list[tuple[str, int, tuple]]:
     """The same for orders made on dev, and for random heads, weights as they are."""
-    kept = folder / "pruning-controls.json"
-    if not kept.exists():
+    path = folder / "pruning-controls.json"
+    asked = [list(settings.keep), settings.documents, settings.random]
+    if not path.exists() or read_json(path)["asked"] != asked:
         dense = load_run(folder).first(settings.documents)
-        model, heads = dense.model, dense.model.config.present_heads
-        single = masks_without(model.config, [[head] for head in heads])
-        losses = ablate(model, dense.splits["dev"], single, progress=tqdm).loss.sum(1)[1:]
-        orders = {
-            "single-head order": by_value(
-                losses.reshape(model.config.num_hidden_layers, -1), heads
-            ),
-            "gradient order": by_importance(model, dense.splits["dev"], tqdm),
-        }
-        for draw in range(settings.random):
-            shuffled = np.random.default_rng(draw).permutation(len(heads))
-            orders[f"random {draw}"] = [heads[i] for i in shuffled]
+        orders = make_orders(dense, settings.random)
         names = [(way, keep) for way in orders for keep in settings.keep]
-        silenced = [orders[way][: len(heads) - keep] for way, keep in names]
-        test = dense.splits["test"]
-        statistics = ablate(model, test, masks_without(model.config, silenced), progress=tqdm)
-        draws = metrics.resamples(len(test.documents), 300)
-        scores = measure(statistics, test, model.config.labels, dense.threshold, draws)["AP"]
-        shares = [metrics.interval(score / scores[:, 0]) for score in scores[:, 1:].T]
-        write_json(kept, [[*name, astuple(share)] for name, share in zip(names, shares)])
-    return read_json(kept)
+        silenced = [orders[way][: len(orders[way]) - keep] for way, keep in names]
+        masks = masks_without(dense.model.config, silenced)
+        rows = [[*name, share] for name, share in zip(names, shares_of(dense, masks))]
+        write_json(path, {"asked": asked, "rows": rows})
+    return read_json(path)["rows"]
+
+
+def make_orders(dense: Run, random: int) -> dict[str, list[Head]]:
+    model, dev = dense.model, dense.splits["dev"]
+    heads = model.config.present_heads
+    alone = masks_without(model.config, [[head] for head in heads])
+    losses = ablate(model, dev, alone, progress=tqdm).loss.sum(1)[1:]
+    losses = losses.reshape(model.config.num_hidden_layers, -1)
+    orders = {
+        "single-head order": by_value(losses, heads),
+        "gradient order": by_importance(model, dev, tqdm),
+    }
+    for draw in range(random):
+        shuffled = np.random.default_rng(draw).permutation(len(heads))
+        orders[f"random {draw}"] = [heads[i] for i in shuffled]
+    return orders
+
+
+def shares_of(dense: Run, masks: Tensor) -> list[tuple[float, float, float]]:
+    """AP on test under each mask, over that of the dense model, with its interval."""
+    test = dense.splits["test"]
+    statistics = ablate(dense.model, test, masks, progress=tqdm)
+    draws = metrics.resamples(len(test.documents), 300)
+    scores = measure(statistics, test, dense.model.config.labels, dense.threshold, draws)["AP"]
+    return [astuple(metrics.interval(score / scores[:, 0])) for score in scores[:, 1:].T]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -295,6 +295,10 @@ def test_prune_makes_smaller_runs_and_goes_on_after_a_kill(run, capsys):
     trained = json.loads((run / "results.json").read_text())
     expected = trained["test"]["minibert"]["AP"]["value"]
     assert results["dense"]["AP"]["value"] == pytest.approx(expected, abs=1e-6)
+    order = json.loads((out / "order.json").read_text())
+    assert [order[-1]] == results["heads"]
+    assert set(order[-4:]) == {f"L{layer}H{head}" for layer, head in four}
+    assert len(set(order)) == 6
     whole = load_pretrained(out / "keep-1" / "full-shape").config
     assert len(whole.present_heads) == 6
     assert (run / "pareto.png").stat().st_size > 1000
