@@ -89,32 +89,17 @@ def ablate(settings: AblateSettings) -> None:
     writes = processes.join()
     run = load_run(settings.run)
     run.model.to(choose_device(settings.device))
-    run = run.first(settings.documents)
-    check_splits(run, writes)
+    run = run.measured_on(settings.documents)
+    if writes:
+        print(run.describe())
     out = settings.out or settings.run / f"ablation-{settings.ablation}"
     weights = {"model.safetensors": sha256(settings.run / "model.safetensors")}
-    lock = open_run(out, settings, weights) if writes else None
+    lock = open_run(out, settings, weights, free=("orders", "random")) if writes else None
     results = Study(run, settings, out, writes).results()
     if lock:
         report.ablation_figures(results, run.model.config, out)
         print(report.ablation_summary(results), f"\nTables and figures are in {out}")
         lock.close()
-
-
-def check_splits(run: Run, writes: bool) -> None:
-    """Refuse what cannot be measured; say on how much it is, and where that is little."""
-    names = run.model.config.labels
-    for split in ("dev", "test"):
-        count = len(run.splits[split].documents)
-        if writes:
-            print(f"{split}: {count} documents" + ("; the intervals will be wide" * (count < 20)))
-        if OUTSIDE in names:
-            inside = np.concatenate(positive(run.splits[split].targets, names))
-            if inside.all() or not inside.any():
-                raise InputError(
-                    f"{split}: {'every' if inside.any() else 'no'} word is in a keyphrase: average "
-                    "precision cannot be computed; take other or more --documents"
-                )
 
 
 class Study:
@@ -229,7 +214,7 @@ class Study:
         def compute(bar: Progress) -> dict:
             split, stride = self.splits["test"], self.settings.stride
             statistics = ablation.cumulative(
-                self.model, split, order, self.fill, stride, progress=bar
+                self.model, split, order, self.fill, stride, self.settings.tokens, bar
             )
             values = self.measure(statistics, "test", 100)
             main = values["AP" if "AP" in values else "accuracy"]

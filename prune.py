@@ -8,11 +8,12 @@ import random
 import sys
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from minibert import cli, metrics, report
@@ -27,10 +28,12 @@ from minibert.gates import HardConcreteGates
 from minibert.metrics import Array
 from minibert.model import BertForTokenClassification
 from minibert.pruning import at_full_shape, prune, repair
-from minibert.runs import Run, load_run, open_run
+from minibert.runs import Run, inherit, load_run, open_run
 from minibert.selection import Budget, Penalty, learn_gates
-from minibert.training import Precision, TrainSettings, choose_device, fine_tune
+from minibert.training import Precision, TrainSettings, choose_device, choose_precision, fine_tune
 from minibert.weights import load_pretrained, save_pretrained
+
+REPAIR_WINDOWS = 128  # of the training texts: enough for some hundred unknowns, little memory
 
 
 @dataclass(frozen=True)
@@ -89,13 +92,11 @@ class PruneSettings:
             raise InputError("--keep must fall from one number to the next")
         if list(self.l0) != sorted(set(self.l0)) or not all(0 < w < float("inf") for w in self.l0):
             raise InputError("--l0 must be above 0 and rise from one weight to the next")
-        for name in ("steps", "batch_size", "tokens"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name.replace('_', '-')} must be at least 1")
-        if self.documents < 0 or self.recover < 0:
-            raise InputError("--documents and --recover must be at least 0")
-        if 0 < self.learning_rate < float("inf"):
-            raise InputError("--learning-rate must be above 0")
+        if self.joint and self.repair != "none":
+            raise InputError("--repair is for weights that are not trained; leave out --joint")
+        if self.steps < 1 or self.documents < 0 or self.recover < 0:
+            raise InputError("--steps must be at least 1, --documents and --recover at least 0")
+        _ = self.training  # checks the rest
 
     @property
     def way(self) -> str:
@@ -127,7 +128,9 @@ def run(settings: PruneSettings) -> None:
     dense = load_run(settings.run)
     device = choose_device(settings.device)
     dense.model.to(device)
-    dense = dense.first(settings.documents)
+    dense = dense.measured_on(settings.documents)
+    print(dense.describe())
+    settings = replace(settings, precision=choose_precision(settings.precision, device))
     ranking = ranked_heads(settings, dense.model.config)
     out = settings.out or settings.run / f"prune-{settings.way}"
     inputs = {"model.safetensors": sha256(settings.run / "model.safetensors")}
@@ -141,7 +144,7 @@ def run(settings: PruneSettings) -> None:
         if not (folder / "results.json").exists():
             reference = reference or measured(dense.model, dense.splits)
             folder.mkdir(exist_ok=True)
-            smaller, told = make_smaller(model, dense.splits["train"], target, ranking, settings)
+            smaller, told = make_smaller(model, dense, target, ranking, settings)
             save(smaller, settings, folder)
             told |= compare(dense, smaller, reference)
             write_json(folder / "results.json", told)
@@ -150,8 +153,7 @@ def run(settings: PruneSettings) -> None:
     write_json(out / "order.json", order_of(dense.model.config, stages.values()))
     table = report.pruning_table(stages)
     write_text(out / "table.txt", table)
-    report.draw_pareto(settings.run)
-    print(f"{table}\nThe models are in {out}; all ways so far: {settings.run / 'pareto.png'}")
+    print(f"{table}\nThe models are in {out}; all ways so far: {report.draw_pareto(out.parent)}")
     lock.close()
 
 
@@ -189,13 +191,14 @@ def order_of(config: BertConfig, stages: Iterable[dict]) -> list[str]:
 
 def make_smaller(
     model: BertForTokenClassification,
-    train: Split,
+    dense: Run,
     target: float,
     ranking: Sequence[Head],
     settings: PruneSettings,
 ) -> tuple[BertForTokenClassification, dict]:
     """The model with fewer heads, and what there is to tell of how they were chosen."""
     told: dict = {"gates": []}
+    train = dense.splits["train"]
     model = deepcopy(model)
     if ranking:
         head_mask = masks_without(model.config, [ranking[: len(ranking) - int(target)]])[0]
@@ -209,10 +212,12 @@ def make_smaller(
                 bar.set_postfix({k: f"{v:.4g}" for k, v in at._asdict().items() if k != "step"})
                 bar.update()
         head_mask = goal.head_mask(gates)
-    smaller = prune(model, head_mask)
+    smaller = prune(model.eval(), head_mask)
     told["heads"] = [name_of(head) for head in smaller.config.present_heads]
     if settings.repair != "none":
-        repair(model, smaller, train.windows, projection=settings.repair == "refit")
+        whole = model if settings.recover else dense.model  # the last that was trained
+        windows = train.windows[:REPAIR_WINDOWS]
+        repair(whole, smaller, windows, settings.repair == "refit", settings.tokens)
     if settings.recover:
         smaller.requires_grad_(True).train()
         with tqdm(desc=f"recover {target:g}", total=settings.recover, disable=None) as bar:
@@ -224,12 +229,17 @@ def make_smaller(
 
 def save(model: BertForTokenClassification, settings: PruneSettings, folder: Path) -> None:
     """A run folder of its own: what the pruned run was trained and reported on, its model."""
-    for name in ("run.json", "tokenizer.json"):
-        write_text(folder / name, (settings.run / name).read_text(encoding="utf-8"))
-    save_pretrained(model, folder)
+    if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
+        raise InputError("the weights are no longer finite: try a lower --learning-rate")
+    inherit(settings.run, folder, settings)
+    tokenizer = (settings.run / "tokenizer.json").read_text(encoding="utf-8")
+    places = {folder: model}
     if settings.export:
-        (folder / "full-shape").mkdir(exist_ok=True)
-        save_pretrained(at_full_shape(model), folder / "full-shape")
+        places[folder / "full-shape"] = at_full_shape(model)
+    for place, saved in places.items():
+        place.mkdir(exist_ok=True)
+        write_text(place / "tokenizer.json", tokenizer)
+        save_pretrained(saved, place)
 
 
 class Measured(NamedTuple):

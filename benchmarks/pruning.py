@@ -85,7 +85,7 @@ def controls(folder: Path, settings: Settings) -> list[tuple[str, int, tuple]]:
     path = folder / "pruning-controls.json"
     asked = [list(settings.keep), settings.documents, settings.random]
     if not path.exists() or read_json(path)["asked"] != asked:
-        dense = load_run(folder).first(settings.documents)
+        dense = load_run(folder).measured_on(settings.documents)
         orders = make_orders(dense, settings.random)
         names = [(way, keep) for way in orders for keep in settings.keep]
         silenced = [orders[way][: len(orders[way]) - keep] for way, keep in names]

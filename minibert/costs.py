@@ -17,10 +17,10 @@ from minibert.model import BertForTokenClassification
 @torch.no_grad()
 def compare_costs(
     models: Mapping[str, BertForTokenClassification], windows: Sequence[Window], rounds: int = 7
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict]:
     """What one forward pass over `windows` as one batch costs each model.
 
-    The models take turns, `rounds` times. Per model: "heads", "parameters", "bytes" of weights;
+    The models take turns, `rounds` times. Per model: "heads by layer"; "parameters", "bytes";
     "flops"; "seconds" and "attention seconds" (all attentions with their projections, alone), the
     medians; "tokens per second"; "peak bytes" that tensors take, weights included; and "speed-up",
     "attention speed-up", medians of the ratios to the first model, and "allowed speed-up", the
@@ -38,11 +38,11 @@ def compare_costs(
     first = next(iter(models))
     out = {}
     for name, model in models.items():
-        size = {"heads": len(model.config.present_heads)}
-        size["parameters"] = sum(p.numel() for p in model.parameters())
-        size["bytes"] = sum(p.nbytes for p in model.parameters())
         seconds = statistics.median(whole[name][1:])
-        out[name] = size | {
+        out[name] = {
+            "heads by layer": [len(layer.attention.heads) for layer in model.bert.layers],
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "bytes": sum(p.nbytes for p in model.parameters()),
             "flops": _flops(model, ids, mask),
             "peak bytes": _peak(model, ids, mask),
             "seconds": seconds,

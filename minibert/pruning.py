@@ -11,6 +11,8 @@ from minibert.config import BertConfig, Head
 from minibert.data import Window, collate, make_batches
 from minibert.model import BertForTokenClassification, Packing, SelfAttention
 
+RIDGE = 0.01  # of `repair`: share of each input's own square
+
 
 def keep_heads(attention: SelfAttention, config: BertConfig, heads: Sequence[int]) -> SelfAttention:
     """The attention with only these of its heads, by original index: rows of query, key and value
@@ -64,28 +66,30 @@ def prune(model: BertForTokenClassification, head_mask: Tensor) -> BertForTokenC
     """A smaller copy that computes what the model computes under `head_mask` (layers, heads): heads
     at 0 are removed, other factors folded into the output projection.
 
-    Raises RuntimeError, in place of returning a model that is not the same.
+    Raises RuntimeError, in place of returning a model that is not the same in float64.
     """
     silent = [head for head in model.config.present_heads if head_mask[head] == 0]
-    smaller = without_heads(model, silent)
+    dtype, device = model.classifier.weight.dtype, model.classifier.weight.device
+    whole = deepcopy(model).cpu().double()
+    smaller = without_heads(whole, silent)
     for number, layer in enumerate(smaller.bert.layers):
         attention = layer.attention
         factor = head_mask[number, list(attention.heads)].to(attention.output.weight)
         attention.output.weight *= factor.repeat_interleave(attention.head_size)
-    if (worst := _difference(model, head_mask, smaller)) > 1e-10:
+    if not (worst := _difference(whole, head_mask.detach().cpu(), smaller)) <= 1e-10:
         raise RuntimeError(f"the pruned model differs from the masked one by {worst:.1e}")
-    return smaller
+    return smaller.to(device, dtype)
 
 
 def _difference(
     model: BertForTokenClassification, head_mask: Tensor, smaller: BertForTokenClassification
 ) -> float:
-    """How far the logits of the two are apart in float64, beside the size of the logits."""
+    """How far the logits of the two are apart, beside their size."""
     length = min(64, model.config.max_position_embeddings)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(model.config.vocab_size, (2, length), generator=generator)
-    whole, small = (deepcopy(m).double().cpu().eval() for m in (model, smaller))
-    masked = whole(ids, head_mask=head_mask.detach().double().cpu()).logits
+    whole, small = (deepcopy(m).eval() for m in (model, smaller))
+    masked = whole(ids, head_mask=head_mask).logits
     return float((small(ids).logits - masked).abs().max() / masked.abs().max())
 
 
@@ -153,7 +157,8 @@ def repair(
             gram = gram + given.double().T @ given.double()
             cross = cross + given.double().T @ missing.double()
         gram.diagonal()[:width] *= 1 + RIDGE
-        change = torch.linalg.solve(gram, cross).to(output.weight)  # (width + 1, D)
+        solution = torch.linalg.lstsq(gram.cpu(), cross.cpu(), driver="gelsd").solution
+        change = solution.to(output.weight)  # (width + 1, D); zero where an input is constant 0
         output.weight[:, :width] += change[:width].T
         output.bias += change[width]
         states = [
@@ -164,6 +169,3 @@ def repair(
             )
             for packing, old, attended, new, context in known
         ]
-
-
-RIDGE = 0.01  # share of each input's own variance

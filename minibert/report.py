@@ -1,5 +1,6 @@
 """Results to look at: tables, marked texts and figures."""
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -201,61 +202,73 @@ def draw_curves(path: Path, curves: dict) -> None:
 
 
 def pruning_table(stages: Mapping[str, dict]) -> str:
-    """A line for each smaller model that prune.py made: what is left, how fast, how good."""
-    header = ["", "heads", "undecided", "parameters", "attention", "model (allowed)", "peak MB"]
-    main = _main(next(iter(stages.values()))["test"])
-    rows = [[*header, f"{main}, test", "of the dense model's"]]
+    """A line for the dense model and each smaller one that prune.py made from it: what is left,
+    what a forward pass costs, how good it is."""
+    first = next(iter(stages.values()))
+    main = _main(first["test"])
+    costs = ["parameters", "MB", "peak MB", "ms", "tokens/s", "attention", "model (allowed)"]
+    rows = [["", "heads", "by layer", "undecided", *costs, f"{main}, test, %", "of the dense, %"]]
+    rows.append(["dense", *_size(first, "dense"), "-", *_costs(first, "dense")])
+    rows[-1] += [_cell(main, Score(**first["dense"][main])), "100"]
     for name, stage in stages.items():
-        cost, dense = stage["costs"]["pruned"], stage["costs"]["dense"]
-        gates = stage["gates"]
-        rows.append(
-            [
-                name,
-                f"{cost['heads']} of {dense['heads']}",
-                str(gates[-1]["undecided"]) if gates else "-",
-                f"{cost['parameters'] / 1e6:.1f} M",
-                f"{cost['attention speed-up']:.2f}x",
-                f"{cost['speed-up']:.2f}x ({cost['allowed speed-up']:.2f}x)",
-                f"{cost['peak bytes'] / 2**20:.0f} of {dense['peak bytes'] / 2**20:.0f}",
-                _cell(main, Score(**stage["test"][main])),
-                _cell("share", Score(**stage["share"])) + " %",
-            ]
-        )
+        undecided = str(stage["gates"][-1]["undecided"]) if stage["gates"] else "-"
+        rows.append([name, *_size(stage, "pruned"), undecided, *_costs(stage, "pruned")])
+        rows[-1] += [_cell(main, Score(**stage["test"][main]))]
+        rows[-1] += [_cell("share", Score(**stage["share"]))]
     return _columns(rows) + "\n"
 
 
-def draw_pareto(run: Path) -> None:
-    """pareto.png in a run folder: score against heads kept, a line for every prune-* folder in it,
-    random ones as a band."""
+def _size(stage: dict, model: str) -> list[str]:
+    layers = stage["costs"][model]["heads by layer"]
+    return [str(sum(layers)), " ".join(map(str, layers))]
+
+
+def _costs(stage: dict, model: str) -> list[str]:
+    cost = stage["costs"][model]
+    return [
+        f"{cost['parameters'] / 1e6:.1f} M",
+        f"{cost['bytes'] / 2**20:.0f}",
+        f"{cost['peak bytes'] / 2**20:.0f}",
+        f"{1000 * cost['seconds']:.0f}",
+        f"{cost['tokens per second']:.0f}",
+        f"{cost['attention speed-up']:.2f}x",
+        f"{cost['speed-up']:.2f}x ({cost['allowed speed-up']:.2f}x)",
+    ]
+
+
+def draw_pareto(run: Path) -> Path:
+    """pareto.png in a run folder: score against heads kept, a line for every folder of prune.py in
+    it, random heads as a band."""
     ways: dict[str, dict[int, dict]] = {}
-    for path in sorted(run.glob("prune-*/*/results.json")):
+    for path in sorted(run.glob("*/*/results.json")):
         stage = read_json(path)
-        kept = stage["costs"]["pruned"]["heads"]
-        ways.setdefault(path.parts[-3].removeprefix("prune-"), {})[kept] = stage
-    if not ways:
-        return
+        if "share" in stage:
+            ways.setdefault(path.parts[-3].removeprefix("prune-"), {})[len(stage["heads"])] = stage
     figure, axes = _figure(7.5, 4.5)
     random: dict[int, list[float]] = {}
     for way, stages in ways.items():
         kept = sorted(stages)
         main = _main(stages[kept[0]]["test"])
         scores = [stages[k]["test"][main] for k in kept]
-        values = np.array([score["value"] for score in scores])
-        if way.startswith("random"):
+        values, low, high = (np.array([s[end] for s in scores]) for end in ("value", "low", "high"))
+        if re.fullmatch(r"random-\d+", way):
             for k, value in zip(kept, values):
                 random.setdefault(k, []).append(value)
-            continue
-        low, high = (np.array([score[end] for score in scores]) for end in ("low", "high"))
-        axes.errorbar(kept, values, [values - low, high - values], label=way, capsize=2, marker="o")
+        else:
+            bars = [values - low, high - values]
+            axes.errorbar(kept, values, bars, label=way, capsize=2, marker="o")
+        full = stages[kept[0]]["dense"][main]["value"]
     if random:
         kept = sorted(random)
-        bounds = ([bound(random[k]) for k in kept] for bound in (min, max))
-        axes.fill_between(kept, *bounds, color="0.85", label="random heads")
-    full = stages[kept[0]]["dense"][main]["value"]
+        least, most = ([bound(random[k]) for k in kept] for bound in (min, max))
+        axes.fill_between(kept, least, most, color="0.85", label="random heads")
+        axes.plot(kept, most, ".", color="0.6")
+        axes.plot(kept, least, ".", color="0.6")
     axes.axhline(full, color="0.5", linewidth=0.8, linestyle=":", label="all heads")
     axes.set(xlabel="heads kept", ylabel=f"{main} on test", title="Fewer heads, by every way tried")
     axes.legend(frameon=False)
     _save(figure, run / "pareto.png")
+    return run / "pareto.png"
 
 
 def require_figures() -> None:

@@ -3,35 +3,38 @@
 import fcntl
 import json
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from minibert.data import Split, first_documents, load_corpus, make_splits
+from minibert.data import OUTSIDE, Split, first_documents, load_corpus, make_splits
 from minibert.errors import InputError
 from minibert.files import read_json, write_json, write_text
 from minibert.model import BertForTokenClassification
 from minibert.tokenizer import Tokenizer
 from minibert.weights import load_pretrained
 
-# Settings that may differ when a run is taken up again, with less memory, say, or more orders.
-FREE = ("out", "show", "device", "tokens", "orders", "random")
+# Settings that may differ when a run is taken up again, with less memory, say; of the files that
+# `run` and `order` name the checksums are compared.
+FREE = ("out", "show", "device", "tokens", "run", "order")
+PRUNED = "pruned"  # in run.json: how prune.py made this model from that of the recorded run
 LIBRARIES = ("minibert", "torch", "numpy", "tokenizers", "safetensors")
 
 
-def open_run(folder: Path, settings: Any, inputs: dict[str, str]) -> IO:
+def open_run(folder: Path, settings: Any, inputs: dict[str, str], free: Sequence[str] = ()) -> IO:
     """Begin a run in `folder`, or take up the one there if settings and inputs are the same.
 
-    `settings`: a dataclass, compared but for FREE. `inputs`: their checksums. Returns the lock, to
-    be kept: a second process on the folder is refused. Raises InputError.
+    `settings`: a dataclass, compared but for FREE and `free`. `inputs`: their checksums. Returns
+    the lock, to be kept: a second process on the folder is refused. Raises InputError.
     """
     record = {
-        "settings": json.loads(json.dumps(asdict(settings), default=str)),
+        "settings": _as_json(settings),
         "inputs": inputs,
         "versions": {"python": platform.python_version()} | {n: version(n) for n in LIBRARIES},
     }
-    for name in FREE:
+    for name in [*FREE, *free]:
         record["settings"].pop(name, None)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -50,10 +53,23 @@ def open_run(folder: Path, settings: Any, inputs: dict[str, str]) -> IO:
     for left_over in folder.glob(".*.tmp"):  # from a write that was killed
         left_over.unlink()
     if (folder / "run.json").exists():
-        _compare(folder, _read_record(folder), record)
+        old = _read_record(folder)
+        if PRUNED in old:
+            raise InputError(f"{folder}: a model that prune.py made; name another folder")
+        _compare(folder, old, record)
     else:
         write_json(folder / "run.json", record)
     return lock
+
+
+def _as_json(settings: Any) -> dict:
+    return json.loads(json.dumps(asdict(settings), default=str))
+
+
+def inherit(parent: Path, folder: Path, settings: Any) -> None:
+    """Make `folder` a run on what `parent` was trained and reported on, pruned by `settings`."""
+    record = _read_record(parent)
+    write_json(folder / "run.json", record | {PRUNED: _as_json(settings)})
 
 
 def _read_record(folder: Path) -> dict:
@@ -71,10 +87,31 @@ class Run(NamedTuple):
     splits: dict[str, Split]
     threshold: float | None  # of `evaluation.positive_score`; None where no label is O
 
-    def first(self, count: int) -> "Run":
-        """With only so many documents of dev and of test, if `count` is not 0."""
-        measured = {name: first_documents(self.splits[name], count) for name in ("dev", "test")}
-        return self._replace(splits=self.splits | measured) if count else self
+    def measured_on(self, count: int) -> "Run":
+        """With only so many documents of dev and of test, if `count` is not 0. Raises InputError
+        where there is nothing to measure."""
+        names = self.model.config.labels
+        if not self.model.config.present_heads:
+            raise InputError("the model has no heads left")
+        splits = dict(self.splits)
+        for name in ("dev", "test"):
+            if count:
+                splits[name] = first_documents(splits[name], count)
+            found = {names[i] == OUTSIDE for target in splits[name].targets for i in target}
+            if OUTSIDE in names and len(found) < 2:
+                raise InputError(
+                    f"{name}: {'no' if True in found else 'every'} word is in a keyphrase: average "
+                    "precision cannot be computed; take other or more --documents"
+                )
+        return self._replace(splits=splits)
+
+    def describe(self) -> str:
+        """On how much is measured, and where that is little."""
+        counts = {name: len(self.splits[name].documents) for name in ("dev", "test")}
+        return "\n".join(
+            f"{name}: {count} documents" + "; the intervals will be wide" * (count < 20)
+            for name, count in counts.items()
+        )
 
 
 def load_run(folder: Path) -> Run:
@@ -89,7 +126,8 @@ def load_run(folder: Path) -> Run:
     if not {"data", "labels", "max_length"} <= settings.keys():
         raise InputError(f"{folder}: not a run of train.py")
     if not (folder / "results.json").exists():
-        raise InputError(f"{folder}: training has not finished; run the same train.py again")
+        again = "prune.py" if PRUNED in record else "train.py"
+        raise InputError(f"{folder}: not finished; run the same {again} again")
     corpus = load_corpus(settings["data"])
     for file, checksum in corpus.checksums.items():
         if record["inputs"].get(file) != checksum:
@@ -103,7 +141,7 @@ def load_run(folder: Path) -> Run:
 
 def _compare(folder: Path, old: dict, new: dict) -> None:
     for part in ("settings", "inputs"):
-        for key in sorted(old[part].keys() | new[part].keys()):
+        for key in sorted((old[part].keys() | new[part].keys()) - {*FREE}):
             was, now = (record[part].get(key, "(none)") for record in (old, new))
             if was != now:
                 raise InputError(

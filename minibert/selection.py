@@ -70,11 +70,12 @@ class Budget:
 
 
 class Progress(NamedTuple):
-    """Where gate training is. Open and closed gates have the fixed value 1 and 0."""
+    """Where gate training is. A gate is decided when its fixed value is 1 or 0 and is what the
+    goal's head mask makes of it."""
 
     step: int
     loss: float  # per labelled token, under sampled gates
-    price: float
+    price: float  # of an open gate, in the same unit
     expected: float  # number of open heads
     open: int
     closed: int
@@ -108,14 +109,14 @@ def learn_gates(
             torch.where(kept, -PUSH, PUSH) if settling else torch.full_like(gates.present, price)
         )
         loss = stepper.step(step, batches, charge)
-        at = _progress(gates, step + 1, loss, price)
-        yield at
-        if settling and step - changed >= STABLE and at.undecided <= UNDECIDED * kept.numel():
+        present = gates.present == 1
+        fixed, mask = gates.fixed()[present], goal.head_mask(gates)[present]
+        opened = int(((fixed == 1) & (mask == 1)).sum())
+        closed = int(((fixed == 0) & (mask == 0)).sum())
+        undecided = len(fixed) - opened - closed
+        expected = gates.open_probability().sum().item()
+        yield Progress(
+            step + 1, loss, PUSH if settling else price, expected, opened, closed, undecided
+        )
+        if settling and step - changed >= STABLE and undecided <= UNDECIDED * len(fixed):
             break
-
-
-def _progress(gates: HardConcreteGates, step: int, loss: float, price: float) -> Progress:
-    fixed = gates.fixed()[gates.present == 1]
-    opened, closed = int((fixed == 1).sum()), int((fixed == 0).sum())
-    expected = gates.open_probability().sum().item()
-    return Progress(step, loss, price, expected, opened, closed, len(fixed) - opened - closed)

@@ -83,8 +83,10 @@ class TrainSettings:
                 raise InputError(f"--{name.replace('_', '-')} must be above 0")
         if not 0 <= self.weight_decay <= 1:
             raise InputError("--weight-decay must be in [0, 1]")
-        if not 0 <= self.seed < 2**32 or self.show < 0:
-            raise InputError("--seed must be from 0 to 4294967295, and --show at least 0")
+        if not 0 <= self.seed < 2**32:
+            raise InputError("--seed must be from 0 to 4294967295")
+        if self.show < 0:
+            raise InputError("--show must be at least 0")
 
 
 def choose_device(name: str) -> torch.device:
@@ -169,7 +171,7 @@ class Stepper:
         if self.gates:
             self.scaler.scale((price * self.gates.open_probability()).sum()).backward()
         if not np.isfinite(total := float(total)):
-            raise InputError(f"the loss is {total} at step {number}: try a lower --learning-rate")
+            raise InputError(f"the loss is {total} at step {number}: {self._advice()}")
         for group in self.optimizer.param_groups[:2]:  # the weights
             group["lr"] = self.rate(number)
         self.scaler.unscale_(self.optimizer)
@@ -180,6 +182,9 @@ class Stepper:
         if self.gates:
             self.gates.limit()
         return total
+
+    def _advice(self) -> str:
+        return "try a lower --learning-rate" if self.names else "the model's weights are damaged"
 
     def _summed_loss(self, batch: Batch) -> Tensor:
         ids, mask, labels = (t.to(self.device) for t in batch[:3])

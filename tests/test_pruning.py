@@ -8,6 +8,7 @@ import torch
 from conftest import TINY, randomise
 
 from minibert import BertForTokenClassification, load_pretrained, save_pretrained
+from minibert import costs as costs_module
 from minibert import pruning as pruning_module
 from minibert.ablation import masks_without, mean_context
 from minibert.costs import compare_costs
@@ -64,6 +65,21 @@ def test_factors_between_are_folded_into_the_output(tagger, batch):
     twice = prune(smaller, again)
     masked = tagger(**batch, head_mask=head_mask * again).logits
     torch.testing.assert_close(twice(**batch).logits, masked, rtol=0, atol=1e-10)
+
+
+def test_folding_holds_for_float32_too(tagger, batch):
+    head_mask = torch.linspace(0, 1, 15).view(3, 5)
+    smaller = prune(tagger.float(), head_mask)
+    assert smaller.classifier.weight.dtype == torch.float32
+    masked = tagger(**batch, head_mask=head_mask).logits
+    torch.testing.assert_close(smaller(**batch).logits, masked, rtol=0, atol=1e-4)
+
+
+def test_a_model_of_nan_is_not_the_same(tagger):
+    with torch.no_grad():
+        tagger.classifier.weight[0, 0] = float("nan")
+    with pytest.raises(RuntimeError, match="by nan"):
+        prune(tagger, masks_without(TINY, [[(0, 1)]])[0])
 
 
 def test_a_pruned_model_that_is_not_the_masked_one_is_refused(tagger, monkeypatch):
@@ -240,11 +256,40 @@ def test_a_loss_that_is_not_finite_names_the_step(model, split):
     assert torch.equal(gates.fixed(), torch.ones(3, 5))
 
 
+def test_gates_are_undecided_until_they_are_what_the_mask_says(model, split):
+    """After one step all gates have the value 1, and a budget of 3 leaves 12 of them wrong."""
+    model.requires_grad_(False)
+    gates = HardConcreteGates(model.config)
+    (only,) = learn_gates(model, split, gates, Budget(3, model.config), SETTINGS, 1)
+    assert (only.closed, only.undecided) == (0, 15 - only.open)
+    assert only.open <= 3
+
+
+def test_repair_of_a_head_of_zeros(model, split):
+    smaller = without_heads(model, [(0, 1)])
+    wide = at_full_shape(smaller)
+    repair(model, wide, split.windows, projection=True)
+    assert all(torch.isfinite(parameter).all() for parameter in wide.parameters())
+
+
+def test_speed_ups_are_medians_of_the_first_over_each(model, split, monkeypatch):
+    """The clock is replaced: of each model a round of warming up, then three."""
+    smaller = without_heads(model, [(0, 0)])
+    dense, pruned = [9.0, 4.0, 6.0, 8.0], [9.0, 2.0, 2.0, 2.0]
+    turns = iter([t for d, p in zip(dense, pruned) for t in (d, 10 * d, p, 2 * p)])
+    monkeypatch.setattr(costs_module, "_seconds", lambda _: next(turns))
+    costs = compare_costs({"dense": model, "pruned": smaller}, split.windows[:1], rounds=3)
+    assert (costs["dense"]["speed-up"], costs["dense"]["seconds"]) == (1, 6)
+    assert (costs["pruned"]["speed-up"], costs["pruned"]["attention speed-up"]) == (3, 15)
+    tokens = len(split.windows[0].input_ids)
+    assert costs["pruned"]["tokens per second"] == tokens / 2
+
+
 def test_costs_count_what_is_left(model, split):
     smaller = without_heads(model, [(0, 0), (0, 1), *((1, head) for head in range(5))])
     costs = compare_costs({"dense": model, "pruned": smaller}, split.windows[:3], rounds=1)
     dense, pruned = costs["dense"], costs["pruned"]
-    assert (dense["heads"], pruned["heads"]) == (15, 8)
+    assert (dense["heads by layer"], pruned["heads by layer"]) == ([5, 5, 5], [3, 0, 5])
     assert dense["parameters"] - pruned["parameters"] == 7 * 6 * (4 * 30 + 3)
     assert dense["bytes"] == 8 * dense["parameters"]
     lengths = [len(window.input_ids) for window in split.windows[:3]]
@@ -254,6 +299,5 @@ def test_costs_count_what_is_left(model, split):
     assert dense["flops"] == 15 * per_head + 3 * 2 * tokens * 2 * 30 * 37 + (
         2 * 3 * max(lengths) * 30 * 3
     )
-    assert dense["allowed speed-up"] == 1
-    assert pruned["allowed speed-up"] == dense["flops"] / pruned["flops"]
+    assert pruned["allowed speed-up"] > 1
     assert pruned["bytes"] < pruned["peak bytes"] < dense["peak bytes"]

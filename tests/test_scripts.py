@@ -238,7 +238,7 @@ def test_ablate_refuses_what_it_cannot_measure(run, corpus, capsys, tmp_path):
 
     results = (run / "results.json").read_bytes()
     (run / "results.json").unlink()
-    refused("training has not finished")
+    refused("not finished; run the same train.py")
     (run / "results.json").write_bytes(results)
     with (corpus / "test.jsonl").open("a") as file:
         file.write("\n")
@@ -276,12 +276,12 @@ def pruned(run: Path, *more: str) -> int:
     return prune.main([*given, *([] if "--steps" in more else ["--steps", "12"]), *more])
 
 
-def test_prune_makes_smaller_runs_and_goes_on_after_a_kill(run, capsys):
+def test_prune_makes_smaller_runs_and_goes_on_after_a_kill(run, arguments, capsys):
     sweep = ["--keep", "4", "1", "--repair", "refit", "--recover", "2", "--export"]
     assert pruned(run, *sweep) == 0
     printed = capsys.readouterr().out
     assert "keep-4" in printed
-    assert "1 of 6" in printed
+    assert "\nkeep-1  1      " in printed
     out = run / "prune-keep-refit-recover"
     four, one = (load_pretrained(out / f"keep-{keep}").config.present_heads for keep in (4, 1))
     assert (len(four), len(one)) == (4, 1)
@@ -308,6 +308,11 @@ def test_prune_makes_smaller_runs_and_goes_on_after_a_kill(run, capsys):
     assert (out / "keep-1" / "model.safetensors").read_bytes() == weights
     again = ["--run", str(out / "keep-4"), "--random", "1", "--orders", "--device", "cpu"]
     assert ablate.main(again) == 0  # a pruned run is a run
+    assert train.main([*arguments, "--out", str(out / "keep-4")]) == 2  # but not one of train.py
+    assert "a model that prune.py made" in capsys.readouterr().err
+    (out / "keep-4" / "results.json").unlink()
+    assert ablate.main(again) == 2
+    assert "not finished; run the same prune.py again" in capsys.readouterr().err
 
 
 def test_prune_takes_a_ranking_or_chance_and_prunes_again(run, tmp_path, capsys):
@@ -325,9 +330,35 @@ def test_prune_takes_a_ranking_or_chance_and_prunes_again(run, tmp_path, capsys)
     assert set(again) < {(0, 2), (1, 1)}
 
 
+def test_every_way_goes_into_one_figure(run, capsys):
+    """Ways with other numbers of heads, the random ones first and last by name."""
+    for more in (
+        ["--keep", "2", "--random"],
+        ["--keep", "4", "--random", "--seed", "1"],
+        ["--keep", "3", "--documents", "3"],
+        ["--keep", "5", "--random", "--repair", "mean"],
+    ):
+        (run / "pareto.png").unlink(missing_ok=True)
+        assert pruned(run, *more) == 0
+        assert (run / "pareto.png").exists()
+    results = json.loads((run / "prune-keep" / "keep-3" / "results.json").read_text())
+    assert results["test"]["AP"] != results["dev"]["AP"]
+    more = ["--keep", "2", "--out", str(run / "prune-random-0")]
+    assert pruned(run, *more) == 2
+    assert "random = True, not False" in capsys.readouterr().err
+
+
+def test_a_run_without_heads_or_without_keyphrases_is_refused(run, capsys):
+    assert pruned(run, "--keep", "1", "0", "--random") == 0
+    empty = str(run / "prune-random-0" / "keep-0")
+    for script, more in ((ablate, []), (prune, ["--keep", "0"])):
+        assert script.main(["--run", empty, "--device", "cpu", *more]) == 2
+        assert "the model has no heads left" in capsys.readouterr().err
+
+
 def test_a_penalty_that_closes_everything_says_what_is_left(run, capsys):
     assert pruned(run, "--l0", "50", "--steps", "100", "--joint") == 0
-    assert "0 of 6" in capsys.readouterr().out
+    assert "\nl0-50  0      0 0       0          " in capsys.readouterr().out
     empty = run / "prune-l0-joint" / "l0-50"
     assert load_pretrained(empty).config.present_heads == []
     assert json.loads((empty / "results.json").read_text())["heads"] == []
@@ -343,7 +374,9 @@ def test_a_penalty_that_closes_everything_says_what_is_left(run, capsys):
         ("--l0 nan", "--l0 must be above 0"),
         ("--l0 0.1 --random", "--order and --random"),
         ("--keep 2 --random --joint", "--joint trains"),
-        ("--keep 2 --recover -1", "--documents and --recover must be"),
+        ("--keep 2 --recover -1", "--documents and --recover at least 0"),
+        ("--keep 2 --repair mean --joint", "leave out --joint"),
+        ("--keep 2 --seed -1", "--seed must be"),
         ("--keep 2 --learning-rate 0", "--learning-rate must be"),
         ("--keep 2 --steps 0", "--steps must be"),
     ],
