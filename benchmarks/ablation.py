@@ -28,6 +28,7 @@ from minibert import BertConfig, BertForTokenClassification, cli, load_pretraine
 from minibert.ablation import ablate, cumulative, masks_without
 from minibert.config import Head
 from minibert.data import Split, make_split, read_documents
+from minibert.errors import InputError
 from minibert.tokenizer import Tokenizer
 from minibert.weights import DEFAULT_MODEL, find_model
 
@@ -91,6 +92,10 @@ class Job:
 
 
 def run(settings: Settings) -> None:
+    if not 1 <= settings.heads <= 72:
+        raise InputError("--heads must be from 1 to 72")
+    if missing := [str(python) for python in settings.peers if not python.exists()]:
+        raise InputError(f"{missing[0]}: no such interpreter; make peers, or name others")
     torch.set_num_threads(settings.threads)
     torch.manual_seed(0)
     if settings.shape == "minilm":
@@ -125,7 +130,8 @@ def run(settings: Settings) -> None:
             low, high = min(ratios), max(ratios)
             middle = statistics.median(ratios)
             print(f"{job.name:34} {peer:20} {middle:5.1f}x [{low:.1f}, {high:.1f}]")
-    report_arithmetic(model, split, jobs[0])
+    if "float32" in settings.precisions:
+        report_arithmetic(model, split, jobs[2 * settings.precisions.index("float32")])
     if "bfloat16" in settings.precisions:
         report_precision(model, split)
 
