@@ -1,12 +1,13 @@
 """Remove heads of a tagger for good: learned, by a ranking, or at random; check, repair, report.
 
 Each number of --keep, or each weight of --l0, makes one smaller model, in a folder of its own under
---out; each starts from the one before. Give them falling (--keep 48 36 24) or rising (--l0).
+--out. Gates go on from where the one before left them; with --joint or --recover, which change the
+weights, the smaller model itself is pruned further. Give them falling (--keep) or rising (--l0).
 """
 
 import random
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,7 +50,7 @@ class PruneSettings:
     l0: tuple[float, ...] = ()
     """What an open head costs, in loss per word: gates learn how many stay. Try 0.002 to 0.02."""
     order: Path | None = None
-    """order-*.json of ablate.py, or order.json of an earlier prune.py: the first go first."""
+    """order-*.json of ablate.py: the least important go first."""
     random: bool = False
     """Keep random heads: the control."""
     joint: bool = False
@@ -60,9 +61,9 @@ class PruneSettings:
     least squares of the output projections on the training texts, without their labels."""
     recover: int = 0
     """Optimizer steps that fine-tune what is left."""
-    steps: int = 150
+    steps: int = 200
     """Most optimizer steps of the gates."""
-    batch_size: int = 8
+    batch_size: int = 4
     """Windows in one optimizer step."""
     learning_rate: float = 1e-4
     """Of the weights, with --joint and --recover."""
@@ -140,18 +141,21 @@ def run(settings: PruneSettings) -> None:
     targets = settings.keep or settings.l0
     folders = [out / f"{'keep' if settings.keep else 'l0'}-{target:g}" for target in targets]
     model, reference = dense.model, None
+    gates = HardConcreteGates(model.config).to(device)
     for folder, target in zip(folders, targets):
         if not (folder / "results.json").exists():
             reference = reference or measured(dense.model, dense.splits)
             folder.mkdir(exist_ok=True)
-            smaller, told = make_smaller(model, dense, target, ranking, settings)
+            smaller, told = make_smaller(model, dense, gates, target, ranking, settings)
             save(smaller, settings, folder)
             told |= compare(dense, smaller, reference)
             write_json(folder / "results.json", told)
-        model = load_pretrained(folder).to(device)
-    stages = {folder.name: read_json(folder / "results.json") for folder in folders}
-    write_json(out / "order.json", order_of(dense.model.config, stages.values()))
-    table = report.pruning_table(stages)
+        if settings.joint or settings.recover:
+            model = load_pretrained(folder).to(device)
+            gates = HardConcreteGates(model.config).to(device)
+        else:
+            gates.set_log_alpha(read_json(folder / "results.json")["log_alpha"])
+    table = report.pruning_table({f.name: read_json(f / "results.json") for f in folders})
     write_text(out / "table.txt", table)
     print(f"{table}\nThe models are in {out}; all ways so far: {report.draw_pareto(out.parent)}")
     lock.close()
@@ -179,19 +183,10 @@ def ranked_heads(settings: PruneSettings, config: BertConfig) -> list[Head]:
     return order
 
 
-def order_of(config: BertConfig, stages: Iterable[dict]) -> list[str]:
-    """Heads in the order in which the stages removed them, those left last: for --order."""
-    left = [name_of(head) for head in config.present_heads]
-    gone: list[str] = []
-    for stage in stages:
-        gone += [name for name in left if name not in stage["heads"]]
-        left = stage["heads"]
-    return gone + left
-
-
 def make_smaller(
     model: BertForTokenClassification,
     dense: Run,
+    gates: HardConcreteGates,
     target: float,
     ranking: Sequence[Head],
     settings: PruneSettings,
@@ -203,8 +198,9 @@ def make_smaller(
     if ranking:
         head_mask = masks_without(model.config, [ranking[: len(ranking) - int(target)]])[0]
     else:
-        gates = HardConcreteGates(model.config).to(model.classifier.weight.device)
-        goal = Budget(int(target), model.config) if settings.keep else Penalty(target)
+        goal = Penalty(target)
+        if settings.keep:
+            goal = Budget(int(target), gates.open_probability().sum().item())
         model.requires_grad_(settings.joint).train(settings.joint)
         with tqdm(desc=f"gates for {target:g}", total=settings.steps, disable=None) as bar:
             for at in learn_gates(model, train, gates, goal, settings.training, settings.steps):
@@ -213,6 +209,7 @@ def make_smaller(
                 bar.update()
         head_mask = goal.head_mask(gates)
     smaller = prune(model.eval(), head_mask)
+    told["log_alpha"] = gates.log_alpha.tolist()
     told["heads"] = [name_of(head) for head in smaller.config.present_heads]
     if settings.repair != "none":
         whole = model if settings.recover else dense.model  # the last that was trained

@@ -30,11 +30,11 @@ class Settings:
     """Heads to keep, falling."""
     recovered: tuple[int, ...] = (36, 18, 6)
     """Of these, the ones to fine-tune afterwards as well."""
-    steps: int = 120
-    """Steps of the gates for each."""
-    recover: int = 125
+    steps: int = 200
+    """Most steps of the gates for each."""
+    recover: int = 250
     """Steps of fine-tuning for each."""
-    batch_size: int = 8
+    batch_size: int = 4
     documents: int = 0
     """Documents of dev and of test to measure on; 0: all."""
     random: int = 5
@@ -60,15 +60,10 @@ def learned(folder: Path, settings: Settings) -> list[tuple[str, int, tuple]]:
     """(way, heads kept, share) of prune.py with gates: weights frozen, repaired, fine-tuned."""
     shared = ["--run", folder, "--batch-size", settings.batch_size, "--steps", settings.steps]
     shared += ["--documents", settings.documents]
-    order = ["--order", folder / "prune-keep" / "order.json"]  # the heads that the gates left
+    recovery = ["--recover", settings.recover]
     ways = {
         "gates": ("prune-keep", settings.keep, []),
-        "gates, refit": ("prune-order-refit", settings.keep, [*order, "--repair", "refit"]),
-        "gates, recovered": (
-            "prune-order-recover",
-            settings.recovered,
-            [*order, "--recover", settings.recover],
-        ),
+        "gates, recovered": ("prune-keep-recover", settings.recovered, recovery),
     }
     out = []
     for way, (place, keep, more) in ways.items():

@@ -10,7 +10,7 @@ from minibert.config import BertConfig
 
 TEMPERATURE = 1 / 3  # beta; Louizos et al. take 2/3, Voita et al. 1/3: sharper
 STRETCH = (-0.1, 1.1)  # (gamma, zeta), theirs: past 0 and 1, so that both are hit exactly
-START = 2.5  # log_alpha of a gate whose fixed value is 1: training starts from an unharmed model
+START = 2.5  # log_alpha of a new gate: its fixed value is 1, 96 % of its draws are above 0
 LIMIT = 6.0  # of |log_alpha|: far enough out to be decided, near enough to come back
 
 
@@ -50,6 +50,11 @@ class HardConcreteGates(nn.Module):
     def _stretch(self, concrete: Tensor) -> Tensor:
         low, high = STRETCH
         return (concrete * (high - low) + low).clamp(0, 1) * self.present
+
+    @torch.no_grad()
+    def set_log_alpha(self, values: list[list[float]]) -> None:
+        """Take up gates from earlier training, each within START, so that none has far to go."""
+        self.log_alpha.copy_(torch.tensor(values)).clamp_(-START, START)
 
     @torch.no_grad()
     def limit(self) -> None:

@@ -6,7 +6,6 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from minibert.config import BertConfig
 from minibert.data import Split
 from minibert.gates import HardConcreteGates
 from minibert.model import BertForTokenClassification
@@ -44,20 +43,20 @@ class Penalty:
 
 
 class Budget:
-    """Exactly `keep` heads. The wanted number comes down from `present` over the first half of the
-    steps; the price follows what is expected beyond it, and the sum of that (dual ascent on the
-    constraint, damped by a proportional part). In the end the best `keep` are kept."""
+    """Exactly `keep` heads. The wanted number comes down from `expected` over the first half of
+    the steps; the price follows what is expected beyond it, and the sum of that (dual ascent on
+    the constraint, damped by a proportional part). In the end the best `keep` are kept."""
 
     RATE = 1e-5  # loss per labelled token, for each head too many at each step
     DAMPING = 3e-4  # the same, at once
 
-    def __init__(self, keep: int, config: BertConfig):
+    def __init__(self, keep: int, expected: float):
         self.keep = keep
-        self.present = len(config.present_heads)
+        self.start = expected
         self.dual = 0.0
 
     def price(self, progress: float, expected: float) -> float:
-        wanted = self.present + min(1.0, progress / 0.5) * (self.keep - self.present)
+        wanted = self.start + min(1.0, progress / 0.5) * (self.keep - self.start)
         excess = expected - wanted
         self.dual = max(0.0, self.dual + self.RATE * excess)
         return max(0.0, self.dual + self.DAMPING * excess)
@@ -91,7 +90,7 @@ def learn_gates(
     steps: int,
 ) -> Iterator[Progress]:
     """Train `gates` in place on a split, and with them those weights that require a gradient;
-    yields after every step.
+    yields after every step. Gates that come from an earlier goal go on from there.
 
     In the last part every gate is pushed to the side it is on. Training stops before `steps` are
     over when the kept heads no longer change and nearly no gate is undecided. Raises InputError

@@ -172,7 +172,7 @@ def test_a_budget_keeps_the_head_that_matters(model, split):
     one_head.requires_grad_(False).eval()
     before = copy.deepcopy(one_head.state_dict())
     gates = HardConcreteGates(one_head.config)
-    goal = Budget(1, one_head.config)
+    goal = Budget(1, 15)
     steps = list(learn_gates(one_head, split, gates, goal, SETTINGS, 120))
     head_mask = goal.head_mask(gates)
     assert head_mask.sum() == 1
@@ -197,16 +197,16 @@ def test_joint_training_moves_weights_and_gates_but_not_lost_heads(model, split)
     smaller = without_heads(model, [(0, 0), (2, 1)])
     before = copy.deepcopy(smaller.state_dict())
     gates = HardConcreteGates(smaller.config)
-    list(learn_gates(smaller.train(), split, gates, Budget(4, smaller.config), SETTINGS, 6))
+    list(learn_gates(smaller.train(), split, gates, Budget(4, 13), SETTINGS, 6))
     assert any(not torch.equal(before[n], v) for n, v in smaller.state_dict().items())
     assert gates.fixed()[0, 0] == gates.fixed()[2, 1] == 0
-    assert Budget(4, smaller.config).head_mask(gates)[[0, 2], [0, 1]].sum() == 0
+    assert Budget(4, 13).head_mask(gates)[[0, 2], [0, 1]].sum() == 0
 
 
 def test_the_price_follows_its_definition():
     penalty = Penalty(0.5)
     assert [penalty.price(p, 9) for p in (0, 0.1, 0.2, 1)] == [0, 0.25, 0.5, 0.5]
-    budget = Budget(5, TINY)
+    budget = Budget(5, 15)
     assert budget.price(0, 15) == 0
     assert budget.price(0.25, 12) == pytest.approx(2 * (1e-5 + 3e-4))  # 10 wanted, 12 expected
     assert budget.price(1, 8) == pytest.approx(3 * 3e-4 + (2 + 3) * 1e-5)
@@ -260,7 +260,7 @@ def test_gates_are_undecided_until_they_are_what_the_mask_says(model, split):
     """After one step all gates have the value 1, and a budget of 3 leaves 12 of them wrong."""
     model.requires_grad_(False)
     gates = HardConcreteGates(model.config)
-    (only,) = learn_gates(model, split, gates, Budget(3, model.config), SETTINGS, 1)
+    (only,) = learn_gates(model, split, gates, Budget(3, 15), SETTINGS, 1)
     assert (only.closed, only.undecided) == (0, 15 - only.open)
     assert only.open <= 3
 

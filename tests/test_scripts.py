@@ -295,10 +295,6 @@ def test_prune_makes_smaller_runs_and_goes_on_after_a_kill(run, arguments, capsy
     trained = json.loads((run / "results.json").read_text())
     expected = trained["test"]["minibert"]["AP"]["value"]
     assert results["dense"]["AP"]["value"] == pytest.approx(expected, abs=1e-6)
-    order = json.loads((out / "order.json").read_text())
-    assert [order[-1]] == results["heads"]
-    assert set(order[-4:]) == {f"L{layer}H{head}" for layer, head in four}
-    assert len(set(order)) == 6
     whole = load_pretrained(out / "keep-1" / "full-shape").config
     assert len(whole.present_heads) == 6
     assert (run / "pareto.png").stat().st_size > 1000
@@ -328,6 +324,21 @@ def test_prune_takes_a_ranking_or_chance_and_prunes_again(run, tmp_path, capsys)
     again = load_pretrained(two / "prune-random-0-mean" / "keep-1").config.present_heads
     assert len(again) == 1
     assert set(again) < {(0, 2), (1, 1)}
+
+
+def test_gates_go_on_from_the_number_before_also_after_a_kill(run):
+    sweep = ["--keep", "4", "2", "--steps", "20"]
+    assert pruned(run, *sweep) == 0
+    two = run / "prune-keep" / "keep-2" / "results.json"
+    whole = two.read_bytes()
+    two.unlink()
+    assert pruned(run, *sweep) == 0
+    again, before = json.loads(two.read_bytes()), json.loads(whole)
+    assert again["log_alpha"] == before["log_alpha"]
+    assert again["gates"] == before["gates"]
+    assert pruned(run, "--keep", "2", "--steps", "20", "--out", str(run / "alone")) == 0
+    alone = json.loads((run / "alone" / "keep-2" / "results.json").read_bytes())
+    assert alone["log_alpha"] != before["log_alpha"]
 
 
 def test_every_way_goes_into_one_figure(run, capsys):
