@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from minibert import cli, metrics, report
@@ -192,36 +193,44 @@ def make_smaller(
     settings: PruneSettings,
 ) -> tuple[BertForTokenClassification, dict]:
     """The model with fewer heads, and what there is to tell of how they were chosen."""
-    told: dict = {"gates": []}
-    train = dense.splits["train"]
-    model = deepcopy(model)
+    model, train, steps = deepcopy(model), dense.splits["train"], []
     if ranking:
         head_mask = masks_without(model.config, [ranking[: len(ranking) - int(target)]])[0]
     else:
-        goal = Penalty(target)
-        if settings.keep:
-            goal = Budget(int(target), gates.open_probability().sum().item())
-        model.requires_grad_(settings.joint).train(settings.joint)
-        with tqdm(desc=f"gates for {target:g}", total=settings.steps, disable=None) as bar:
-            for at in learn_gates(model, train, gates, goal, settings.training, settings.steps):
-                told["gates"].append(at._asdict())
-                bar.set_postfix({k: f"{v:.4g}" for k, v in at._asdict().items() if k != "step"})
-                bar.update()
-        head_mask = goal.head_mask(gates)
+        head_mask, steps = learned_mask(model, train, gates, target, settings)
     smaller = prune(model.eval(), head_mask)
-    told["log_alpha"] = gates.log_alpha.tolist()
-    told["heads"] = [name_of(head) for head in smaller.config.present_heads]
     if settings.repair != "none":
         whole = model if settings.recover else dense.model  # the last that was trained
         windows = train.windows[:REPAIR_WINDOWS]
         repair(whole, smaller, windows, settings.repair == "refit", settings.tokens)
     if settings.recover:
         smaller.requires_grad_(True).train()
-        with tqdm(desc=f"recover {target:g}", total=settings.recover, disable=None) as bar:
-            for loss in fine_tune(smaller, train, settings.training, settings.recover):
-                bar.set_postfix(loss=f"{loss:.3f}")
-                bar.update()
-    return smaller.eval(), told
+        losses = fine_tune(smaller, train, settings.training, settings.recover)
+        for _ in tqdm(losses, f"recover {target:g}", settings.recover, disable=None):
+            pass
+    heads = [name_of(head) for head in smaller.config.present_heads]
+    return smaller.eval(), {"heads": heads, "gates": steps, "log_alpha": gates.log_alpha.tolist()}
+
+
+def learned_mask(
+    model: BertForTokenClassification,
+    train: Split,
+    gates: HardConcreteGates,
+    target: float,
+    settings: PruneSettings,
+) -> tuple[Tensor, list[dict]]:
+    """What the gates come to, and how they came to it."""
+    goal = Penalty(target)
+    if settings.keep:
+        goal = Budget(int(target), gates.open_probability().sum().item())
+    model.requires_grad_(settings.joint).train(settings.joint)
+    steps = []
+    with tqdm(desc=f"gates for {target:g}", total=settings.steps, disable=None) as bar:
+        for at in learn_gates(model, train, gates, goal, settings.training, settings.steps):
+            steps.append(at._asdict())
+            bar.set_postfix({name: f"{value:.4g}" for name, value in steps[-1].items()})
+            bar.update()
+    return goal.head_mask(gates), steps
 
 
 def save(model: BertForTokenClassification, settings: PruneSettings, folder: Path) -> None:
