@@ -275,8 +275,12 @@ class BertForTokenClassification(nn.Module):
     ) -> Output:
         """As `Bert.forward`; `labels` (B, L) adds the mean cross-entropy over those not IGNORED."""
         out = self.bert(input_ids, attention_mask, token_type_ids, head_mask, return_attentions)
-        logits = self.classifier(self.dropout(out.last_hidden_state))
+        logits = self.classify(out.last_hidden_state)
         loss = None
         if labels is not None:
             loss = summed_loss(logits, labels) / (labels != IGNORED).sum()
         return out._replace(logits=logits, loss=loss)
+
+    def classify(self, hidden: Tensor) -> Tensor:
+        """(B, L, D) -> (B, L, labels)."""
+        return self.classifier(self.dropout(hidden))

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
 from typing import Literal
@@ -20,12 +21,14 @@ from minibert.data import Batch, Scheme, Split, collate, make_batches
 from minibert.errors import InputError
 from minibert.evaluation import positive, positive_score, predict
 from minibert.gates import HardConcreteGates
-from minibert.model import IGNORED, BertForTokenClassification, summed_loss
+from minibert.model import IGNORED, BertForTokenClassification
+from minibert.passes import Passes
 from minibert.runs import Log
 from minibert.weights import DEFAULT_MODEL, read_tensors, save_pretrained, write_tensors
 
 GATE_RATE = 0.1  # Adam's learning rate on log_alpha, whose scale is units, not hundredths
 CHECKPOINT = "checkpoint.safetensors"  # in the run folder, while the run is not finished
+Plan = Literal["plain", "checkpoint", "layerwise"]
 Precision = Literal["auto", "float32", "bf16", "fp16"]
 
 
@@ -53,7 +56,7 @@ class TrainSettings:
     weight_decay: float = 0.01
     """AdamW's, on matrices only: not on norms and biases."""
     clip: float = 1.0
-    """Largest norm of the gradient."""
+    """Largest norm of the gradient of the embeddings, of each layer, and of the classifier."""
     dropout: float = 0.1
     """On hidden states and embeddings."""
     attention_dropout: float = 0.0
@@ -62,6 +65,10 @@ class TrainSettings:
     """Longest window in word pieces; longer texts are cut into overlapping windows."""
     tokens: int = 4096
     """Word pieces computed at a time. Memory depends on it; results only by the dropout drawn."""
+    plan: Plan = "plain"
+    """plain: fastest. checkpoint: each layer computed again on the way back, which keeps less.
+    layerwise: and over all micro-batches of a step together, so that only one layer's gradient
+    exists at a time. The update is the same."""
     precision: Precision = "auto"
     """auto: bf16 (else fp16) on a GPU, bf16 on a CPU that has it, otherwise float32."""
     device: str = "auto"
@@ -115,35 +122,41 @@ class Stepper:
     """Model, AdamW and loss scaler: everything that one optimizer step changes.
 
     Weights without `requires_grad` stay as they are. With `gates`, every sequence gets a draw of
-    its own as its head mask, and the gates are trained too.
+    its own as its head mask, and the gates are trained too. The gradient is clipped and applied in
+    blocks, which are the embeddings, each layer, and the classifier: so a plan that never has more
+    than one block's gradient gives the same update as one that has them all.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: BertForTokenClassification,
         settings: TrainSettings,
         steps: int,
         gates: HardConcreteGates | None = None,
     ):
-        self.model = model
         self.settings = settings
         self.steps = steps
         self.gates = gates
-        self.device = next(model.parameters()).device
-        precision = choose_precision(settings.precision, self.device)
+        self.device = model.classifier.weight.device
         self.names = {p: name for name, p in model.named_parameters() if p.requires_grad}
-        matrices = [p for p in self.names if p.ndim > 1]
-        vectors = [p for p in self.names if p.ndim == 1]
-        groups = [
-            {"params": matrices, "weight_decay": settings.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-        if gates:
-            groups.append({"params": [gates.log_alpha], "lr": GATE_RATE, "weight_decay": 0.0})
-        self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+        stages = [model.bert.embeddings, *model.bert.layers, model.classifier]
+        self.optimizers = [self._optimizer(stage) for stage in stages]
+        precision = choose_precision(settings.precision, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-        self.autocast = lambda: torch.autocast(self.device.type, dtype) if dtype else nullcontext()
+        autocast = partial(torch.autocast, self.device.type, dtype) if dtype else nullcontext
+        self.passes = Passes(model, gates, autocast, self.scaler.scale)
+        if gates:
+            self.gate_optimizer = torch.optim.Adam([gates.log_alpha], lr=GATE_RATE)
+
+    def _optimizer(self, stage: nn.Module) -> torch.optim.AdamW | None:
+        trained = [p for p in stage.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1]},
+            {"params": [p for p in trained if p.ndim == 1], "weight_decay": 0.0},
+        ]
+        decay = self.settings.weight_decay
+        return torch.optim.AdamW(groups, weight_decay=decay, fused=True) if trained else None
 
     def rate(self, step: int) -> float:
         """Learning rate of step 0, 1, ...: linear warm-up to the peak, then linear decay."""
@@ -162,42 +175,56 @@ class Stepper:
         """
         # A seed per step, not a stream of random numbers: a resumed run draws the same dropout.
         torch.manual_seed(self.settings.seed * 1_000_003 + number)
-        labelled = sum((b.labels != IGNORED).sum().item() for b in batches)
-        total = 0.0
-        for batch in batches:
-            loss = self._summed_loss(batch) / max(labelled, 1)
-            self.scaler.scale(loss).backward()
-            total = total + loss.detach()
+        labelled = max(1, sum((b.labels != IGNORED).sum().item() for b in batches))
+        for optimizer in filter(None, self.optimizers):
+            for group in optimizer.param_groups:
+                group["lr"] = self.rate(number)
+        if self.settings.plan == "layerwise":
+            traces, losses = zip(*(self.passes.forward(batch, labelled) for batch in batches))
+            total = self._finite(losses, number)
+            self._apply(-1)  # the classifier, whose gradient is there already
+            self.passes.backward(traces, self._apply)
+        else:
+            one = self.passes.plain if self.settings.plan == "plain" else self._recomputed
+            total = self._finite([one(batch, labelled) for batch in batches], number)
+            for stage in range(len(self.optimizers)):
+                self._apply(stage)
         if self.gates:
             self.scaler.scale((price * self.gates.open_probability()).sum()).backward()
-        if not np.isfinite(total := float(total)):
-            raise InputError(f"the loss is {total} at step {number}: {self._advice()}")
-        for group in self.optimizer.param_groups[:2]:  # the weights
-            group["lr"] = self.rate(number)
-        self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.names, self.settings.clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.gates:
+            self.scaler.step(self.gate_optimizer)
+            self.gate_optimizer.zero_grad()
             self.gates.limit()
+        self.scaler.update()
         return total
 
-    def _advice(self) -> str:
-        return "try a lower --learning-rate" if self.names else "the model's weights are damaged"
+    def _recomputed(self, batch: Batch, labelled: int) -> Tensor:
+        trace, loss = self.passes.forward(batch, labelled)
+        self.passes.backward([trace])
+        return loss
 
-    def _summed_loss(self, batch: Batch) -> Tensor:
-        ids, mask, labels = (t.to(self.device) for t in batch[:3])
-        head_mask = self.gates.sample(len(ids)) if self.gates else None
-        with self.autocast():
-            logits = self.model(ids, mask, head_mask=head_mask).logits
-        return summed_loss(logits, labels)
+    def _finite(self, losses: Sequence[Tensor], number: int) -> float:
+        total = float(sum(losses))
+        if not np.isfinite(total):
+            advice = "try a lower --learning-rate" if self.names else "the weights are damaged"
+            raise InputError(f"the loss is {total} at step {number}: {advice}")
+        return total
+
+    def _apply(self, stage: int) -> None:
+        """Clip one block's gradient, update its weights, free the gradient."""
+        optimizer = self.optimizers[stage]
+        if optimizer:
+            self.scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(weights_of(optimizer), self.settings.clip)
+            self.scaler.step(optimizer)
+            optimizer.zero_grad(set_to_none=True)
 
     def save(self, path: Path, step: int, best: dict) -> None:
         """Keep weights, both moments of AdamW, the scaler and how far the run is in one file."""
         tensors = {f"weight.{name}": parameter for parameter, name in self.names.items()}
-        for parameter, moments in self.optimizer.state.items():
-            tensors |= {f"{kind}.{self.names[parameter]}": value for kind, value in moments.items()}
+        for optimizer in filter(None, self.optimizers):
+            for parameter, moments in optimizer.state.items():
+                name = self.names[parameter]
+                tensors |= {f"{kind}.{name}": value for kind, value in moments.items()}
         progress = {"step": step, "best": best, "scaler": self.scaler.state_dict()}
         write_tensors(path, tensors, {"progress": json.dumps(progress)})
 
@@ -207,15 +234,21 @@ class Stepper:
             return 0, {"best_epoch": -1, "dev_score": -1.0}
         tensors, metadata = read_tensors(path)
         with torch.no_grad():
-            for parameter, name in self.names.items():
-                parameter.copy_(tensors[f"weight.{name}"])
-                self.optimizer.state[parameter] = {
-                    kind: tensors[f"{kind}.{name}"].to(self.device).clone()
-                    for kind in ("step", "exp_avg", "exp_avg_sq")
-                }
+            for optimizer in filter(None, self.optimizers):
+                for parameter in weights_of(optimizer):
+                    name = self.names[parameter]
+                    parameter.copy_(tensors[f"weight.{name}"])
+                    optimizer.state[parameter] = {
+                        kind: tensors[f"{kind}.{name}"].to(self.device).clone()
+                        for kind in ("step", "exp_avg", "exp_avg_sq")
+                    }
         progress = json.loads(metadata["progress"])
         self.scaler.load_state_dict(progress["scaler"])
         return progress["step"], progress["best"]
+
+
+def weights_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 def plan(split: Split, settings: TrainSettings, epoch: int) -> Iterator[list[Batch]]:

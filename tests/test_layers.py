@@ -15,7 +15,7 @@ LAYERS = [
     ["model"],
     ["weights"],
     ["data"],
-    ["evaluation", "runs", "pruning", "processes", "costs"],
+    ["evaluation", "runs", "pruning", "processes", "costs", "passes"],
     ["importance"],
     ["ablation", "attention", "retrieval"],
     ["training", "report", "cli"],

@@ -226,7 +226,7 @@ def test_the_gradient_of_a_step_is_that_of_loss_and_price(model, split, monkeypa
     price = torch.linspace(0.1, 0.9, 15).view(3, 5).double()
     stepper = Stepper(model, SETTINGS, 10, gates)
     monkeypatch.setattr(stepper.scaler, "step", lambda _: None)
-    monkeypatch.setattr(stepper.optimizer, "zero_grad", lambda set_to_none: None)
+    monkeypatch.setattr(stepper.gate_optimizer, "zero_grad", lambda: None)
     stepper.step(7, batches, price)
     gradient = gates.log_alpha.grad.clone()
 

@@ -15,6 +15,7 @@ from conftest import randomise
 from minibert import BertForTokenClassification, InputError, load_pretrained, training
 from minibert.data import SAMPLE, collate, make_batches, make_split, read_documents
 from minibert.evaluation import positive, positive_score, predict
+from minibert.gates import HardConcreteGates
 from minibert.metrics import Ranking
 from minibert.model import IGNORED
 from minibert.training import Stepper, TrainSettings, choose_device, choose_precision, fit, plan
@@ -68,18 +69,69 @@ def test_a_step_is_adamw_on_the_clipped_mean_loss(split, model):
     loss.backward()
     before = weights(model)
     gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
-    norm = torch.sqrt(sum((g**2).sum() for g in gradients.values()))
-    assert norm > settings.clip
+    blocks = {name: ".".join(name.split(".")[: 3 if ".layers." in name else 2]) for name in before}
+    norms = {
+        block: torch.sqrt(sum((g**2).sum() for n, g in gradients.items() if blocks[n] == block))
+        for block in ("bert.embeddings", "bert.layers.0", "bert.layers.1", "classifier.weight")
+    }
+    blocks["classifier.bias"] = "classifier.weight"
+    norms["classifier.weight"] = torch.sqrt(
+        sum((gradients[f"classifier.{n}"] ** 2).sum() for n in ("weight", "bias"))
+    )
+    assert all(norm > settings.clip for norm in norms.values())
     model.zero_grad()
     stepper = Stepper(model, settings, steps=10)
     value = stepper.step(0, [batch])
     assert value == pytest.approx(loss.item(), abs=1e-12)
     rate = stepper.rate(0)
     for name, after in weights(model).items():
-        g = gradients[name] * settings.clip / (norm + 1e-6)
+        g = gradients[name] * settings.clip / (norms[blocks[name]] + 1e-6)
         decay = 0.1 if after.ndim > 1 else 0.0
         expected = before[name] * (1 - rate * decay) - rate * g / (g.abs() + 1e-8)
         torch.testing.assert_close(after, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("plan", ["checkpoint", "layerwise"])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_every_plan_gives_the_same_update(split, encoder_folder, plan, frozen):
+    """Two steps of three micro-batches with dropout; with gates too, where weights are frozen."""
+    results = []
+    for name in ("plain", plan):
+        torch.manual_seed(3)
+        model = randomise(
+            load_pretrained(
+                encoder_folder, ("O", "I"), torch.float64, hidden_dropout_prob=0.2,
+                attention_probs_dropout_prob=0.1,
+            )
+        )  # fmt: skip
+        model.train().requires_grad_(not frozen)
+        gates = HardConcreteGates(model.config).double()
+        settings = dataclasses.replace(SETTINGS, plan=name, clip=0.05)
+        stepper = Stepper(model, settings, 10, gates)
+        price = torch.full_like(gates.present, 0.01)
+        batches = [collate(split.windows[i : i + 2], split.targets) for i in (0, 2, 4)]
+        losses = [stepper.step(number, batches, price) for number in range(2)]
+        assert all(p.grad is None for p in model.parameters())
+        results.append([losses, *weights(model).values(), gates.log_alpha.detach().clone()])
+    for plain, other in zip(*results):
+        torch.testing.assert_close(plain, other, rtol=0, atol=1e-10)
+    assert results[0][0][0] != results[0][0][1]
+
+
+def test_a_layerwise_step_never_has_more_than_one_blocks_gradient(split, model, monkeypatch):
+    stepper = Stepper(model.train(), dataclasses.replace(SETTINGS, plan="layerwise"), 10)
+    seen = []
+
+    def spy(stage: int) -> None:
+        held = {name.split(".")[2] for name, p in model.named_parameters() if p.grad is not None
+                if ".layers." in name}  # fmt: skip
+        seen.append((stage, held))
+        apply(stage)
+
+    apply = stepper._apply
+    monkeypatch.setattr(stepper, "_apply", spy)
+    stepper.step(0, [collate(split.windows[:3], split.targets)] * 2)
+    assert seen == [(-1, set()), (2, {"1"}), (1, {"0"}), (0, set())]
 
 
 def test_the_rate_climbs_to_the_peak_and_falls_to_zero(model):
@@ -209,8 +261,9 @@ def test_ignored_labels_do_not_count(split, model):
     fewer = batch.labels.clone()
     fewer[0] = IGNORED
     values = [
-        Stepper(model, SETTINGS, 10)._summed_loss(batch._replace(labels=labels)).item()
+        Stepper(model, SETTINGS, 10).passes.plain(batch._replace(labels=labels), 1).item()
         for labels in (batch.labels, fewer)
     ]
-    alone = Stepper(model, SETTINGS, 10)._summed_loss(collate(split.windows[:1], split.targets))
+    first = collate(split.windows[:1], split.targets)
+    alone = Stepper(model, SETTINGS, 10).passes.plain(first, 1)
     assert values[0] - values[1] == pytest.approx(alone.item(), abs=1e-9)

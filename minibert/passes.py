@@ -1,0 +1,133 @@
+"""Forward and backward passes that differ in memory, not in result.
+
+In the plain pass every layer keeps what it computed. Recomputing keeps only what entered a layer,
+and computes the layer again on the way back (Chen et al. 2016), with the same dropout. Going back
+over several micro-batches together, layer by layer, completes a layer's gradient before the next
+layer's begins, so that it can be applied and freed at once (Lv et al. 2023).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from minibert.data import Batch
+from minibert.gates import HardConcreteGates
+from minibert.model import BertForTokenClassification, Packing, summed_loss
+
+
+class Trace(NamedTuple):
+    """One micro-batch between its forward and its backward pass. A stage is the embeddings or a
+    layer."""
+
+    packing: Packing
+    factors: list[Tensor | None]  # on the heads of each layer
+    leaves: list[Tensor | None]  # the same; their gradient is collected here
+    inputs: list[Tensor]  # of each stage, the highest last
+    randomness: list[Tensor]  # where the random numbers were before each stage
+    gradient: list[Tensor]  # of the loss, by what came out of the highest stage in `inputs`
+
+
+class Passes:
+    """Passes of one model. With `gates`, every sequence gets a draw of its own as head mask.
+
+    `autocast` makes the context of every forward computation; `scale` is put on each loss before
+    it is differentiated.
+    """
+
+    def __init__(
+        self,
+        model: BertForTokenClassification,
+        gates: HardConcreteGates | None,
+        autocast: Callable[[], AbstractContextManager],
+        scale: Callable[[Tensor], Tensor],
+    ):
+        self.model = model
+        self.gates = gates
+        self.autocast = autocast
+        self.scale = scale
+        self.device = model.classifier.weight.device
+        self.stages = 1 + len(model.bert.layers)
+
+    def _moved(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        ids, mask, labels = (t.to(self.device) for t in batch[:3])
+        return ids, mask, labels, self.gates.sample(len(ids)) if self.gates else None
+
+    def plain(self, batch: Batch, labelled: int) -> Tensor:
+        """Add the gradient of a micro-batch's loss, summed and divided by `labelled`; returns the
+        loss."""
+        ids, mask, labels, head_mask = self._moved(batch)
+        with self.autocast():
+            logits = self.model(ids, mask, head_mask=head_mask).logits
+        loss = summed_loss(logits, labels) / labelled
+        self.scale(loss).backward()
+        return loss.detach()
+
+    def forward(self, batch: Batch, labelled: int) -> tuple[Trace, Tensor]:
+        """The loss; of the backward pass only the classifier's part is done."""
+        ids, mask, labels, head_mask = self._moved(batch)
+        packing = self.model.bert.packing(mask)
+        factors = self.model.bert.factors(head_mask, packing)
+        leaves = [f if f is None else f.detach().requires_grad_() for f in factors]
+        trace = Trace(packing, factors, leaves, [], [], [])
+        hidden = ids
+        with torch.no_grad(), self.autocast():
+            for stage in range(self.stages):
+                trace.inputs.append(hidden)
+                trace.randomness.append(_randomness(self.device))
+                hidden = self._run(trace, stage, hidden)
+        hidden.requires_grad_()
+        with self.autocast():
+            logits = self.model.classify(packing.unpack(hidden))
+        loss = summed_loss(logits, labels) / labelled
+        self.scale(loss).backward()
+        trace.gradient.append(hidden.grad)
+        return trace, loss.detach()
+
+    def _run(self, trace: Trace, stage: int, given: Tensor) -> Tensor:
+        if stage == 0:
+            return self.model.bert.embed(given, torch.zeros_like(given), trace.packing)
+        return self.model.bert.layers[stage - 1](given, trace.packing, trace.leaves[stage - 1])
+
+    def backward(
+        self, traces: Sequence[Trace], completed: Callable[[int], None] = lambda stage: None
+    ) -> None:
+        """Add the gradients of the layers and the embeddings; `completed` is called with each
+        stage, from the top down, when its gradient is there."""
+        for stage in reversed(range(self.stages)):
+            for trace in traces:
+                self._back_over(trace, stage)
+            completed(stage)
+        for trace in traces:
+            pairs = [(f, x.grad) for f, x in zip(trace.factors, trace.leaves) if f is not None]
+            if pairs:
+                torch.autograd.backward(*zip(*pairs))
+
+    def _back_over(self, trace: Trace, stage: int) -> None:
+        given = trace.inputs.pop()
+        if stage > 0:
+            given.requires_grad_()
+        with _same(trace.randomness.pop(), self.device), self.autocast():
+            out = self._run(trace, stage, given)
+        gradient = trace.gradient.pop()
+        if out.requires_grad:
+            torch.autograd.backward(out, gradient)
+            trace.gradient.append(given.grad)
+
+
+def _randomness(device: torch.device) -> Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+@contextmanager
+def _same(randomness: Tensor, device: torch.device) -> Iterator[None]:
+    """Draw once more what was drawn from `randomness` on, and leave no trace of it."""
+    cuda = device.type == "cuda"
+    with torch.random.fork_rng([device] if cuda else []):
+        if cuda:
+            torch.cuda.set_rng_state(randomness, device)
+        else:
+            torch.set_rng_state(randomness)
+        yield
