@@ -34,7 +34,7 @@ class Passes:
     """Passes of one model. With `gates`, every sequence gets a draw of its own as head mask.
 
     `autocast` makes the context of every forward computation; `scale` is put on each loss before
-    it is differentiated.
+    it is differentiated. `parking` is the device that keeps what entered each stage.
     """
 
     def __init__(
@@ -43,39 +43,42 @@ class Passes:
         gates: HardConcreteGates | None,
         autocast: Callable[[], AbstractContextManager],
         scale: Callable[[Tensor], Tensor],
+        parking: torch.device | None = None,
     ):
         self.model = model
         self.gates = gates
         self.autocast = autocast
         self.scale = scale
         self.device = model.classifier.weight.device
+        self.parking = self.device if parking is None else parking
         self.stages = 1 + len(model.bert.layers)
 
-    def _moved(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        ids, mask, labels = (t.to(self.device) for t in batch[:3])
-        return ids, mask, labels, self.gates.sample(len(ids)) if self.gates else None
+    def _moved(self, batch: Batch) -> tuple[Tensor, Packing, Tensor, Tensor | None]:
+        """Token ids, packing and labels on the model's device, and a draw of the gates."""
+        packing = self.model.bert.packing(batch.attention_mask).to(self.device)
+        ids, labels = (t.to(self.device) for t in (batch.input_ids, batch.labels))
+        return ids, packing, labels, self.gates.sample(len(ids)) if self.gates else None
 
     def plain(self, batch: Batch, labelled: int) -> Tensor:
         """Add the gradient of a micro-batch's loss, summed and divided by `labelled`; returns the
         loss."""
-        ids, mask, labels, head_mask = self._moved(batch)
+        ids, packing, labels, head_mask = self._moved(batch)
         with self.autocast():
-            logits = self.model(ids, mask, head_mask=head_mask).logits
+            logits = self.model(ids, packing, head_mask=head_mask).logits
         loss = summed_loss(logits, labels) / labelled
         self.scale(loss).backward()
         return loss.detach()
 
     def forward(self, batch: Batch, labelled: int) -> tuple[Trace, Tensor]:
         """The loss; of the backward pass only the classifier's part is done."""
-        ids, mask, labels, head_mask = self._moved(batch)
-        packing = self.model.bert.packing(mask)
+        ids, packing, labels, head_mask = self._moved(batch)
         factors = self.model.bert.factors(head_mask, packing)
         leaves = [f if f is None else f.detach().requires_grad_() for f in factors]
         trace = Trace(packing, factors, leaves, [], [], [])
         hidden = ids
         with torch.no_grad(), self.autocast():
             for stage in range(self.stages):
-                trace.inputs.append(hidden)
+                trace.inputs.append(hidden.to(self.parking))
                 trace.randomness.append(_randomness(self.device))
                 hidden = self._run(trace, stage, hidden)
         hidden.requires_grad_()
@@ -106,7 +109,7 @@ class Passes:
                 torch.autograd.backward(*zip(*pairs))
 
     def _back_over(self, trace: Trace, stage: int) -> None:
-        given = trace.inputs.pop()
+        given = trace.inputs.pop().to(self.device)
         if stage > 0:
             given.requires_grad_()
         with _same(trace.randomness.pop(), self.device), self.autocast():

@@ -145,7 +145,8 @@ class Stepper:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
         autocast = partial(torch.autocast, self.device.type, dtype) if dtype else nullcontext
-        self.passes = Passes(model, gates, autocast, self.scaler.scale)
+        parking = torch.device("cpu") if settings.plan == "layerwise" else None
+        self.passes = Passes(model, gates, autocast, self.scaler.scale, parking)
         if gates:
             self.gate_optimizer = torch.optim.Adam([gates.log_alpha], lr=GATE_RATE)
 
@@ -175,7 +176,7 @@ class Stepper:
         """
         # A seed per step, not a stream of random numbers: a resumed run draws the same dropout.
         torch.manual_seed(self.settings.seed * 1_000_003 + number)
-        labelled = max(1, sum((b.labels != IGNORED).sum().item() for b in batches))
+        labelled = max(1, sum(len(w.words) for b in batches for w in b.windows))
         for optimizer in filter(None, self.optimizers):
             for group in optimizer.param_groups:
                 group["lr"] = self.rate(number)
