@@ -4,7 +4,6 @@ to run, on fake tensors that have shapes and no values."""
 import weakref
 from collections.abc import Iterable
 
-import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves

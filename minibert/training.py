@@ -21,7 +21,7 @@ from minibert.data import Batch, Scheme, Split, collate, make_batches
 from minibert.errors import InputError
 from minibert.evaluation import positive, positive_score, predict
 from minibert.gates import HardConcreteGates
-from minibert.model import IGNORED, BertForTokenClassification
+from minibert.model import BertForTokenClassification
 from minibert.passes import Passes
 from minibert.runs import Log
 from minibert.weights import DEFAULT_MODEL, read_tensors, save_pretrained, write_tensors
