@@ -1,16 +1,15 @@
 """What models cost, measured side by side: size, arithmetic, time and memory of a forward pass."""
 
-import copy
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch.distributed._tools.mem_tracker import MemTracker
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from minibert.data import Window, collate
+from minibert.memory import PeakMeter
 from minibert.model import BertForTokenClassification
 
 
@@ -85,9 +84,6 @@ def _flops(model: BertForTokenClassification, ids: torch.Tensor, mask: torch.Ten
 
 
 def _peak(model: BertForTokenClassification, ids: torch.Tensor, mask: torch.Tensor) -> int:
-    tracked = copy.deepcopy(model).requires_grad_(True)  # the tracker hooks into gradients
-    tracker = MemTracker()
-    tracker.track_external(tracked)
-    with tracker:
-        tracked(ids, mask)
-    return sum(at["Total"] for at in tracker.get_tracker_snapshot("peak").values())
+    with PeakMeter([*model.parameters(), ids, mask]) as meter:
+        model(ids, mask)
+    return meter.peak
