@@ -32,7 +32,14 @@ from minibert.model import BertForTokenClassification
 from minibert.pruning import at_full_shape, prune, repair
 from minibert.runs import Run, inherit, load_run, open_run
 from minibert.selection import Budget, Penalty, learn_gates
-from minibert.training import Precision, TrainSettings, choose_device, choose_precision, fine_tune
+from minibert.training import (
+    Plan,
+    Precision,
+    TrainSettings,
+    choose_device,
+    choose_precision,
+    fine_tune,
+)
 from minibert.weights import load_pretrained, save_pretrained
 
 REPAIR_WINDOWS = 128  # of the training texts: enough for some hundred unknowns, little memory
@@ -72,6 +79,8 @@ class PruneSettings:
     """Measure on the first so many documents of dev and of test, to save time; 0: on all."""
     tokens: int = 4096
     """Word pieces computed at a time. Memory depends on it; results only by the draws."""
+    plan: Plan = "plain"
+    """How to save memory, as in train.py."""
     precision: Precision = "auto"
     """auto: bf16 (else fp16) on a GPU, bf16 on a CPU that has it, otherwise float32."""
     export: bool = False
@@ -116,6 +125,7 @@ class PruneSettings:
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
             tokens=self.tokens,
+            plan=self.plan,
             precision=self.precision,
             seed=self.seed,
         )
