@@ -93,7 +93,11 @@ class Embeddings(nn.Module):
 
     def forward(self, input_ids: Tensor, positions: Tensor, token_type_ids: Tensor) -> Tensor:
         """Three (T,) tensors of indices -> (T, D)."""
-        embedded = self.word(input_ids) + self.token_type(token_type_ids) + self.position(positions)
+        return self.combine(self.word(input_ids), positions, token_type_ids)
+
+    def combine(self, words: Tensor, positions: Tensor, token_type_ids: Tensor) -> Tensor:
+        """The same with the words looked up already, (T, D)."""
+        embedded = words + self.token_type(token_type_ids) + self.position(positions)
         return self.dropout(self.norm(embedded))
 
 

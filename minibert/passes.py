@@ -22,10 +22,11 @@ class Trace(NamedTuple):
     """One micro-batch between its forward and its backward pass. A stage is the embeddings or a
     layer."""
 
+    ids: Tensor  # (T,) the packed token ids
     packing: Packing
     factors: list[Tensor | None]  # on the heads of each layer
     leaves: list[Tensor | None]  # the same; their gradient is collected here
-    inputs: list[Tensor]  # of each stage, the highest last
+    inputs: list[Tensor]  # (T, D) of each stage, the highest last
     randomness: list[Tensor]  # where the random numbers were before each stage
     gradient: list[Tensor]  # of the loss, by what came out of the highest stage in `inputs`
 
@@ -74,9 +75,9 @@ class Passes:
         ids, packing, labels, head_mask = self._moved(batch)
         factors = self.model.bert.factors(head_mask, packing)
         leaves = [f if f is None else f.detach().requires_grad_() for f in factors]
-        trace = Trace(packing, factors, leaves, [], [], [])
-        hidden = ids
+        trace = Trace(packing.pack(ids), packing, factors, leaves, [], [], [])
         with torch.no_grad(), self.autocast():
+            hidden = self.model.bert.embeddings.word(trace.ids)
             for stage in range(self.stages):
                 trace.inputs.append(hidden.to(self.parking))
                 trace.randomness.append(_randomness(self.device))
@@ -91,7 +92,8 @@ class Passes:
 
     def _run(self, trace: Trace, stage: int, given: Tensor) -> Tensor:
         if stage == 0:
-            return self.model.bert.embed(given, torch.zeros_like(given), trace.packing)
+            positions = trace.packing.positions
+            return self.model.bert.embeddings.combine(given, positions, torch.zeros_like(positions))
         return self.model.bert.layers[stage - 1](given, trace.packing, trace.leaves[stage - 1])
 
     def backward(
@@ -102,6 +104,10 @@ class Passes:
         for stage in reversed(range(self.stages)):
             for trace in traces:
                 self._back_over(trace, stage)
+            if stage == 0:  # all lookups at once: each gradient of its own is as large as the table
+                words = self.model.bert.embeddings.word(torch.cat([t.ids for t in traces]))
+                if words.requires_grad:
+                    torch.autograd.backward(words, torch.cat([t.gradient.pop() for t in traces]))
             completed(stage)
         for trace in traces:
             pairs = [(f, x.grad) for f, x in zip(trace.factors, trace.leaves) if f is not None]
@@ -109,15 +115,11 @@ class Passes:
                 torch.autograd.backward(*zip(*pairs))
 
     def _back_over(self, trace: Trace, stage: int) -> None:
-        given = trace.inputs.pop().to(self.device)
-        if stage > 0:
-            given.requires_grad_()
+        given = trace.inputs.pop().to(self.device).requires_grad_()
         with _same(trace.randomness.pop(), self.device), self.autocast():
             out = self._run(trace, stage, given)
-        gradient = trace.gradient.pop()
-        if out.requires_grad:
-            torch.autograd.backward(out, gradient)
-            trace.gradient.append(given.grad)
+        torch.autograd.backward(out, trace.gradient.pop())
+        trace.gradient.append(given.grad)
 
 
 def _randomness(device: torch.device) -> Tensor:
