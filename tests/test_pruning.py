@@ -247,6 +247,22 @@ def test_the_gradient_of_a_step_is_that_of_loss_and_price(model, split, monkeypa
         assert gradient[head].item() == pytest.approx(slope, rel=1e-5, abs=1e-7)
 
 
+def test_every_sequence_has_a_draw_of_its_own(model, split, monkeypatch):
+    stepper = Stepper(model, SETTINGS, 10, HardConcreteGates(model.config).double())
+    forward, masks = model.forward, []
+
+    def spy(*given, head_mask):
+        masks.append(head_mask)
+        return forward(*given, head_mask=head_mask)
+
+    monkeypatch.setattr(model, "forward", spy)
+    price = torch.zeros(3, 5)
+    stepper.step(0, [collate(split.windows[:3], split.targets)], price)
+    (mask,) = masks
+    assert mask.shape == (3, 3, 5)
+    assert not torch.equal(mask[0], mask[1])
+
+
 def test_a_loss_that_is_not_finite_names_the_step(model, split):
     with torch.no_grad():
         model.classifier.weight[0, 0] = float("nan")
