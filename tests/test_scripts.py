@@ -203,6 +203,9 @@ def test_ablate_answers_and_leaves_figures_and_goes_on_after_a_kill(run, capsys)
     assert json.loads((run / "ablation-mean" / "single-test.json").read_text()) != single
     curve = json.loads((run / "ablation-mean" / "curve-single.json").read_text())
     assert curve["masked"] == [0, 4, 6]
+    full, middle, none = curve["steps"]["AP"]
+    area = (4 * (full + middle) / 2 + 2 * (middle + none) / 2) / (6 * full)
+    assert curve["area"]["value"] == pytest.approx(area, abs=1e-12)
     assert [len(values) for values in curve["steps"].values()] == [3] * len(curve["steps"])
 
 
