@@ -46,8 +46,8 @@ def run(settings: Settings) -> None:
     for folder in settings.runs:
         for way, keep, share in [*learned(folder, settings), *controls(folder, settings)]:
             rows.setdefault((way, keep), []).append(share)
-    print(f"share of the dense model's score on test, {len(settings.runs)} seeds: mean, and the")
-    print("lowest and highest end of the seeds' 95 % intervals over documents")
+    print(f"share of the dense model's score on test, {len(settings.runs)} run(s): mean, and the")
+    print("lowest and highest end of their 95 % intervals over documents")
     for keep in settings.keep:
         for (way, kept), shares in rows.items():
             if kept == keep:
