@@ -232,7 +232,7 @@ def learned_mask(
     """What the gates come to, and how they came to it."""
     goal = Penalty(target)
     if settings.keep:
-        goal = Budget(int(target), gates.open_probability().sum().item())
+        goal = Budget(int(target), gates.expected())
     model.requires_grad_(settings.joint).train(settings.joint)
     steps = []
     with tqdm(desc=f"gates for {target:g}", total=settings.steps, disable=None) as bar:

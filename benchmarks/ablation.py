@@ -14,19 +14,17 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from minibert import BertConfig, BertForTokenClassification, cli, load_pretrained, save_pretrained
 from minibert.ablation import ablate, cumulative, masks_without
 from minibert.config import Head
+from minibert.costs import flops_of, seconds_of
 from minibert.data import Split, make_split, read_documents
 from minibert.errors import InputError
 from minibert.tokenizer import Tokenizer
@@ -166,19 +164,16 @@ def check(
 @torch.no_grad()
 def report_arithmetic(model: BertForTokenClassification, split: Split, job: Job) -> None:
     """What exactness allows, and how fast ours computes beside the plain product of matrices."""
-    with sdpa_kernel(SDPBackend.MATH):  # the fused kernel's arithmetic is not counted
-        with FlopCounterMode(display=False) as naive:
-            for window in split.windows:
-                model(torch.tensor([window.input_ids]))
-        with FlopCounterMode(display=False) as exact:
-            job.compute()
+    every = [torch.tensor([window.input_ids]) for window in split.windows]
+    naive = flops_of(lambda: [model(ids) for ids in every])
+    exact = flops_of(job.compute)
     evaluations = len(model.config.present_heads)
-    bound = naive.get_total_flops() * evaluations / exact.get_total_flops()
+    bound = naive * evaluations / exact
     weight = model.bert.layers[0].expand.weight
     hidden = torch.randn(1024, weight.shape[1])
     seconds = statistics.median(seconds_of(lambda: hidden @ weight.T) for _ in range(30))
     matrix = 2 * len(hidden) * weight.numel() / seconds
-    reached = exact.get_total_flops() / statistics.median(job.seconds)
+    reached = exact / statistics.median(job.seconds)
     print(
         f"arithmetic: the naive loop computes {bound:.2f}x ours without padding; ours runs at "
         f"{reached / 1e9:.0f} GFLOP/s, {reached / matrix:.0%} of a matrix product's"
@@ -195,12 +190,6 @@ def report_precision(model: BertForTokenClassification, split: Split) -> None:
     exact, screened = (loss[1:] - loss[0] for loss in losses)
     moved = statistics.median(abs(screened - exact) / abs(exact))
     print(f"bfloat16 moves a head's effect on the loss by {moved:.0%} (median)")
-
-
-def seconds_of(compute: Callable) -> float:
-    began = time.perf_counter()
-    compute()
-    return time.perf_counter() - began
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -32,8 +32,8 @@ def compare_costs(
     attention: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(1 + rounds):
         for name, model in models.items():
-            whole[name].append(_seconds(lambda model=model: model.eval()(ids, mask)))
-            attention[name].append(_seconds(_attentions(model, ids, mask)))
+            whole[name].append(seconds_of(lambda model=model: model.eval()(ids, mask)))
+            attention[name].append(seconds_of(_attentions(model, ids, mask)))
     first = next(iter(models))
     out = {}
     for name, model in models.items():
@@ -42,7 +42,7 @@ def compare_costs(
             "heads by layer": [len(layer.attention.heads) for layer in model.bert.layers],
             "parameters": sum(p.numel() for p in model.parameters()),
             "bytes": sum(p.nbytes for p in model.parameters()),
-            "flops": _flops(model, ids, mask),
+            "flops": flops_of(lambda model=model: model(ids, mask)),
             "peak bytes": _peak(model, ids, mask),
             "seconds": seconds,
             "attention seconds": statistics.median(attention[name][1:]),
@@ -59,7 +59,7 @@ def _ratio(base: Sequence[float], other: Sequence[float]) -> float:
     return statistics.median(b / o for b, o in zip(base[1:], other[1:]))
 
 
-def _seconds(compute: Callable) -> float:
+def seconds_of(compute: Callable) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     began = time.perf_counter()
@@ -76,10 +76,10 @@ def _attentions(model: BertForTokenClassification, ids: torch.Tensor, mask: torc
     return lambda: [layer.attention(hidden, packing) for layer in model.bert.layers]
 
 
-def _flops(model: BertForTokenClassification, ids: torch.Tensor, mask: torch.Tensor) -> int:
+def flops_of(compute: Callable) -> int:
     # The fused attention kernel is not counted on every device; its plain form is.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        model(ids, mask)
+        compute()
     return counter.get_total_flops()
 
 

@@ -47,6 +47,10 @@ class HardConcreteGates(nn.Module):
         low, high = STRETCH
         return torch.sigmoid(self.log_alpha - TEMPERATURE * log(-low / high)) * self.present
 
+    def expected(self) -> float:
+        """How many heads a draw opens on average."""
+        return self.open_probability().sum().item()
+
     def _stretch(self, concrete: Tensor) -> Tensor:
         low, high = STRETCH
         return (concrete * (high - low) + low).clamp(0, 1) * self.present

@@ -102,7 +102,7 @@ def learn_gates(
         kept = goal.head_mask(gates) > 0.5
         if before is None or (kept != before).any():
             before, changed = kept, step
-        price = goal.price(step / steps, gates.open_probability().sum().item())
+        price = goal.price(step / steps, gates.expected())
         settling = step >= SETTLE * steps
         charge = (
             torch.where(kept, -PUSH, PUSH) if settling else torch.full_like(gates.present, price)
@@ -113,7 +113,7 @@ def learn_gates(
         opened = int(((fixed == 1) & (mask == 1)).sum())
         closed = int(((fixed == 0) & (mask == 0)).sum())
         undecided = len(fixed) - opened - closed
-        expected = gates.open_probability().sum().item()
+        expected = gates.expected()
         yield Progress(
             step + 1, loss, PUSH if settling else price, expected, opened, closed, undecided
         )

@@ -1,5 +1,6 @@
 """Odd sizes, float64 and N(0, 0.3^2) everywhere: what a wrong formula cannot survive."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,12 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
             draw = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             parameter.copy_(0.3 * draw)
     return model
+
+
+def tagger_for(pieces: Tokenizer) -> BertForTokenClassification:
+    """TINY with the vocabulary of `pieces`, for windows of real text."""
+    config = replace(TINY, vocab_size=pieces.size, max_position_embeddings=64)
+    return randomise(BertForTokenClassification(config).double()).eval()
 
 
 @pytest.fixture

@@ -1,13 +1,12 @@
 """Fast ablation is the naive loop; orders, gradients and what heads look at, each a second way."""
 
 import copy
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import scipy.stats
 import torch
-from conftest import TINY, randomise
+from conftest import TINY, tagger_for
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 
@@ -24,8 +23,7 @@ LAYERS, HEADS = TINY.num_hidden_layers, TINY.num_attention_heads
 
 @pytest.fixture(scope="module")
 def model(pieces) -> BertForTokenClassification:
-    config = replace(TINY, vocab_size=pieces.size, max_position_embeddings=64)
-    return randomise(BertForTokenClassification(config).double()).eval()
+    return tagger_for(pieces)
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,12 @@ import torch
 from conftest import TINY
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from benchmarks.memory import Simulated
 from minibert import BertForTokenClassification
 from minibert.data import Batch, Window
 from minibert.memory import PeakMeter
 from minibert.model import Packing
-from minibert.training import Stepper, TrainSettings
+from minibert.training import TrainSettings
 
 
 def test_the_peak_is_what_is_alive_at_once():
@@ -29,11 +30,6 @@ def test_the_peak_is_what_is_alive_at_once():
         torch.ones(2048)
         assert tiny.shape == (1,)
     assert (meter.now, meter.peak) == (1536, 1536 + 8192)
-
-
-class Simulated(Stepper):
-    def _finite(self, losses, number):
-        return 0.0
 
 
 def peak_of_two_steps(plan: str) -> int:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import TINY, randomise
+from conftest import TINY, tagger_for
 
 from minibert import BertForTokenClassification, load_pretrained, save_pretrained
 from minibert import costs as costs_module
@@ -24,8 +24,7 @@ SETTINGS = TrainSettings(batch_size=4, precision="float32")
 
 @pytest.fixture
 def model(pieces) -> BertForTokenClassification:
-    config = replace(TINY, vocab_size=pieces.size, max_position_embeddings=64)
-    return randomise(BertForTokenClassification(config).double()).eval()
+    return tagger_for(pieces)
 
 
 @pytest.fixture(scope="module")
@@ -293,7 +292,7 @@ def test_speed_ups_are_medians_of_the_first_over_each(model, split, monkeypatch)
     smaller = without_heads(model, [(0, 0)])
     dense, pruned = [9.0, 4.0, 6.0, 8.0], [9.0, 2.0, 2.0, 2.0]
     turns = iter([t for d, p in zip(dense, pruned) for t in (d, 10 * d, p, 2 * p)])
-    monkeypatch.setattr(costs_module, "_seconds", lambda _: next(turns))
+    monkeypatch.setattr(costs_module, "seconds_of", lambda _: next(turns))
     costs = compare_costs({"dense": model, "pruned": smaller}, split.windows[:1], rounds=3)
     assert (costs["dense"]["speed-up"], costs["dense"]["seconds"]) == (1, 6)
     assert (costs["pruned"]["speed-up"], costs["pruned"]["attention speed-up"]) == (3, 15)
