@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -29,6 +30,7 @@ from minibert.files import read_json, sha256, write_json, write_text
 from minibert.gates import HardConcreteGates
 from minibert.metrics import Array
 from minibert.model import BertForTokenClassification
+from minibert.plans import choose_plan, stepping_down
 from minibert.pruning import at_full_shape, prune, repair
 from minibert.runs import Run, inherit, load_run, open_run
 from minibert.selection import Budget, Penalty, learn_gates
@@ -79,8 +81,10 @@ class PruneSettings:
     """Measure on the first so many documents of dev and of test, to save time; 0: on all."""
     tokens: int = 4096
     """Word pieces computed at a time. Memory depends on it; results only by the draws."""
-    plan: Plan = "plain"
+    plan: Plan = "auto"
     """How to save memory, as in train.py."""
+    memory_limit: int = 0
+    """MiB that tensors may take, for --plan auto; 0: what the GPU has free."""
     precision: Precision = "auto"
     """auto: bf16 (else fp16) on a GPU, bf16 on a CPU that has it, otherwise float32."""
     export: bool = False
@@ -126,6 +130,7 @@ class PruneSettings:
             learning_rate=self.learning_rate,
             tokens=self.tokens,
             plan=self.plan,
+            memory_limit=self.memory_limit,
             precision=self.precision,
             seed=self.seed,
         )
@@ -149,6 +154,15 @@ def run(settings: PruneSettings) -> None:
     if settings.order:
         inputs["order"] = sha256(settings.order)
     lock = open_run(out, settings, inputs)
+    training, why = choose_plan(
+        dense.model.config,
+        settings.training,
+        dense.splits["train"].windows,
+        device,
+        frozen=not (settings.joint or settings.recover),
+        gates=settings.joint or not settings.recover,
+    )
+    print(f"plan {training.plan}: {why}")
     targets = settings.keep or settings.l0
     folders = [out / f"{'keep' if settings.keep else 'l0'}-{target:g}" for target in targets]
     model, reference = dense.model, None
@@ -157,7 +171,8 @@ def run(settings: PruneSettings) -> None:
         if not (folder / "results.json").exists():
             reference = reference or measured(dense.model, dense.splits)
             folder.mkdir(exist_ok=True)
-            smaller, told = make_smaller(model, dense, gates, target, ranking, settings)
+            attempt = partial(make_smaller, model, dense, gates, target, ranking, settings)
+            smaller, told = stepping_down(training, attempt)
             save(smaller, settings, folder)
             told |= compare(dense, smaller, reference)
             write_json(folder / "results.json", told)
@@ -201,13 +216,14 @@ def make_smaller(
     target: float,
     ranking: Sequence[Head],
     settings: PruneSettings,
+    training: TrainSettings,
 ) -> tuple[BertForTokenClassification, dict]:
     """The model with fewer heads, and what there is to tell of how they were chosen."""
-    model, train, steps = deepcopy(model), dense.splits["train"], []
+    model, gates, train, steps = deepcopy(model), deepcopy(gates), dense.splits["train"], []
     if ranking:
         head_mask = masks_without(model.config, [ranking[: len(ranking) - int(target)]])[0]
     else:
-        head_mask, steps = learned_mask(model, train, gates, target, settings)
+        head_mask, steps = learned_mask(model, train, gates, target, settings, training)
     smaller = prune(model.eval(), head_mask)
     if settings.repair != "none":
         whole = model if settings.recover else dense.model  # the last that was trained
@@ -215,7 +231,7 @@ def make_smaller(
         repair(whole, smaller, windows, settings.repair == "refit", settings.tokens)
     if settings.recover:
         smaller.requires_grad_(True).train()
-        losses = fine_tune(smaller, train, settings.training, settings.recover)
+        losses = fine_tune(smaller, train, training, settings.recover)
         for _ in tqdm(losses, f"recover {target:g}", settings.recover, disable=None):
             pass
     heads = [name_of(head) for head in smaller.config.present_heads]
@@ -228,6 +244,7 @@ def learned_mask(
     gates: HardConcreteGates,
     target: float,
     settings: PruneSettings,
+    training: TrainSettings,
 ) -> tuple[Tensor, list[dict]]:
     """What the gates come to, and how they came to it."""
     goal = Penalty(target)
@@ -236,7 +253,7 @@ def learned_mask(
     model.requires_grad_(settings.joint).train(settings.joint)
     steps = []
     with tqdm(desc=f"gates for {target:g}", total=settings.steps, disable=None) as bar:
-        for at in learn_gates(model, train, gates, goal, settings.training, settings.steps):
+        for at in learn_gates(model, train, gates, goal, training, settings.steps):
             steps.append(at._asdict())
             bar.set_postfix({name: f"{value:.4g}" for name, value in steps[-1].items()})
             bar.update()

@@ -7,18 +7,20 @@ threshold on dev, reports on test beside two baselines, and leaves a folder that
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from minibert import cli
+from minibert import cli, processes
 from minibert.data import OUTSIDE, Split, first_documents, label_names, load_corpus, make_splits
 from minibert.errors import InputError
 from minibert.evaluation import evaluate, positive_score, predict, predicted_spans
 from minibert.files import read_json, sha256, write_json
 from minibert.metrics import Score
 from minibert.model import BertForTokenClassification
+from minibert.plans import choose_plan, stepping_down
 from minibert.report import marked, score_table
 from minibert.runs import open_run
 from minibert.tokenizer import Tokenizer
@@ -31,40 +33,64 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def train(settings: TrainSettings) -> None:
+    writes = processes.join()
     device = choose_device(settings.device)
     corpus = load_corpus(settings.data)
     every = [document for split in corpus.splits.values() for document in split]
     names = label_names(every, settings.labels)
     folder = find_model(settings.model)
-    torch.manual_seed(settings.seed)  # of the new classifier
-    model = load_pretrained(
-        folder,
-        names,
-        hidden_dropout_prob=settings.dropout,
-        attention_probs_dropout_prob=settings.attention_dropout,
-    ).to(device)
+    model = new_tagger(folder, names, settings)
     tokenizer = Tokenizer.load(folder, model.config.vocab_size)
     splits = make_splits(corpus, tokenizer, settings.labels, model.config, settings.max_length)
     check_labels(splits, names, settings.data)
     files = [*folder.glob("*.safetensors"), *folder.glob("*.json"), *folder.glob("vocab.txt")]
     weights = {f"{settings.model} {file.name}": sha256(file) for file in sorted(files)}
     settings = replace(settings, precision=choose_precision(settings.precision, device))
-    lock = open_run(settings.out, settings, corpus.checksums | weights)
+    lock = open_run(settings.out, settings, corpus.checksums | weights) if writes else None
     results = settings.out / "results.json"
-    if not results.exists():
-        print(describe(splits, names), *filter(None, [corpus.note]), sep="\n")
-        tokenizer.save(settings.out)
-        with tqdm(desc="train", unit="step", disable=None) as bar:
-            best = fit(model, splits["train"], splits["dev"], settings, lambda *s: advance(bar, *s))
-        model = load_pretrained(settings.out).to(device)
-        write_json(results, best | evaluate(model, splits))
-    (settings.out / CHECKPOINT).unlink(missing_ok=True)
-    results = read_json(results)
-    show(results, settings.out)
+    if not processes.agree(results.exists()):
+        settings, why = choose_plan(model.config, settings, splits["train"].windows, device)
+        if writes:
+            print(describe(splits, names), *filter(None, [corpus.note]), sep="\n")
+            print(f"plan {settings.plan}: {why}")
+            tokenizer.save(settings.out)
+        found = stepping_down(settings, lambda s: learn(new_tagger(folder, names, s), splits, s))
+        if writes:
+            write_json(results, found)
+    told = processes.agree(read_json(results) if writes else None)
+    model = load_pretrained(settings.out).to(device)
+    if writes:
+        (settings.out / CHECKPOINT).unlink(missing_ok=True)
+        show(told, settings.out)
     if OUTSIDE in names and settings.show:
-        model = load_pretrained(settings.out).to(device)
-        show_documents(model, splits["test"], results["threshold"], settings.show)
-    lock.close()
+        show_documents(model, splits["test"], told["threshold"], settings.show)
+    if lock:
+        lock.close()
+
+
+def learn(
+    model: BertForTokenClassification, splits: dict[str, Split], settings: TrainSettings
+) -> dict:
+    """Train, keep the best, score it: what results.json is to hold."""
+    device = choose_device(settings.device)
+    with tqdm(desc="train", unit="step", disable=None if processes.rank() == 0 else True) as bar:
+        advance = partial(show_step, bar)
+        best = fit(model.to(device), splits["train"], splits["dev"], settings, advance)
+    plan = {"plan": settings.plan, "tokens": settings.tokens}
+    return best | plan | evaluate(load_pretrained(settings.out).to(device), splits)
+
+
+def new_tagger(
+    folder: Path, names: Sequence[str], settings: TrainSettings
+) -> BertForTokenClassification:
+    """The pretrained encoder with a classifier that is drawn from the seed."""
+    torch.manual_seed(settings.seed)
+    return load_pretrained(
+        folder,
+        names,
+        hidden_dropout_prob=settings.dropout,
+        attention_probs_dropout_prob=settings.attention_dropout,
+    )
 
 
 def check_labels(splits: dict[str, Split], names: Sequence[str], source: str) -> None:
@@ -90,7 +116,7 @@ def describe(splits: dict[str, Split], names: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def advance(bar: tqdm, step: int, steps: int, loss: float, speed: float) -> None:
+def show_step(bar: tqdm, step: int, steps: int, loss: float, speed: float) -> None:
     bar.total = steps
     bar.set_postfix(loss=f"{loss:.3f}", tokens_per_s=f"{speed:.0f}", refresh=False)
     bar.update(step - bar.n)
@@ -110,7 +136,8 @@ def show_documents(
     model: BertForTokenClassification, split: Split, threshold: float, count: int
 ) -> None:
     documents, windows, _ = first_documents(split, count)
-    for document, log_probs in zip(documents, predict(model, windows, documents)):
+    found = predict(model, windows, documents)
+    for document, log_probs in zip(documents, found) if processes.rank() == 0 else ():
         inside = positive_score(log_probs, model.config.labels) >= threshold
         spans = predicted_spans(document, inside)
         print(f"\n{document.id}:", marked(document.text, spans, colour=sys.stdout.isatty()))

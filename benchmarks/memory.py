@@ -1,8 +1,8 @@
-"""What one optimizer step of BERT-base takes at most, by every memory plan, without a GPU.
+"""What one optimizer step takes at most, by every memory plan, without a GPU.
 
-python -m benchmarks.memory. The steps run on fake tensors, which have shapes and no values; counted
-are weights, optimizer states, gradients and activations, in the blocks of CUDA's allocator. What
-`layerwise` parks in the host's memory is not counted. A CUDA context takes some hundred MiB more.
+python -m benchmarks.memory. The steps run on fake tensors (minibert/plans.py says what is counted).
+Where there is a GPU, real steps are measured beside them, with the allocator held to 2 GiB less a
+CUDA context of 500 MiB.
 """
 
 import sys
@@ -10,14 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from minibert import BertConfig, BertForTokenClassification, cli
-from minibert.data import Batch, Window
-from minibert.gates import HardConcreteGates
-from minibert.memory import PeakMeter
-from minibert.model import Packing
-from minibert.training import Plan, Stepper, TrainSettings
+from minibert.data import Window, collate
+from minibert.plans import MIB, PLANS, predicted_peak
+from minibert.training import Stepper, TrainSettings
 
 BERT_BASE = BertConfig(30522, 768, 12, 12, 3072, attention_probs_dropout_prob=0.0).with_labels(
     ("O", "I")
@@ -32,44 +29,43 @@ class Settings:
     """Of the larger window; each is a micro-batch of its own."""
 
 
-class Simulated(Stepper):
-    def _finite(self, losses: Sequence[torch.Tensor], number: int) -> float:
-        return 0.0  # fake tensors have no value to look at
-
-
-def peak(
-    plan: Plan, documents: int, length: int, frozen: bool = False, dtype: torch.dtype = torch.float
-) -> float:
-    """MiB of the second of two steps; the first one makes the optimizer's states."""
-    window = Window(0, [0] * length, [0], [1], [])
-    packing = Packing(torch.arange(length), [length], torch.Size((1, length)))
-    settings = TrainSettings(plan=plan, precision="float32")
-    torch.set_default_dtype(dtype)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        model = BertForTokenClassification(BERT_BASE).requires_grad_(not frozen)
-        gates = HardConcreteGates(BERT_BASE) if frozen else None
-        stepper = Simulated(model.train(not frozen), settings, 10, gates)
-        if plan == "layerwise":
-            stepper.passes.parking = torch.device("meta")
-        price = torch.zeros(12, 12)
-        ids = torch.zeros(1, length, dtype=torch.long)
-        batches = [Batch(ids, packing, ids, [window])] * documents
-        with PeakMeter(model.parameters()) as meter:
-            for number in range(2):
-                stepper.step(number, batches, price)
-    torch.set_default_dtype(torch.float)
-    return meter.peak / 2**20
-
-
 def run(settings: Settings) -> None:
     print(f"BERT-base, documents of {settings.length} pieces: MiB at most")
-    for plan in ("plain", "checkpoint", "layerwise"):
+    window = Window(0, [0] * settings.length, [0], [1], [])
+    for plan in PLANS:
         for documents in (1, settings.documents):
-            most = peak(plan, documents, settings.length)
-            print(f"all weights, {plan:12} {documents} documents {most:8.0f}", flush=True)
+            asked = TrainSettings(plan=plan, tokens=settings.length, precision="float32")
+            windows = [window] * documents
+            most = f"{predicted_peak(BERT_BASE, asked, windows):8.0f}"
+            if torch.cuda.is_available():
+                most += f"{measured_peak(asked, windows):8.0f} measured"
+            print(f"all weights, {plan:12} {documents} documents {most}", flush=True)
+    for states, frozen in (("bf16", False), ("bf16", True)):
+        asked = TrainSettings(
+            plan="layerwise", tokens=settings.length, precision="float32",
+            states=states, freeze_embeddings=frozen,
+        )  # fmt: skip
+        most = predicted_peak(BERT_BASE, asked, [window])
+        print(f"layerwise, states in {states}{', embeddings frozen' * frozen}: {most:.0f}")
+    asked = TrainSettings(plan="checkpoint", tokens=settings.length, precision="float32")
     for dtype in (torch.float32, torch.bfloat16):
-        most = peak("checkpoint", 1, settings.length, frozen=True, dtype=dtype)
+        most = predicted_peak(BERT_BASE, asked, [window], frozen=True, gates=True, dtype=dtype)
         print(f"gates only, checkpoint   {str(dtype).removeprefix('torch.'):11} {most:8.0f}")
+
+
+def measured_peak(settings: TrainSettings, windows: Sequence[Window]) -> float:
+    """MiB of two real steps on the GPU; infinite where they do not fit."""
+    torch.cuda.set_per_process_memory_fraction(
+        1548 * MIB / torch.cuda.get_device_properties(0).total_memory
+    )
+    torch.cuda.reset_peak_memory_stats()
+    try:
+        stepper = Stepper(BertForTokenClassification(BERT_BASE).cuda().train(), settings, 10)
+        for number in range(2):
+            stepper.step(number, [collate([window]) for window in windows])
+    except torch.OutOfMemoryError:
+        return float("inf")
+    return torch.cuda.max_memory_allocated() / MIB
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from minibert import metrics
+from minibert import metrics, processes
 from minibert.data import OUTSIDE, Document, Split, Window, collate, make_batches
 from minibert.metrics import Array, Score
 from minibert.model import BertForTokenClassification
@@ -30,12 +30,13 @@ def predict(
 ) -> list[Array]:
     """The log-probability of every label for every word: one (words, labels) array a document.
 
-    `windows`: of these `documents`. `tokens`: pieces that are computed at a time.
+    `windows`: of these `documents`. `tokens`: pieces that are computed at a time. Under torchrun
+    each process computes its share, and all get everything.
     """
     device = next(model.parameters()).device
     labels = len(model.config.labels)
     out = [np.zeros((len(d.words), labels)) for d in documents]
-    for group in progress(make_batches(windows, tokens)):
+    for group in progress(make_batches(processes.share(windows), tokens)):
         batch = collate(group)
         logits = model(
             batch.input_ids.to(device), batch.attention_mask.to(device), head_mask=head_mask
@@ -43,7 +44,7 @@ def predict(
         log_probs = logits.logits.log_softmax(-1).double().cpu().numpy()
         for row, window in enumerate(group):
             out[window.document][window.words] = log_probs[row, window.positions]
-    return out
+    return [processes.add_up(log_probs) for log_probs in out]
 
 
 def positive_score(log_probs: Array, labels: Sequence[str]) -> Array:

@@ -1,33 +1,47 @@
-"""Several processes on one job, under torchrun: each takes its share of the documents."""
+"""Several processes on one job, under torchrun: each takes its share of the work."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 
 from minibert.data import Window
+
+Item = TypeVar("Item")
 
 
 def join() -> bool:
     """Join the group if torchrun started this process; True in the one process that writes."""
     if distributed.is_torchelastic_launched() and not distributed.is_initialized():
-        distributed.init_process_group("gloo")
-    return not distributed.is_initialized() or distributed.get_rank() == 0
+        distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        )
+    return rank() == 0
+
+
+def rank() -> int:
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def size() -> int:
+    return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def share(windows: Sequence[Window]) -> list[Window]:
     """The windows of this process's documents: every one where there is one process."""
-    if not distributed.is_initialized():
-        return list(windows)
-    rank, size = distributed.get_rank(), distributed.get_world_size()
-    return [window for window in windows if window.document % size == rank]
+    return [window for window in windows if window.document % size() == rank()]
+
+
+def turns(items: Sequence[Item]) -> list[tuple[int, Item]]:
+    """(number, item) of the items that fall to this process when they are dealt out in turns."""
+    return list(enumerate(items))[rank() :: size()]
 
 
 def agree(value: Any) -> Any:
     """The first process's value, in every process."""
-    if not distributed.is_initialized():
+    if size() == 1:
         return value
     values = [value]
     distributed.broadcast_object_list(values, src=0)
@@ -36,6 +50,19 @@ def agree(value: Any) -> Any:
 
 def add_up(array: np.ndarray) -> np.ndarray:
     """Sum an array over all processes, in place; each has filled in its own documents' part."""
-    if distributed.is_initialized():
+    if size() > 1:
         distributed.all_reduce(torch.from_numpy(array))
     return array
+
+
+def total(value: float) -> float:
+    """The sum of a number over all processes."""
+    return float(add_up(np.array([value]))[0])
+
+
+def add_up_gradients(parameters: Iterable[Tensor]) -> None:
+    """Sum every gradient over all processes, in place; none counts as zero."""
+    for parameter in parameters if size() > 1 else ():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        distributed.all_reduce(parameter.grad)

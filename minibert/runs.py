@@ -18,7 +18,7 @@ from minibert.weights import load_pretrained
 
 # Settings that may differ when a run is taken up again, with less memory, say; of the files that
 # `run` and `order` name the checksums are compared.
-FREE = ("out", "show", "device", "tokens", "run", "order")
+FREE = ("out", "show", "device", "tokens", "plan", "memory_limit", "run", "order")
 PRUNED = "pruned"  # in run.json: how prune.py made this model from that of the recorded run
 LIBRARIES = ("minibert", "torch", "numpy", "tokenizers", "safetensors")
 

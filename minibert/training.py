@@ -16,20 +16,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from minibert import metrics
+from minibert import metrics, processes
 from minibert.data import Batch, Scheme, Split, collate, make_batches
 from minibert.errors import InputError
 from minibert.evaluation import positive, positive_score, predict
 from minibert.gates import HardConcreteGates
 from minibert.model import BertForTokenClassification
+from minibert.optimizer import HalfAdamW
 from minibert.passes import Passes
 from minibert.runs import Log
 from minibert.weights import DEFAULT_MODEL, read_tensors, save_pretrained, write_tensors
 
 GATE_RATE = 0.1  # Adam's learning rate on log_alpha, whose scale is units, not hundredths
 CHECKPOINT = "checkpoint.safetensors"  # in the run folder, while the run is not finished
-Plan = Literal["plain", "checkpoint", "layerwise"]
+Plan = Literal["auto", "plain", "checkpoint", "layerwise"]
 Precision = Literal["auto", "float32", "bf16", "fp16"]
+States = Literal["float32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,18 @@ class TrainSettings:
     """Longest window in word pieces; longer texts are cut into overlapping windows."""
     tokens: int = 4096
     """Word pieces computed at a time. Memory depends on it; results only by the dropout drawn."""
-    plan: Plan = "plain"
+    plan: Plan = "auto"
     """plain: fastest. checkpoint: each layer computed again on the way back, which keeps less.
     layerwise: and over all micro-batches of a step together, so that only one layer's gradient
-    exists at a time. The update is the same."""
+    exists at a time. auto: the fastest that fits. The update is the same."""
+    memory_limit: int = 0
+    """MiB that tensors may take, for --plan auto; 0: what the GPU has free. A CUDA context takes
+    some hundred MiB more."""
+    freeze_embeddings: bool = False
+    """Leave the embeddings as they are: less memory for their gradient and optimizer states."""
+    states: States = "float32"
+    """Of AdamW's two moments. bf16 takes half the memory; rounded at random, so that small changes
+    are right on average."""
     precision: Precision = "auto"
     """auto: bf16 (else fp16) on a GPU, bf16 on a CPU that has it, otherwise float32."""
     device: str = "auto"
@@ -92,8 +102,8 @@ class TrainSettings:
             raise InputError("--weight-decay must be in [0, 1]")
         if not 0 <= self.seed < 2**32:
             raise InputError("--seed must be from 0 to 4294967295")
-        if self.show < 0:
-            raise InputError("--show must be at least 0")
+        if self.show < 0 or self.memory_limit < 0:
+            raise InputError("--show and --memory-limit must be at least 0")
 
 
 def choose_device(name: str) -> torch.device:
@@ -138,6 +148,8 @@ class Stepper:
         self.steps = steps
         self.gates = gates
         self.device = model.classifier.weight.device
+        if settings.freeze_embeddings:
+            model.bert.embeddings.requires_grad_(False)
         self.names = {p: name for name, p in model.named_parameters() if p.requires_grad}
         stages = [model.bert.embeddings, *model.bert.layers, model.classifier]
         self.optimizers = [self._optimizer(stage) for stage in stages]
@@ -150,14 +162,18 @@ class Stepper:
         if gates:
             self.gate_optimizer = torch.optim.Adam([gates.log_alpha], lr=GATE_RATE)
 
-    def _optimizer(self, stage: nn.Module) -> torch.optim.AdamW | None:
+    def _optimizer(self, stage: nn.Module) -> torch.optim.Optimizer | None:
         trained = [p for p in stage.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in trained if p.ndim > 1]},
             {"params": [p for p in trained if p.ndim == 1], "weight_decay": 0.0},
         ]
         decay = self.settings.weight_decay
-        return torch.optim.AdamW(groups, weight_decay=decay, fused=True) if trained else None
+        if not trained:
+            return None
+        if self.settings.states == "bf16":
+            return HalfAdamW(groups, weight_decay=decay)
+        return torch.optim.AdamW(groups, weight_decay=decay, fused=True)
 
     def rate(self, step: int) -> float:
         """Learning rate of step 0, 1, ...: linear warm-up to the peak, then linear decay."""
@@ -172,25 +188,26 @@ class Stepper:
         heads) is what each gate, expected open, adds to the loss.
 
         Loss is summed over each micro-batch and divided by the labelled tokens of the window, so
-        how the window is cut into micro-batches changes nothing but memory.
+        how the window is cut into micro-batches changes nothing but memory. Under torchrun they
+        are dealt out to the processes, which all make the same update.
         """
-        # A seed per step, not a stream of random numbers: a resumed run draws the same dropout.
-        torch.manual_seed(self.settings.seed * 1_000_003 + number)
         labelled = max(1, sum(len(w.words) for b in batches for w in b.windows))
         for optimizer in filter(None, self.optimizers):
             for group in optimizer.param_groups:
                 group["lr"] = self.rate(number)
         if self.settings.plan == "layerwise":
-            traces, losses = zip(*(self.passes.forward(batch, labelled) for batch in batches))
-            total = self._finite(losses, number)
+            found = self._each(batches, number, lambda b: self.passes.forward(b, labelled))
+            total = self._finite([loss for _, loss in found], number)
             self._apply(-1)  # the classifier, whose gradient is there already
-            self.passes.backward(traces, self._apply)
+            self.passes.backward([trace for trace, _ in found], self._apply)
         else:
-            one = self.passes.plain if self.settings.plan == "plain" else self._recomputed
-            total = self._finite([one(batch, labelled) for batch in batches], number)
+            one = self._recomputed if self.settings.plan == "checkpoint" else self.passes.plain
+            found = self._each(batches, number, lambda b: one(b, labelled))
+            total = self._finite(found, number)
             for stage in range(len(self.optimizers)):
                 self._apply(stage)
         if self.gates:
+            processes.add_up_gradients([self.gates.log_alpha])
             self.scaler.scale((price * self.gates.open_probability()).sum()).backward()
             self.scaler.step(self.gate_optimizer)
             self.gate_optimizer.zero_grad()
@@ -198,13 +215,23 @@ class Stepper:
         self.scaler.update()
         return total
 
+    def _each(self, batches: Sequence[Batch], number: int, compute: Callable) -> list:
+        """What comes out for each micro-batch that falls to this process."""
+        found = []
+        for place, batch in processes.turns(batches):
+            # A seed for each, not a stream of random numbers: a resumed run, or another process,
+            # draws the same dropout.
+            torch.manual_seed(self.settings.seed * 1_000_003 + number + (place << 53))
+            found.append(compute(batch))
+        return found
+
     def _recomputed(self, batch: Batch, labelled: int) -> Tensor:
         trace, loss = self.passes.forward(batch, labelled)
         self.passes.backward([trace])
         return loss
 
     def _finite(self, losses: Sequence[Tensor], number: int) -> float:
-        total = float(sum(losses))
+        total = processes.total(float(sum(losses)))
         if not np.isfinite(total):
             advice = "try a lower --learning-rate" if self.names else "the weights are damaged"
             raise InputError(f"the loss is {total} at step {number}: {advice}")
@@ -214,6 +241,7 @@ class Stepper:
         """Clip one block's gradient, update its weights, free the gradient."""
         optimizer = self.optimizers[stage]
         if optimizer:
+            processes.add_up_gradients(weights_of(optimizer))
             self.scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(weights_of(optimizer), self.settings.clip)
             self.scaler.step(optimizer)
@@ -257,7 +285,9 @@ def plan(split: Split, settings: TrainSettings, epoch: int) -> Iterator[list[Bat
     order = list(split.windows)
     random.Random(f"{settings.seed} {epoch}").shuffle(order)
     for i in range(0, len(order), settings.batch_size):
-        chosen = make_batches(order[i : i + settings.batch_size], settings.tokens)
+        window = order[i : i + settings.batch_size]
+        fair = -(-sum(len(w.input_ids) for w in window) // processes.size())  # something for each
+        chosen = make_batches(window, min(settings.tokens, fair))
         yield [collate(group, split.targets) for group in chosen]
 
 
@@ -299,14 +329,15 @@ def fit(
 
     `on_step` is given step, steps, loss and tokens/s. A state is saved every `save_every` seconds
     and after every epoch; a call after a kill goes on from it and ends with the same weights.
-    Returns {"best_epoch", "dev_score"}. Raises InputError when the loss is not finite.
+    Under torchrun the processes share the work, and the first one writes. Returns {"best_epoch",
+    "dev_score"}. Raises InputError when the loss is not finite.
     """
     per_epoch = -(-len(train.windows) // settings.batch_size)
     steps = settings.epochs * per_epoch
     stepper = Stepper(model, settings, steps)
     checkpoint = settings.out / CHECKPOINT
     step, best = stepper.load(checkpoint)
-    log = Log(settings.out / "metrics.jsonl", step)
+    log = Log(settings.out / "metrics.jsonl", step) if processes.rank() == 0 else None
     saved = time.monotonic()
     for epoch in range(step // per_epoch, settings.epochs):
         model.train()
@@ -315,18 +346,22 @@ def fit(
             began = time.monotonic()
             loss = stepper.step(step, batches)
             speed = sum(int(b.attention_mask.sum()) for b in batches) / (time.monotonic() - began)
-            log.write(
-                step=step + 1, loss=loss, learning_rate=stepper.rate(step), tokens_per_s=speed
-            )
+            if log:
+                rate = stepper.rate(step)
+                log.write(step=step + 1, loss=loss, learning_rate=rate, tokens_per_s=speed)
             step += 1
             on_step(step, steps, loss, speed)
-            if time.monotonic() - saved > save_every and step < (epoch + 1) * per_epoch:
+            late = time.monotonic() - saved > save_every
+            if log and late and step < (epoch + 1) * per_epoch:
                 stepper.save(checkpoint, step, best)
                 saved = time.monotonic()
         score = dev_score(model.eval(), dev)
-        log.write(step=step, epoch=epoch, dev_score=score)
-        if score > best["dev_score"]:
+        better = score > best["dev_score"]
+        if better:
             best = {"best_epoch": epoch, "dev_score": score}
-            save_pretrained(model, settings.out)
-        stepper.save(checkpoint, step, best)
-    return best
+        if log:
+            log.write(step=step, epoch=epoch, dev_score=score)
+            if better:
+                save_pretrained(model, settings.out)
+            stepper.save(checkpoint, step, best)
+    return processes.agree(best)  # once the first has written everything

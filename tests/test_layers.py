@@ -9,17 +9,18 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "minibert"
 LAYERS = [
     ["errors"],
-    ["files", "memory"],
+    ["files", "memory", "optimizer"],
     ["config", "tokenizer", "metrics"],
     ["gates"],
     ["model"],
     ["weights"],
     ["data"],
-    ["evaluation", "runs", "pruning", "processes", "costs", "passes"],
+    ["runs", "pruning", "processes", "costs", "passes"],
+    ["evaluation"],
     ["importance"],
     ["ablation", "attention", "retrieval"],
     ["training", "report", "cli"],
-    ["selection"],
+    ["selection", "plans"],
     ["__init__"],
 ]
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}

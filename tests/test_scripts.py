@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import ablate
 import prune
 import train
 from minibert import load_pretrained
 from minibert.data import SAMPLE
+from minibert.training import Stepper
 
 
 @pytest.fixture
@@ -70,6 +72,46 @@ def test_a_finished_run_is_shown_and_not_trained_again(arguments, tmp_path, caps
     second = capsys.readouterr().out
     assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == weights
     assert first.endswith(second)
+
+
+@pytest.mark.parametrize("plan", ["plain", "layerwise"])
+def test_two_processes_train_the_same_model(arguments, tmp_path, plan):
+    """With dropout: micro-batches are small enough to be cut alike for one process and for two.
+    The last window of an epoch holds one document: one process has nothing to do."""
+    more = ["--tokens", "200", "--batch-size", "7", "--plan", plan, "--show", "1"]
+    assert train.main([*arguments, *more]) == 0
+    out = tmp_path / "two"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--"]
+    command += [train.__file__, *arguments, *more, "--out", out]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout.count("Test, 95 % intervals") == 1
+    one, two = (load_pretrained(folder).state_dict() for folder in (tmp_path / "run", out))
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, two[name], rtol=0, atol=1e-4)
+    results = [json.loads((f / "results.json").read_text()) for f in (tmp_path / "run", out)]
+    assert_alike(results[0]["test"]["minibert"]["loss"], results[1]["test"]["minibert"]["loss"])
+    assert results[1]["plan"] == plan
+
+
+def test_training_goes_on_with_less_memory_when_it_runs_out(
+    arguments, tmp_path, capsys, monkeypatch
+):
+    """The plain plan runs out in the second epoch; the model is that of a run with enough."""
+    assert train.main([*arguments, "--out", str(tmp_path / "enough")]) == 0
+    step = Stepper.step
+
+    def scarce(self, number, batches, price=None):
+        if number == 3 and self.settings.plan == "plain":
+            raise torch.OutOfMemoryError("2 GiB")
+        return step(self, number, batches, price)
+
+    monkeypatch.setattr(Stepper, "step", scarce)
+    assert train.main(arguments) == 0
+    assert "out of memory with --plan plain; checkpoint goes on" in capsys.readouterr().err
+    one, two = (load_pretrained(tmp_path / name).state_dict() for name in ("enough", "run"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, two[name], rtol=0, atol=1e-5)
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["plan"] == "checkpoint"
 
 
 def test_a_run_folder_from_other_settings_is_refused(arguments, corpus, tmp_path, capsys):
