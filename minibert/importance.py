@@ -5,14 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional as F
 
 from minibert import metrics
+from minibert.attention import piece_links, received_by_word
 from minibert.data import Split, collate, make_batches
 from minibert.evaluation import Progress
 from minibert.metrics import Array
-from minibert.model import BertForTokenClassification, Packing, summed_loss
+from minibert.model import BertForTokenClassification, summed_loss
 from minibert.processes import add_up, share
 
 
@@ -39,7 +38,6 @@ def head_gradients(
     return add_up(out)
 
 
-@torch.no_grad()
 def gaze(
     model: BertForTokenClassification,
     split: Split,
@@ -59,22 +57,14 @@ def gaze(
     shape = (config.num_hidden_layers, config.num_attention_heads)
     entropy = np.zeros(shape)
     received = [np.zeros((len(target), *shape)) for target in split.targets]
-    for window in progress(split.windows):
-        ids = torch.tensor([window.input_ids], device=model.classifier.weight.device)
-        packing = Packing.of(torch.ones_like(ids))
-        hidden = model.bert.embed(ids, torch.zeros_like(ids), packing)
-        first = min((w for w in window.owners if w >= 0), default=0)  # of the words seen here
-        owners = torch.tensor(window.owners, device=ids.device)
-        owners = torch.where(owners < 0, -1, owners - first)
-        for number, layer in enumerate(model.bert.layers):
-            heads = list(layer.attention.heads)
-            probs = layer.attention.probs(hidden, packing)[0]  # (H, from, to)
-            entropy[number, heads] += torch.special.entr(probs).sum((1, 2)).double().cpu().numpy()
-            words = received_by_word(probs, owners)[:, [w - first for w in window.words]]
-            place = np.ix_(window.words, [number], heads)
-            received[window.document][place] = words.T[:, None].double().cpu().numpy()
-            hidden = layer(hidden, packing)
-    out = {"entropy": entropy / sum(len(w.input_ids) for w in split.windows)}
+    every = config.present_heads
+    for window, layer, heads, probs in piece_links(
+        model.bert, split.windows, every, "attention", progress
+    ):
+        entropy[layer, heads] += torch.special.entr(probs).sum((1, 2)).double().cpu().numpy()
+        place = np.ix_(window.words, [layer], heads)
+        received[window.document][place] = received_by_word(probs, window).T[:, None]
+    out = {"entropy": entropy / sum(len(w.input_ids) for w in split.windows if w.words)}
     if gold is not None:
         every, inside = np.concatenate(received), np.concatenate(gold)
         towards, elsewhere = every[inside].mean(0), every[~inside].mean(0)
@@ -84,12 +74,3 @@ def gaze(
             ranking = metrics.Ranking(gold, [r[:, layer, head] for r in received])
             out["AP"][layer, head] = ranking.average_precision()
     return out
-
-
-def received_by_word(probs: Tensor, owners: Tensor) -> Tensor:
-    """(H, from, to) attention and the word of each token (-1: none) -> (H, words) what each word
-    receives from the tokens of other words."""
-    real = (owners >= 0).to(probs.dtype)
-    own = F.one_hot(owners.clamp(min=0)).to(probs.dtype) * real[:, None]  # (tokens, words)
-    by_word = probs @ own  # (H, from, words)
-    return torch.einsum("hfw,fw->hw", by_word, real[:, None] - own)

@@ -14,7 +14,7 @@ from minibert import BertForTokenClassification, ablation, metrics
 from minibert.ablation import ablate, cumulative, head_of, masks_without, mean_context, name_of
 from minibert.data import SAMPLE, Split, make_split, read_documents
 from minibert.evaluation import positive, positive_score, predict
-from minibert.importance import gaze, head_gradients, received_by_word
+from minibert.importance import gaze, head_gradients
 from minibert.pruning import without_heads
 
 LABELS = ("O", "B", "I")
@@ -156,16 +156,6 @@ def test_gradients_are_each_documents_own_and_agree_with_differences(model, spli
         slope = (naive(model, split, up)[0] - naive(model, split, down)[0]) / (2 * step)
         np.testing.assert_allclose(gradients[:, head[0], head[1]], slope, rtol=1e-6, atol=1e-6)
     assert all(p.grad is None for p in model.parameters())
-
-
-def test_a_word_receives_from_other_words_only():
-    """Tokens: [CLS], word 0 (two pieces), a comma, word 1, [SEP]."""
-    owners = torch.tensor([-1, 0, 0, -1, 1, -1])
-    probs = torch.arange(36, dtype=torch.float64).reshape(1, 6, 6)
-    received = received_by_word(probs, owners)
-    from_word_1_to_word_0 = probs[0, 4, 1] + probs[0, 4, 2]
-    from_word_0_to_word_1 = probs[0, 1, 4] + probs[0, 2, 4]
-    assert received.tolist() == [[from_word_1_to_word_0.item(), from_word_0_to_word_1.item()]]
 
 
 def test_gaze_measures_entropy_and_attention_received(model, split):

@@ -1,0 +1,219 @@
+"""Attention as links between the words of a text, and what the links make of each word."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from minibert.config import Head
+from minibert.data import Document, Window, collate, make_batches
+from minibert.evaluation import Progress
+from minibert.metrics import Array
+from minibert.model import Bert, SelfAttention
+
+Strength = Literal["attention", "norm"]
+TOKENS = 4096  # word pieces computed at a time
+
+
+class Block(NamedTuple):
+    """Links of one window: to the words that are scored there, from all that are seen there."""
+
+    senders: int  # the first word seen
+    receivers: int  # the first word scored
+    strength: Array  # (seen, scored), zero from a word to itself
+
+
+class Links(NamedTuple):
+    """Directed links between the words of one document.
+
+    A link i -> j is what the pieces of word i give to the pieces of word j, summed. In a text of
+    several windows it is taken from the window in which word j is scored, so every pair counts
+    once; words that no window shows together have no link.
+    """
+
+    count: int  # of words
+    blocks: list[Block]
+
+    def received(self) -> Array:
+        """(words,) the strength of all links to each word."""
+        out = np.zeros(self.count)
+        for _, first, strength in self.blocks:
+            out[first : first + strength.shape[1]] += strength.sum(0)
+        return out
+
+    def sent(self) -> Array:
+        """(words,) the strength of all links from each word."""
+        out = np.zeros(self.count)
+        for first, _, strength in self.blocks:
+            out[first : first + strength.shape[0]] += strength.sum(1)
+        return out
+
+    def spread(self, mass: Array) -> Array:
+        """(words,) what arrives when each word sends its mass times the strength of its links."""
+        out = np.zeros(self.count)
+        for sender, first, strength in self.blocks:
+            sending = mass[sender : sender + strength.shape[0]]
+            out[first : first + strength.shape[1]] += sending @ strength
+        return out
+
+    def triples(self) -> Iterator[tuple[int, int, float]]:
+        """Every link (from, to, strength) above zero."""
+        for sender, first, strength in self.blocks:
+            for i, j in zip(*np.nonzero(strength)):
+                yield int(sender + i), int(first + j), float(strength[i, j])
+
+
+def pagerank(
+    links: Links,
+    damping: float = 0.85,
+    personalisation: Array | None = None,
+    tolerance: float = 1e-10,
+) -> Array:
+    """(words,) the share of its time that a random reader spends at each word (Brin and Page 1998).
+
+    With probability `damping` the reader follows a link, chosen by strength, otherwise goes to a
+    word by `personalisation` (words,), at least one above zero, by default all alike; so too from
+    a word that links nowhere. Iterated until no word changes by `tolerance` or more of the mean.
+    """
+    start = np.ones(links.count) if personalisation is None else personalisation
+    start = start / start.sum()
+    sent = links.sent()
+    outward = np.divide(1, sent, out=np.zeros_like(sent), where=sent > 0)
+    rank = start
+    while True:
+        lost = rank[sent == 0].sum()
+        following = links.spread(rank * outward) + lost * start
+        after = damping * following + (1 - damping) * start
+        if np.abs(after - rank).max() < tolerance / links.count:
+            return after
+        rank = after
+
+
+def word_links(
+    bert: Bert,
+    windows: Sequence[Window],
+    documents: Sequence[Document],
+    heads: Mapping[Head, float],
+    strength: Strength = "attention",
+    progress: Progress = list,
+) -> list[Links]:
+    """The links of each document, summed over heads by their weights.
+
+    "attention": attention probabilities. "norm": these times the length of the vector that they
+    carry to the output (Kobayashi et al. 2020, eq. 4). [CLS], [SEP] and punctuation take no part.
+    Layers above the highest head are not computed; heads that the model has lost give nothing.
+    """
+    out = [Links(len(document.words), []) for document in documents]
+    present = sorted(heads.keys() & set(bert.config.present_heads))
+    mixed: dict[int, Tensor] = {}
+    for window, layer, chosen, links in piece_links(bert, windows, present, strength, progress):
+        weights = links.new_tensor([heads[layer, head] for head in chosen])
+        before = mixed.pop(id(window), torch.zeros((), device=links.device))
+        mixed[id(window)] = before + torch.einsum("hft,h->ft", links, weights)
+        if layer == present[-1][0]:
+            block = _by_words(window, mixed.pop(id(window)))
+            out[window.document].blocks.append(block)
+    for document in out:
+        document.blocks.sort(key=lambda block: block.receivers)
+    return out
+
+
+def received_by_head(
+    bert: Bert,
+    windows: Sequence[Window],
+    documents: Sequence[Document],
+    strength: Strength = "attention",
+    progress: Progress = list,
+) -> list[Array]:
+    """(words, layers, heads) of each document: what `Links.received` is for every head alone; zero
+    for heads that the model has lost."""
+    shape = (bert.config.num_hidden_layers, bert.config.num_attention_heads)
+    out = [np.zeros((len(document.words), *shape)) for document in documents]
+    every = bert.config.present_heads
+    for window, layer, heads, links in piece_links(bert, windows, every, strength, progress):
+        received = received_by_word(links, window)
+        out[window.document][np.ix_(window.words, [layer], heads)] = received.T[:, None]
+    return out
+
+
+@torch.no_grad()
+def piece_links(
+    bert: Bert,
+    windows: Sequence[Window],
+    heads: Sequence[Head],
+    strength: Strength,
+    progress: Progress,
+) -> Iterator[tuple[Window, int, list[int], Tensor]]:
+    """(window, layer, heads, links (H, from, to)) of every window that has words, layer by layer
+    where there are such heads."""
+    of_layer: dict[int, list[int]] = {}
+    for layer, head in heads:
+        of_layer.setdefault(layer, []).append(head)
+    device = bert.embeddings.word.weight.device
+    for group in progress(make_batches([w for w in windows if w.words], TOKENS)):
+        batch = collate(group)
+        packing = bert.packing(batch.attention_mask).to(device)
+        ids = batch.input_ids.to(device)
+        hidden = bert.embed(ids, torch.zeros_like(ids), packing)
+        for number in range(max(of_layer, default=-1) + 1):
+            chosen = of_layer.get(number, [])
+            for window, own in zip(group, hidden.split(packing.lengths) if chosen else ()):
+                links = head_links(bert.layers[number].attention, own, chosen, strength)
+                yield window, number, chosen, links
+            if number < max(of_layer):
+                hidden = bert.layers[number](hidden, packing)
+
+
+def head_links(
+    attention: SelfAttention, hidden: Tensor, heads: Sequence[int], strength: Strength
+) -> Tensor:
+    """(L, D) of one sequence -> (H, from, to) between its pieces, of these heads alone (original
+    indices): attention probabilities, times the length of what they carry if `strength` is norm."""
+    query, key = (_project(part, attention, hidden, heads) for part in ("query", "key"))
+    probs = torch.softmax(query @ key.transpose(1, 2) / attention.head_size**0.5, -1)
+    if strength == "attention":
+        return probs
+    value = _project("value", attention, hidden, heads)
+    places = [attention.heads.index(head) for head in heads]
+    output = attention.output.weight.unflatten(1, (-1, attention.head_size))[:, places]
+    carried = torch.einsum("htk,dhk->htd", value, output)
+    return probs * carried.norm(dim=-1)[:, None]
+
+
+def _project(part: str, attention: SelfAttention, hidden: Tensor, heads: Sequence[int]) -> Tensor:
+    """(L, D) -> (H, L, K): queries, keys or values of these heads alone."""
+    linear, size = getattr(attention, part), attention.head_size
+    places = [attention.heads.index(head) for head in heads]
+    weight = linear.weight.unflatten(0, (-1, size))[places].flatten(0, 1)
+    bias = linear.bias.unflatten(0, (-1, size))[places].flatten()
+    return F.linear(hidden, weight, bias).unflatten(-1, (-1, size)).transpose(0, 1)
+
+
+def _by_words(window: Window, links: Tensor) -> Block:
+    """(from, to) between pieces -> a block between words."""
+    first, own = words_of_pieces(window)
+    strength = (own.T @ links.double().cpu() @ own).numpy()
+    np.fill_diagonal(strength, 0)
+    return Block(first, window.words[0], strength[:, [word - first for word in window.words]])
+
+
+def words_of_pieces(window: Window) -> tuple[int, Tensor]:
+    """The first word that the window shows, and (pieces, words) 1 where a piece is of a word."""
+    first = min(word for word in window.owners if word >= 0)
+    owners = torch.tensor(window.owners) - first
+    own = torch.zeros(len(owners), int(owners.max()) + 1, dtype=torch.float64)
+    pieces = torch.tensor(window.owners) >= 0
+    own[pieces, owners[pieces]] = 1
+    return first, own
+
+
+def received_by_word(links: Tensor, window: Window) -> Array:
+    """(H, from, to) between the pieces of a window -> (H, words scored in it) what each of these
+    words receives from other words; not from [CLS], [SEP] and punctuation."""
+    first, own = words_of_pieces(window)
+    by_word = links.double().cpu() @ own  # (H, from, words)
+    received = torch.einsum("hfw,fw->hw", by_word, own.sum(1, keepdim=True) - own)
+    return received[:, [word - first for word in window.words]].numpy()
