@@ -30,6 +30,9 @@ ONLY_IN = {
     "huggingface_hub": ["weights"],
     "tokenizers": ["tokenizer"],
     "tyro": ["cli"],
+    "snowballstemmer": ["retrieval"],
+    "ir_measures": ["retrieval"],
+    "bm25s": [],  # the peer: tests and benchmarks only
 }
 
 
