@@ -269,7 +269,7 @@ class Setting(NamedTuple):
 
 def grid(mixings: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0)) -> list[Setting]:
     """Every setting to choose from; `[0.0]` for the tuned baseline."""
-    k1s, bs = (0.6, 1.0, 1.5, 2.0, 3.0, 4.5), (0.3, 0.45, 0.6, 0.75, 0.9, 1.0)
+    k1s, bs = (0.6, 0.9, 1.2, 1.5, 2.0, 3.0), (0.3, 0.45, 0.6, 0.75, 0.9)
     return [Setting(*each) for each in product(k1s, bs, mixings)]
 
 
