@@ -71,17 +71,21 @@ def read_documents(path: Path) -> list[Document]:
 
 
 def _read_jsonl(path: Path) -> Iterator[Document]:
+    for where, line in read_lines(path):
+        yield parse_document(line, where)
+
+
+def read_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """("file:line", line) of every line that is not blank. Raises InputError."""
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not readable as UTF-8 text ({error})") from None
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            yield parse_document(line, f"{path}:{number}")
+    return ((f"{path}:{i}", line) for i, line in enumerate(lines, 1) if line.strip())
 
 
-def parse_document(line: str, where: str) -> Document:
-    """One JSON line -> a document; `where` begins the message of any error."""
+def parse_object(line: str, where: str) -> dict:
+    """One JSON line -> an object; `where` begins the message of any error."""
     try:
         raw = json.loads(line)
         json.dumps(raw, ensure_ascii=False).encode()  # not so with half a surrogate pair
@@ -89,18 +93,24 @@ def parse_document(line: str, where: str) -> Document:
         raise InputError(f"{where}: not JSON ({error})") from None
     if not isinstance(raw, dict):
         raise InputError(f"{where}: expected an object with id and text, found {line[:40]!r}")
+    return raw
+
+
+def parse_document(line: str, where: str) -> Document:
+    """One JSON line -> a document; `where` begins the message of any error."""
+    raw = parse_object(line, where)
     if "text" not in raw:
         raw = {ALIASES.get(key, key): value for key, value in raw.items()}
     if "sents" in raw:  # [[[word, label], ...], ...]
         pairs = [
             pair
-            for sentence in _field(raw, "sents", list[list[list[str]]], where)
+            for sentence in field(raw, "sents", list[list[list[str]]], where)
             for pair in sentence
         ]
         if any(len(pair) != 2 for pair in pairs):
             raise InputError(f"{where}: sents must hold [word, label] pairs")
         raw |= {"words": [w for w, _ in pairs], "labels": [label for _, label in pairs]}
-    id = str(_field(raw, "id", str | int, where))
+    id = str(field(raw, "id", str | int, where))
     document = _from_words(id, raw, where) if "words" in raw else _from_text(id, raw, where)
     if not document.words:
         raise InputError(f"{where}: document {id!r} has no word in its text; remove it")
@@ -108,8 +118,8 @@ def parse_document(line: str, where: str) -> Document:
 
 
 def _from_words(id: str, raw: dict, where: str) -> Document:
-    words = _field(raw, "words", list[str], where)
-    labels = _field(raw, "labels", list[str], where) if "labels" in raw else None
+    words = field(raw, "words", list[str], where)
+    labels = field(raw, "labels", list[str], where) if "labels" in raw else None
     if labels is not None and len(labels) != len(words):
         raise InputError(f"{where}: {len(words)} words but {len(labels)} labels")
     spans, start = [], 0
@@ -122,10 +132,10 @@ def _from_words(id: str, raw: dict, where: str) -> Document:
 
 
 def _from_text(id: str, raw: dict, where: str) -> Document:
-    text = _field(raw, "text", str, where)
+    text = field(raw, "text", str, where)
     spans = None
     if "spans" in raw:
-        given = _field(raw, "spans", list[list[int | str]], where)
+        given = field(raw, "spans", list[list[int | str]], where)
         spans = [(span[0], span[1]) for span in given if len(span) >= 2]
         if len(spans) < len(given) or not all(
             fits([a, b], list[int]) and 0 <= a < b <= len(text) for a, b in spans
@@ -135,10 +145,11 @@ def _from_text(id: str, raw: dict, where: str) -> Document:
 
 
 def _keyphrases(raw: dict, where: str) -> list[str] | None:
-    return _field(raw, "keyphrases", list[str], where) if "keyphrases" in raw else None
+    return field(raw, "keyphrases", list[str], where) if "keyphrases" in raw else None
 
 
-def _field(raw: dict, name: str, kind: Any, where: str) -> Any:
+def field(raw: dict, name: str, kind: Any, where: str) -> Any:
+    """A field that must be there and have a type, such as `list[str]`. Raises InputError."""
     if name not in raw:
         raise InputError(f"{where}: no field {name!r}; it has {', '.join(raw) or 'none'}")
     if not fits(raw[name], kind):

@@ -32,6 +32,9 @@ ONLY_IN = {
     "huggingface_hub": ["weights"],
     "tokenizers": ["tokenizer"],
     "tyro": ["cli"],
+    "snowballstemmer": ["retrieval"],
+    "ir_measures": ["retrieval"],
+    "bm25s": [],  # the peer: tests and benchmarks only
 }
 
 

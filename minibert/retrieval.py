@@ -1,0 +1,347 @@
+"""Search with weighted words: BM25 over real-valued term frequencies, tuned, scored, compared.
+
+Every word of a document may carry a weight, such as the attention it gets from one head; `impacts`
+mixes the weights into the term frequencies. Shapes: N documents, Q queries, T terms, P postings.
+"""
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+import ir_measures
+import numpy as np
+import snowballstemmer
+from ir_measures import AP, R, nDCG
+from numpy.typing import NDArray
+
+from minibert import metrics
+from minibert.data import Document, field, parse_object, read_lines
+from minibert.errors import InputError
+from minibert.evaluation import stop_words
+from minibert.metrics import Array, Score
+from minibert.tokenizer import normal_form, word_spans
+
+MEASURES = {"nDCG@10": nDCG @ 10, "MAP": AP, "R@100": R @ 100}
+QRELS_HEADER = ["query-id", "corpus-id", "score"]
+HYPHEN = re.compile("[-\u2010\u2011]")
+
+# Reading ----------------------------------------------------------------------------------------
+
+
+class Collection(NamedTuple):
+    """What to search, with the queries of which a relevant document is known."""
+
+    documents: list[Document]
+    queries: list[Document]
+    qrels: dict[str, dict[str, int]]  # query -> document -> grade; above 0 is relevant
+
+
+def read_collection(corpus: Path, queries: Path, qrels: Path) -> Collection:
+    """Read a collection as BEIR or TREC publish it: JSONL of {"id" or "_id", "title" (optional),
+    "text"}, JSONL of {"id" or "_id", "text"}, and lines "query document grade" (with or without
+    BEIR's header) or "query 0 document grade".
+
+    A document without words is allowed, and never found. Queries without a relevant document are
+    left out. Raises InputError, with file and line, for anything wrong.
+    """
+    documents, asked = _read_texts(corpus), _read_texts(queries)
+    if not any(any(terms(document)) for document in documents):
+        raise InputError(f"{corpus}: no document has a word to search for")
+    grades = _read_qrels(qrels, {d.id for d in documents}, {q.id for q in asked})
+    judged = [q for q in asked if any(grade > 0 for grade in grades[q.id].values())]
+    if not judged:
+        raise InputError(f"{qrels}: no query has a relevant document")
+    return Collection(documents, judged, {q.id: grades[q.id] for q in judged})
+
+
+def _read_texts(path: Path) -> list[Document]:
+    found: dict[str, Document] = {}
+    for where, line in read_lines(path):
+        raw = parse_object(line, where)
+        id = str(field(raw, "_id" if "_id" in raw else "id", str | int, where))
+        if id in found:
+            raise InputError(f"{where}: the id {id!r} is there already; ids must differ")
+        title = field({"title": None} | raw, "title", str | None, where)
+        text = "\n".join(filter(None, [title, field(raw, "text", str, where)]))
+        found[id] = Document(id, text, word_spans(text))
+    if not found:
+        raise InputError(f"{path}: no texts in it")
+    return list(found.values())
+
+
+def _read_qrels(path: Path, documents: set[str], queries: set[str]) -> dict[str, dict[str, int]]:
+    grades: dict[str, dict[str, int]] = defaultdict(dict)
+    unknown = []
+    for where, line in read_lines(path):
+        fields = line.split()
+        if fields == QRELS_HEADER:
+            continue
+        if len(fields) not in (3, 4) or not re.fullmatch(r"-?\d{1,9}", fields[-1]):
+            raise InputError(f"{where}: expected query, document, grade; found {line[:40]!r}")
+        query, document, grade = fields[0], fields[-2], int(fields[-1])
+        if query not in queries:
+            unknown.append(f"{where}: judges the unknown query {query!r}")
+        elif document not in documents:
+            unknown.append(f"{where}: judges the unknown document {document!r}")
+        if document in grades[query]:
+            raise InputError(f"{where}: {document!r} is judged twice for query {query!r}")
+        grades[query][document] = grade
+    if unknown:
+        raise InputError(f"{unknown[0]}; {len(unknown)} lines judge what is unknown")
+    return grades
+
+
+# Terms ------------------------------------------------------------------------------------------
+
+_stemmer = snowballstemmer.stemmer("english")
+
+
+@cache
+def stem(word: str) -> str:
+    """The Snowball (Porter 2) stem of an English word in normal form."""
+    return _stemmer.stemWord(word)
+
+
+@cache
+def _word_terms(word: str) -> tuple[str, ...]:
+    forms = map(normal_form, HYPHEN.split(word))
+    return tuple(stem(form) for form in forms if form and form not in stop_words())
+
+
+def terms(document: Document) -> list[tuple[str, ...]]:
+    """The terms of each word: the stems of its parts between hyphens, less the stop words."""
+    return [_word_terms(document.text[start:end]) for start, end in document.words]
+
+
+def impacts(document: Document, weights: Array, mixing: float) -> dict[str, float]:
+    """{term: (1 - mixing) * how often it occurs + mixing * its weight}.
+
+    `weights`: (words,), not negative. A term's weight is the sum over the words it stems from, on
+    a scale on which all weights of a document sum to its number of terms: its length for BM25 does
+    not depend on `mixing`. Where all are zero, counts take their place.
+    """
+    if not (np.isfinite(weights) & (np.asarray(weights) >= 0)).all():
+        raise ValueError(f"document {document.id!r}: a weight is negative or not finite")
+    counts, sums = Counter(), Counter()
+    for found, weight in zip(terms(document), np.asarray(weights, float).tolist(), strict=True):
+        for term in found:
+            counts[term] += 1
+            sums[term] += weight
+    if not (total := sums.total()):
+        return {term: float(count) for term, count in counts.items()}
+    scale = counts.total() / total
+    return {t: (1 - mixing) * n + mixing * scale * sums[t] for t, n in counts.items()}
+
+
+def vector_lines(documents: Sequence[Document], vectors: Sequence[Mapping]) -> Iterator[str]:
+    """Lines of Anserini's JsonVectorCollection, which indexes whole numbers: hundredths of
+    `impacts`, so its k1 is a hundred times ours. Terms under half a hundredth are left out."""
+    for document, vector in zip(documents, vectors, strict=True):
+        whole = {term: round(100 * value) for term, value in vector.items()}
+        line = {"id": document.id, "contents": document.text}
+        line["vector"] = {term: value for term, value in whole.items() if value}
+        yield json.dumps(line, ensure_ascii=False)
+
+
+# Controls: what word weights must beat ------------------------------------------------------------
+
+
+def uniform(document: Document) -> Array:
+    """(words,) ones: plain BM25, whatever the mixing."""
+    return np.ones(len(document.words))
+
+
+def rarity(document: Document, index: "Index") -> Array:
+    """(words,) the mean idf of each word's terms, 0 for a word without."""
+    idf = index.idf()
+    rows = [[idf[index.numbers[term]] for term in found] for found in terms(document)]
+    return np.array([float(np.mean(row)) if row else 0.0 for row in rows])
+
+
+# Index ------------------------------------------------------------------------------------------
+
+
+class Matches(NamedTuple):
+    """Where the terms of Q queries meet postings, once for every score to come."""
+
+    postings: NDArray[np.int64]  # (M,)
+    cells: NDArray[np.int64]  # (M,) query * N + document
+    gains: Array  # (M,) idf * how often the query has the term
+    queries: int  # Q
+    unmatched: int  # queries without a known term
+
+
+@dataclass(frozen=True)
+class Index:
+    """Term frequencies, sorted by term and within a term by document.
+
+    A frequency of 0 is a posting too, so idf counts the documents that hold a term whatever its
+    weight there.
+    """
+
+    numbers: dict[str, int]  # of the terms
+    starts: NDArray[np.int64]  # (T + 1,) where each term's postings begin
+    documents: NDArray[np.int64]  # (P,)
+    frequencies: Array  # (P,)
+    size: int  # N
+
+    @classmethod
+    def build(cls, vectors: Sequence[Mapping[str, float]]) -> "Index":
+        """Index each document's {term: frequency}."""
+        numbers: dict[str, int] = {}
+        of_term = [numbers.setdefault(term, len(numbers)) for vector in vectors for term in vector]
+        order = np.argsort(of_term, kind="stable")
+        starts = np.searchsorted(np.sort(of_term), np.arange(len(numbers) + 1))
+        documents = np.repeat(np.arange(len(vectors)), [len(vector) for vector in vectors])
+        values = np.array([value for vector in vectors for value in vector.values()], float)
+        return cls(numbers, starts, documents[order], values[order], len(vectors))
+
+    def mixed(self, other: "Index", mixing: float) -> "Index":
+        """(1 - mixing) * these frequencies + mixing * those of `other`, an index of the same terms
+        of the same documents."""
+        frequencies = (1 - mixing) * self.frequencies + mixing * other.frequencies
+        return replace(self, frequencies=frequencies)
+
+    def idf(self) -> Array:
+        """(T,) ln(1 + (N - n + 0.5) / (n + 0.5)) with n documents that hold the term, as Lucene."""
+        held = np.diff(self.starts)
+        return np.log1p((self.size - held + 0.5) / (held + 0.5))
+
+    def match(self, queries: Sequence[Document]) -> Matches:
+        idf = self.idf()
+        postings, cells, gains, unmatched = [], [], [], 0
+        for row, query in enumerate(queries):
+            asked = Counter(
+                term for found in terms(query) for term in found if term in self.numbers
+            )
+            unmatched += not asked
+            for term, times in asked.items():
+                number = self.numbers[term]
+                run = np.arange(self.starts[number], self.starts[number + 1])
+                postings.append(run)
+                cells.append(row * self.size + self.documents[run])
+                gains.append(np.full(len(run), times * idf[number]))
+        empty = np.zeros(0, dtype=np.int64)
+        joined = [np.concatenate([empty, *parts]) for parts in (postings, cells, gains)]
+        return Matches(*joined, len(queries), unmatched)
+
+    def scores(self, matches: Matches, k1: float, b: float) -> Array:
+        """(Q, N) BM25 (Robertson et al. 1994) without its constant factor k1 + 1, as Lucene 8:
+        the sum over terms of idf * tf / (tf + k1 * (1 - b + b * length / mean length)), where a
+        document's length is the sum of its frequencies. k1 > 0."""
+        lengths = np.bincount(self.documents, self.frequencies, self.size)
+        norms = k1 * (1 - b + b * lengths / lengths.mean())
+        impact = self.frequencies / (self.frequencies + norms[self.documents])
+        gains = matches.gains * impact[matches.postings]
+        flat = np.bincount(matches.cells, gains, matches.queries * self.size)
+        return flat.reshape(matches.queries, self.size)
+
+
+def best(scores: Array, top: int = 1000) -> list[NDArray[np.int64]]:
+    """(Q, N) -> for each query its at most `top` documents with a score above 0, the best first,
+    ties in the order of the corpus."""
+    rankings = []
+    for row in scores:
+        found = np.flatnonzero(row > 0)
+        if len(found) > top:
+            least = np.partition(row[found], -top)[-top]
+            found = found[row[found] >= least]
+        rankings.append(found[np.argsort(-row[found], kind="stable")[:top]])
+    return rankings
+
+
+# Tuning and scores ------------------------------------------------------------------------------
+
+
+class Setting(NamedTuple):
+    """One way to score; the defaults are the fixed baseline's."""
+
+    k1: float = 1.5
+    b: float = 0.75
+    mixing: float = 0.0
+
+
+def grid(mixings: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0)) -> list[Setting]:
+    """Every setting to choose from; `[0.0]` for the tuned baseline."""
+    k1s, bs = (0.6, 0.9, 1.2, 1.5, 2.0, 3.0), (0.3, 0.45, 0.6, 0.75, 0.9)
+    return [Setting(*each) for each in product(k1s, bs, mixings)]
+
+
+class Outcome(NamedTuple):
+    """Scores of queries, each under a setting that was chosen on other queries."""
+
+    values: dict[str, Array]  # measure -> (Q,)
+    folds: NDArray[np.int64]  # (Q,) the fold that each query was held out in
+    chosen: list[Setting]  # of each fold
+    unmatched: int  # queries without a known term; they score 0
+
+
+def cross_validate(
+    collection: Collection,
+    weights: Sequence[Array],
+    settings: Sequence[Setting],
+    folds: int = 5,
+    seed: int = 0,
+) -> Outcome:
+    """Score each fold of queries under the setting that has the best nDCG@10 on all other folds.
+
+    `weights`: (words,) of each document, see `impacts`. One setting alone is a fixed one. Raises
+    InputError where there are fewer queries than folds.
+    """
+    documents, queries = collection.documents, collection.queries
+    if len(queries) < folds:
+        raise InputError(f"{len(queries)} judged queries are too few for {folds} folds")
+    counts, weighted = (
+        Index.build([impacts(d, w, mixing) for d, w in zip(documents, weights, strict=True)])
+        for mixing in (0, 1)
+    )
+    matches = counts.match(queries)
+
+    def search(setting: Setting, top: int) -> list[NDArray]:
+        index = counts.mixed(weighted, setting.mixing)
+        return best(index.scores(matches, setting.k1, setting.b), top)
+
+    goal = {"nDCG@10": MEASURES["nDCG@10"]}
+    values = np.stack([judge(collection, search(s, 10), goal)["nDCG@10"] for s in settings])
+    fold_of = np.random.default_rng(seed).permutation(len(queries)) % folds
+    chosen = [settings[values[:, fold_of != f].mean(1).argmax()] for f in range(folds)]
+    rankings = {setting: search(setting, 1000) for setting in set(chosen)}
+    held_out = [rankings[chosen[fold]][row] for row, fold in enumerate(fold_of)]
+    return Outcome(judge(collection, held_out), fold_of, chosen, matches.unmatched)
+
+
+def judge(
+    collection: Collection, rankings: Sequence[NDArray], measures: Mapping = MEASURES
+) -> dict[str, Array]:
+    """Each measure's value for each query, (Q,), by ir_measures; 0 for an empty ranking."""
+    row = {query.id: number for number, query in enumerate(collection.queries)}
+    run = {  # places, not scores: trec_eval would order ties in its own way
+        id: {collection.documents[d].id: -place for place, d in enumerate(rankings[number])}
+        for id, number in row.items()
+    }
+    names = {measure: name for name, measure in measures.items()}
+    values = {name: np.zeros(len(row)) for name in measures}
+    for found in ir_measures.iter_calc(list(names), collection.qrels, run):
+        values[names[found.measure]][row[found.query_id]] = found.value
+    return values
+
+
+def average(values: Array) -> Score:
+    """The mean over queries, with its 95 % interval from resampling them."""
+    return metrics.interval(metrics.resamples(len(values)) @ values / len(values))
+
+
+def randomisation_test(a: Array, b: Array, draws: int = 10_000, seed: int = 0) -> float:
+    """The two-sided p-value of paired values with no difference between their means: how often it
+    is as large when the two of each pair change places at random (Smucker et al. 2007). The pairs
+    as they are count as one draw more, so it is never 0."""
+    differences = a - b
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (draws, len(differences)))
+    as_large = abs(signs @ differences) >= abs(differences.sum()) - 1e-9
+    return float((1 + as_large.sum()) / (1 + draws))
