@@ -195,9 +195,10 @@ def _project(part: str, attention: SelfAttention, hidden: Tensor, heads: Sequenc
 def _by_words(window: Window, links: Tensor) -> Block:
     """(from, to) between pieces -> a block between words."""
     first, own = words_of_pieces(window)
-    strength = (own.T @ links.double().cpu() @ own).numpy()
-    np.fill_diagonal(strength, 0)
-    return Block(first, window.words[0], strength[:, [word - first for word in window.words]])
+    strength = own.T @ links.cpu().to(own.dtype) @ own
+    strength.fill_diagonal_(0)
+    scored = [word - first for word in window.words]
+    return Block(first, window.words[0], strength[:, scored].numpy())
 
 
 def words_of_pieces(window: Window) -> tuple[int, Tensor]:
@@ -213,7 +214,8 @@ def words_of_pieces(window: Window) -> tuple[int, Tensor]:
 def received_by_word(links: Tensor, window: Window) -> Array:
     """(H, from, to) between the pieces of a window -> (H, words scored in it) what each of these
     words receives from other words; not from [CLS], [SEP] and punctuation."""
+    owners = torch.tensor(window.owners, device=links.device)
+    others = (owners[:, None] != owners) & (owners[:, None] >= 0)  # (from, to)
+    by_piece = torch.einsum("hft,ft->ht", links, others.to(links.dtype))
     first, own = words_of_pieces(window)
-    by_word = links.double().cpu() @ own  # (H, from, words)
-    received = torch.einsum("hfw,fw->hw", by_word, own.sum(1, keepdim=True) - own)
-    return received[:, [word - first for word in window.words]].numpy()
+    return (by_piece.double().cpu() @ own)[:, [word - first for word in window.words]].numpy()
