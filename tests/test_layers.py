@@ -16,7 +16,7 @@ LAYERS = [
     ["weights"],
     ["data"],
     ["evaluation", "runs", "pruning", "processes", "costs", "passes"],
-    ["importance"],
+    ["importance", "keyphrases"],
     ["ablation", "attention", "retrieval"],
     ["training", "report", "cli"],
     ["selection"],
@@ -30,6 +30,7 @@ ONLY_IN = {
     "huggingface_hub": ["weights"],
     "tokenizers": ["tokenizer"],
     "tyro": ["cli"],
+    "snowballstemmer": ["keyphrases"],
 }
 
 
