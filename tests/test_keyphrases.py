@@ -242,12 +242,12 @@ def test_equal_scores_go_by_place():
     pair = ranked("red fox; green den; blue bee", weights, ["blue bee", "green den"])
     assert list(pair) == ["green den", "blue bee"]
     assert list(ranked("c a b", [0.1] * 3, ["a", "b", "c"])) == ["c", "a", "b"]
-    three = ranked("c d e, e d c", [0.1, 0.2, 0.3, 0.3, 0.2, 0.1], ["e d c", "c d e"])
+    three = ranked("c d e, e d c", [0.3, 0.2, 0.1, 0.1, 0.2, 0.3], ["e d c", "c d e"])
     assert list(three) == ["c d e", "e d c"]
 
 
 def test_diversity_by_hand():
-    """Of the score 1: fox den .9 shares 1 of 3 words, bee .5 none."""
+    """red fox has the score 1; fox den .9, and one of three words in common; bee .5."""
     text, phrases = "red fox; fox den; bee", ["red fox", "fox den", "bee"]
     weights = [0.5, 0.5, 0.5, 0.4, 0.5]
     assert list(ranked(text, weights, phrases)) == ["red fox", "fox den", "bee"]
@@ -257,6 +257,14 @@ def test_diversity_by_hand():
     assert list(ranked(text, weights, phrases, diversity=0.55, top=2)) == ["red fox", "bee"]
     hundredfold = [100 * w for w in weights]
     assert list(ranked(text, hundredfold, phrases, diversity=0.54)) == ["red fox", "fox den", "bee"]
+
+
+def test_diversity_looks_at_the_nearest_phrase_not_at_all_of_them():
+    """Of the score .8, fox den shares one of three words with each of two: .4 - 1 / 6 > .2."""
+    weights = [0.5, 0.5, 0.4, 0.4, 0.4, 0.45, 0.45]
+    phrases = ["red fox", "den bee", "fox den", "owl"]
+    text = "red fox; owl; fox den; den bee"
+    assert list(ranked(text, weights, phrases, diversity=0.5)) == phrases
 
 
 @pytest.mark.parametrize("text", ["", "...", "of the", "Frost", "the frost"])
