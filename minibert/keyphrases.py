@@ -125,7 +125,8 @@ def tagged_runs(document: Document, labels: Sequence[str]) -> list[Run]:
 
 
 def listed_runs(document: Document, phrases: Sequence[str]) -> list[Run]:
-    """Wherever one of the phrases stands: spelled as `find_phrases` has it, or inflected."""
+    """Wherever one of the phrases stands: inflected, or spelled as `find_phrases` has it, which
+    looks through punctuation and spaces ("client-server" stands for "client/server")."""
     spelled = [run for found in find_phrases(document, phrases) for run in found]
     return spelled + _matches(document, {stems(phrase) for phrase in phrases})
 

@@ -164,6 +164,8 @@ def test_runs_of_a_list_are_spelled_or_inflected():
     found = listed_runs(document, ["changeofcommand", "a neural network", "NEURAL NETWORK", "!"])
     spelled = ["Change-of-command", "Neural\nnetwork", "Neural-Network", "a Neural-Network"]
     assert sorted(set(written(document, found))) == [*spelled, "neural networks"]
+    document = doc("a client/server")
+    assert written(document, listed_runs(document, ["client-server"])) == ["client/server"]
 
 
 # Candidates -------------------------------------------------------------------------------------
