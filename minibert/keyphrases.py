@@ -1,0 +1,348 @@
+"""From a weight per word to ranked keyphrases, and their scores.
+
+runs of words -> candidates (runs with equal stems) -> keyphrases, best first -> scores. Runs come
+from the text alone, from part-of-speech tags, from a tagger, or from the user's own list. Words:
+a run is (first word, last + 1); stems are Porter's, of words in normal form.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import fsum
+from typing import Literal, NamedTuple
+
+import numpy as np
+import snowballstemmer
+from numpy.typing import ArrayLike
+
+from minibert import metrics
+from minibert.data import Document, find_phrases
+from minibert.errors import InputError
+from minibert.evaluation import content
+from minibert.metrics import Array, Score
+from minibert.tokenizer import Span, normal_form, word_spans
+
+Run = tuple[int, int]  # words (first, last + 1)
+Stems = tuple[str, ...]
+Aggregate = Literal["sum", "mean"]
+
+PORTER = snowballstemmer.stemmer("porter")
+SPACE = re.compile(r"[^\S\r\n]*")  # white space without line breaks
+
+
+@dataclass(frozen=True)
+class PhraseSettings:
+    """How phrases are made from words: a part of the command line and of the record."""
+
+    max_words: int = 5
+    """Longer runs of words are no candidates."""
+    aggregate: Aggregate = "sum"
+    """sum: of a phrase's words, wherever it occurs; of a single word the mean (SAMRank).
+    mean: over all these words; for weights that may be negative, such as log-odds."""
+    diversity: float = 0.0
+    """0 ranks by score alone; towards 1, phrases with words of better ones come later."""
+    top: int | None = None
+    """Most phrases of a document; all of them by default, as scores need them."""
+
+    def __post_init__(self) -> None:
+        if self.max_words < 1:
+            raise InputError("--max-words must be at least 1")
+        if not 0 <= self.diversity <= 1:
+            raise InputError("--diversity must be in [0, 1]")
+        if self.top is not None and self.top < 1:
+            raise InputError("--top must be at least 1")
+
+
+# Stems ------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=2**17)
+def stem(word: str) -> str:
+    """Porter's stem (1980) of a word, which is first freed of case and punctuation."""
+    return PORTER.stemWord(normal_form(word))
+
+
+def stems(text: str) -> Stems:
+    """The stem of each word of a text: what two phrases must share to be the same."""
+    return tuple(stem(text[start:end]) for start, end in word_spans(text))
+
+
+def _stems_of_words(document: Document) -> list[Stems]:
+    """Of each word. None for punctuation, several for "client/server", where words are given."""
+    return [stems(document.text[start:end]) for start, end in document.words]
+
+
+# Runs of words ----------------------------------------------------------------------------------
+
+
+def unbroken_runs(document: Document, inside: ArrayLike) -> list[Run]:
+    """The longest runs of words `inside` (a boolean each) with only white space between them. A
+    line break ends a run too: titles stand on a line of their own."""
+    _check_length(document, inside)
+    runs: list[Run] = []
+    for i in np.flatnonzero(inside).tolist():
+        if runs and runs[-1][1] == i and _joined(document, i):
+            runs[-1] = (runs[-1][0], i + 1)
+        else:
+            runs.append((i, i + 1))
+    return runs
+
+
+def _joined(document: Document, i: int) -> bool:
+    """Whether nothing but white space is between word i and the word before."""
+    return bool(SPACE.fullmatch(document.text, document.words[i - 1][1], document.words[i][0]))
+
+
+def content_runs(document: Document, max_words: int) -> list[Run]:
+    """What stands between stop words, numbers and punctuation, in at most `max_words` words.
+
+    Whole runs: all n-grams inside them lose 0.7 of F1@10 on Inspec dev, by tf-idf as by attention.
+    """
+    runs = unbroken_runs(document, content(document) > 0)
+    return [(first, last) for first, last in runs if last - first <= max_words]
+
+
+def noun_runs(document: Document, max_words: int) -> list[Run]:
+    """Adjectives and nouns that end in a noun, and no stop words: <NN.*|JJ>*<NN.*>, as SIFRank and
+    SAMRank have it; the document's labels must be Penn Treebank's tags."""
+    if document.labels is None:
+        raise InputError(f"document {document.id!r} has no labels; noun phrases need their tags")
+    kinds = ["N" if t.startswith("NN") else "J" if t == "JJ" else " " for t in document.labels]
+    runs = []
+    for start, end in unbroken_runs(document, content(document) > 0):
+        for match in re.finditer("[NJ]*N", "".join(kinds[start:end])):
+            if len(match[0]) <= max_words:
+                runs.append((start + match.start(), start + match.end()))
+    return runs
+
+
+def tagged_runs(document: Document, labels: Sequence[str]) -> list[Run]:
+    """The entities of a tagger's labels: B I I, with or without types."""
+    _check_length(document, labels)
+    return sorted((first, last) for first, last, _ in metrics.spans(labels))
+
+
+def listed_runs(document: Document, phrases: Sequence[str]) -> list[Run]:
+    """Wherever one of the phrases stands: inflected, or spelled as `find_phrases` has it, which
+    looks through punctuation and spaces ("client-server" stands for "client/server")."""
+    spelled = [run for found in find_phrases(document, phrases) for run in found]
+    return spelled + _matches(document, {stems(phrase) for phrase in phrases})
+
+
+def _matches(document: Document, wanted: Collection[Stems]) -> list[Run]:
+    """Every unbroken run with wanted stems, overlapping ones too."""
+    words = _stems_of_words(document)
+    longest = max(map(len, wanted), default=0)
+    found = []
+    for first in range(len(words)):
+        key: Stems = ()
+        for last in range(first, len(words)):
+            if not words[last] or (last > first and not _joined(document, last)):
+                break
+            key += words[last]
+            if len(key) > longest:
+                break
+            if key in wanted:
+                found.append((first, last + 1))
+    return found
+
+
+# Candidates -------------------------------------------------------------------------------------
+
+
+class Candidate(NamedTuple):
+    """A phrase that may be ranked: its stems, and every run of words that has them, in order."""
+
+    stems: Stems
+    runs: list[Run]
+
+
+def group(document: Document, runs: Iterable[Run]) -> list[Candidate]:
+    """Candidates from runs, in the order of their first occurrence. Runs of equal stems are one
+    candidate, which also gets every other unbroken run of these stems.
+
+    A candidate that occurs inside longer candidates only is left out: they say it in full. One that
+    stands alone anywhere keeps all its occurrences. (N-grams lose 7 to 8 of F1@10 without it.)
+    """
+    words = _stems_of_words(document)
+    found: dict[Stems, set[Run]] = defaultdict(set)
+    for first, last in runs:
+        said = [i for i in range(first, last) if words[i]]
+        if said:  # without punctuation at either end
+            found[sum(words[first:last], ())].add((said[0], said[-1] + 1))
+    for first, last in _matches(document, found):
+        found[sum(words[first:last], ())].add((first, last))
+    outermost = set(_outermost(run for runs in found.values() for run in runs))
+    candidates = [Candidate(key, sorted(at)) for key, at in found.items() if at & outermost]
+    return sorted(candidates, key=lambda candidate: candidate.runs[0])
+
+
+def _outermost(runs: Iterable[Run]) -> list[Run]:
+    """The runs that lie inside no other."""
+    kept: list[Run] = []
+    for run in sorted(set(runs), key=lambda run: (run[0], -run[1])):
+        if not kept or run[1] > kept[-1][1]:
+            kept.append(run)
+    return kept
+
+
+# Ranking ----------------------------------------------------------------------------------------
+
+
+class Keyphrase(NamedTuple):
+    """A phrase as it is written first, its score, and where in the text it stands, each time."""
+
+    text: str
+    score: float
+    spans: list[Span]
+
+
+def rank_phrases(
+    document: Document,
+    candidates: Sequence[Candidate],
+    weights: ArrayLike,
+    settings: PhraseSettings,
+) -> list[Keyphrase]:
+    """Candidates by their score, best first, the earlier one where scores are equal.
+
+    `weights`: (words,). The first n of the result are what `top` n gives.
+    """
+    weights = np.asarray(weights, dtype=np.float64)
+    _check_length(document, weights)
+    if (bad := np.flatnonzero(~np.isfinite(weights))).size:
+        start, end = document.words[bad[0]]
+        raise ValueError(
+            f"document {document.id!r}: the weight of word {bad[0]}, "
+            f"{document.text[start:end]!r}, is {weights[bad[0]]}"
+        )
+    values = weights.tolist()
+    scored = [(_score(c, values, settings.aggregate), c) for c in candidates]
+    scored.sort(key=lambda pair: (-pair[0], pair[1].runs[0]))
+    if settings.diversity:
+        scored = _diversified(scored, settings.diversity, settings.top)
+    return [_keyphrase(document, *pair) for pair in scored[: settings.top]]
+
+
+def _score(candidate: Candidate, weights: Sequence[float], aggregate: Aggregate) -> float:
+    total = fsum(weights[i] for first, last in candidate.runs for i in range(first, last))
+    if aggregate == "mean":
+        return total / sum(last - first for first, last in candidate.runs)
+    # The sum of a frequent word would outweigh every phrase.
+    return total / len(candidate.runs) if len(candidate.stems) == 1 else total
+
+
+def _keyphrase(document: Document, score: float, candidate: Candidate) -> Keyphrase:
+    words = document.words
+    spans = [(words[first][0], words[last - 1][1]) for first, last in candidate.runs]
+    return Keyphrase(document.text[slice(*spans[0])], score, spans)
+
+
+def _diversified(
+    scored: Sequence[tuple[float, Candidate]], diversity: float, top: int | None
+) -> list[tuple[float, Candidate]]:
+    """Maximal marginal relevance (Carbonell and Goldstein 1998): always next is the phrase with the
+    largest (1 - diversity) * relevance - diversity * similarity to the nearest one chosen.
+
+    Relevance is the score over the largest in size; similarity the share of stems in common
+    (Jaccard).
+    """
+    scale = max((abs(score) for score, _ in scored), default=0.0) or 1.0
+    words = [set(candidate.stems) for _, candidate in scored]
+    nearest = [0.0] * len(scored)
+    left = list(range(len(scored)))
+    chosen = []
+    while left and len(chosen) != top:
+        gains = [(1 - diversity) * scored[i][0] / scale - diversity * nearest[i] for i in left]
+        best = left.pop(gains.index(max(gains)))
+        chosen.append(scored[best])
+        for i in left:
+            shared = len(words[i] & words[best]) / len(words[i] | words[best])
+            nearest[i] = max(nearest[i], shared)
+    return chosen
+
+
+def _check_length(document: Document, values: ArrayLike) -> None:
+    if np.shape(values) != (len(document.words),):
+        raise ValueError(
+            f"document {document.id!r}: expected one value for each of its "
+            f"{len(document.words)} words, found shape {np.shape(values)}"
+        )
+
+
+# Scores -----------------------------------------------------------------------------------------
+
+
+def distinct(phrases: Iterable[str]) -> list[Stems]:
+    """The stems of phrases, in order, each once."""
+    return [key for key in dict.fromkeys(map(stems, phrases)) if key]
+
+
+def present(document: Document, gold: Iterable[Stems]) -> list[Stems]:
+    """Those of the phrases whose stems follow one another in the text."""
+    text = sum(_stems_of_words(document), ())
+    return [key for key in gold if any(text[i : i + len(key)] == key for i in range(len(text)))]
+
+
+def phrase_counts(
+    ranked: Sequence[Sequence[Stems]], gold: Sequence[Sequence[Stems]], k: int | None
+) -> Array:
+    """(N, 4) phrases found, invented and missed among the first k of each document, as
+    `metrics.f1` takes them; k None: as many as the document has gold phrases.
+
+    Precision thus divides by the phrases there are, not by k, where fewer than k were ranked, as in
+    SAMRank's evaluation. A document without gold phrases counts nothing.
+    """
+    rows = []
+    for phrases, expected in zip(ranked, gold, strict=True):
+        first = phrases[: len(expected) if k is None else k]
+        hits = len(set(first) & set(expected))
+        row = [hits, len(first) - hits, len(expected) - hits, 0]
+        rows.append(row if expected else [0, 0, 0, 0])
+    return np.array(rows, dtype=np.float64)
+
+
+def phrase_measures(
+    documents: Sequence[Document], ranked: Sequence[Iterable[str]], draws: Array
+) -> dict[str, Array]:
+    """What `phrase_scores` reports, under each row of `draws`: {measure: (1 + R,)}."""
+    if missing := [d.id for d in documents if d.keyphrases is None]:
+        raise InputError(f"document {missing[0]!r} has no keyphrases to score against")
+    phrases = [distinct(r) for r in ranked]
+    gold = [distinct(d.keyphrases) for d in documents]
+    there = [present(d, g) for d, g in zip(documents, gold)]
+    measures = {}
+    for k in (5, 10, 15):
+        counts, found = phrase_counts(phrases, gold, k), phrase_counts(phrases, there, k)
+        measures[f"F1@{k}"] = _macro(metrics.f1(counts), counts, draws)
+        measures[f"micro F1@{k}"] = metrics.f1(draws @ counts)
+        measures[f"present F1@{k}"] = _macro(metrics.f1(found), found, draws)
+    counts = phrase_counts(phrases, gold, None)
+    measures["F1@O"] = _macro(metrics.f1(counts), counts, draws)
+    counts = phrase_counts(phrases, gold, 10)
+    measures["P@10"] = _macro(metrics.precision(counts), counts, draws)
+    return measures
+
+
+def _macro(values: Array, counts: Array, draws: Array) -> Array:
+    """The mean over documents with gold phrases; NaN without one."""
+    known = draws * counts.any(axis=1)
+    with np.errstate(invalid="ignore"):
+        return known @ values / known.sum(axis=1)
+
+
+def phrase_scores(
+    documents: Sequence[Document], ranked: Sequence[Iterable[str]]
+) -> dict[str, Score]:
+    """Scores of phrases, best first, against the documents' keyphrases. Compared by their stems,
+    each counted once:
+
+    - F1@5, @10, @15: mean over documents of F1 of the first k, also against gold phrases that the
+      text does not have (most papers; convention B);
+    - micro F1@k: of counts summed over the documents (SIFRank, MDERank, PromptRank; A);
+    - present F1@k: as F1@k against the gold phrases that the text has (D);
+    - F1@O: k is the document's number of gold phrases; P@10: mean precision of the first ten.
+    """
+    values = phrase_measures(documents, ranked, metrics.resamples(len(documents)))
+    return {name: metrics.interval(value) for name, value in values.items()}
