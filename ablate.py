@@ -22,12 +22,10 @@ from minibert.ablation import (
     by_importance,
     by_value,
     greedy_order,
-    head_of,
     masks_without,
-    name_of,
     refreshed_order,
 )
-from minibert.config import Head
+from minibert.config import Head, head_of, name_of
 from minibert.data import OUTSIDE, first_documents
 from minibert.errors import InputError
 from minibert.evaluation import Progress, positive

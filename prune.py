@@ -20,8 +20,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from minibert import cli, metrics, report
-from minibert.ablation import ablate, head_of, masks_without, measure, name_of
-from minibert.config import BertConfig, Head
+from minibert.ablation import ablate, masks_without, measure
+from minibert.config import BertConfig, Head, head_of, name_of
 from minibert.costs import compare_costs
 from minibert.data import OUTSIDE, Split
 from minibert.errors import InputError

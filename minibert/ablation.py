@@ -25,17 +25,6 @@ from minibert.processes import add_up, share
 from minibert.pruning import keep_heads, without_heads
 
 
-def name_of(head: Head) -> str:
-    """(3, 7) -> "L3H7"."""
-    return f"L{head[0]}H{head[1]}"
-
-
-def head_of(name: str) -> Head:
-    """The inverse of `name_of`."""
-    layer, head = name.removeprefix("L").split("H")
-    return int(layer), int(head)
-
-
 class Statistics(NamedTuple):
     """What V masks give on N documents with W words in all. Row 0 is the model without a mask."""
 

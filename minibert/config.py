@@ -24,6 +24,17 @@ FIXED = {
 Head = tuple[int, int]  # (layer, head), both from zero and as the model was born
 
 
+def name_of(head: Head) -> str:
+    """(3, 7) -> "L3H7"."""
+    return f"L{head[0]}H{head[1]}"
+
+
+def head_of(name: str) -> Head:
+    """The inverse of `name_of`. Raises ValueError for any other text."""
+    layer, head = name.removeprefix("L").split("H")
+    return int(layer), int(head)
+
+
 def fits(value: Any, kind: Any) -> bool:
     """Whether a value read from JSON has the annotated type; a whole number passes as float."""
     origin, inner = get_origin(kind), get_args(kind)

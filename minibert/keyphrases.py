@@ -218,14 +218,15 @@ def rank_phrases(
             f"{document.text[start:end]!r}, is {weights[bad[0]]}"
         )
     values = weights.tolist()
-    scored = [(_score(c, values, settings.aggregate), c) for c in candidates]
+    scored = [(phrase_score(c, values, settings.aggregate), c) for c in candidates]
     scored.sort(key=lambda pair: (-pair[0], pair[1].runs[0]))
     if settings.diversity:
         scored = _diversified(scored, settings.diversity, settings.top)
     return [_keyphrase(document, *pair) for pair in scored[: settings.top]]
 
 
-def _score(candidate: Candidate, weights: Sequence[float], aggregate: Aggregate) -> float:
+def phrase_score(candidate: Candidate, weights: Sequence[float], aggregate: Aggregate) -> float:
+    """What the weights of all words make of a candidate; `PhraseSettings` says how."""
     total = fsum(weights[i] for first, last in candidate.runs for i in range(first, last))
     if aggregate == "mean":
         return total / sum(last - first for first, last in candidate.runs)

@@ -23,6 +23,21 @@ def score_table(rows: Mapping[str, Mapping[str, Score]]) -> str:
     return _columns(cells)
 
 
+def search_table(rows: Mapping[str, Mapping[str, Score | float]]) -> str:
+    """Ways to search down, measures across, as they are usually given: from 0 to 1."""
+    names = list(next(iter(rows.values())))
+    cells = [["", *names]]
+    for way, values in rows.items():
+        cells.append([way, *map(_from_0_to_1, values.values())])
+    return _columns(cells)
+
+
+def _from_0_to_1(value: Score | float) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
+
+
 def _columns(cells: Sequence[Sequence[str]]) -> str:
     """Rows of text as columns, a line below the first row."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

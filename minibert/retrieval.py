@@ -4,10 +4,9 @@ Every word of a document may carry a weight, such as the attention it gets from 
 mixes the weights into the term frequencies. Shapes: N documents, Q queries, T terms, P postings.
 """
 
-import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
@@ -139,14 +138,12 @@ def impacts(document: Document, weights: Array, mixing: float) -> dict[str, floa
     return {t: (1 - mixing) * n + mixing * scale * sums[t] for t, n in counts.items()}
 
 
-def vector_lines(documents: Sequence[Document], vectors: Sequence[Mapping]) -> Iterator[str]:
-    """Lines of Anserini's JsonVectorCollection, which indexes whole numbers: hundredths of
+def whole_vector(document: Document, vector: Mapping[str, float]) -> dict:
+    """A document for Anserini's JsonVectorCollection, which indexes whole numbers: hundredths of
     `impacts`, so its k1 is a hundred times ours. Terms under half a hundredth are left out."""
-    for document, vector in zip(documents, vectors, strict=True):
-        whole = {term: round(100 * value) for term, value in vector.items()}
-        line = {"id": document.id, "contents": document.text}
-        line["vector"] = {term: value for term, value in whole.items() if value}
-        yield json.dumps(line, ensure_ascii=False)
+    whole = {term: round(100 * value) for term, value in vector.items()}
+    kept = {term: value for term, value in whole.items() if value}
+    return {"id": document.id, "contents": document.text, "vector": kept}
 
 
 # Controls: what word weights must beat ------------------------------------------------------------

@@ -11,7 +11,8 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 from minibert import BertForTokenClassification, ablation, metrics
-from minibert.ablation import ablate, cumulative, head_of, masks_without, mean_context, name_of
+from minibert.ablation import ablate, cumulative, masks_without, mean_context
+from minibert.config import head_of, name_of
 from minibert.data import SAMPLE, Split, make_split, read_documents
 from minibert.evaluation import positive, positive_score, predict
 from minibert.importance import gaze, head_gradients

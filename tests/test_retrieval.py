@@ -27,7 +27,7 @@ from minibert.retrieval import (
     read_collection,
     terms,
     uniform,
-    vector_lines,
+    whole_vector,
 )
 from minibert.tokenizer import word_spans
 
@@ -127,8 +127,8 @@ def test_weights_that_cannot_be_are_refused(weights):
 
 def test_vectors_are_whole_hundredths_without_zeros():
     corpus = documents("gas flow é", "")
-    lines = list(vector_lines(corpus, [{"gas": 1.236, "flow": 0.004, "é": 2.0}, {}]))
-    assert [json.loads(line) for line in lines] == [
+    vectors = [{"gas": 1.236, "flow": 0.004, "é": 2.0}, {}]
+    assert list(map(whole_vector, corpus, vectors)) == [
         {"id": "d0", "contents": "gas flow é", "vector": {"gas": 124, "é": 200}},
         {"id": "d1", "contents": "", "vector": {}},
     ]

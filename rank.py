@@ -1,0 +1,431 @@
+"""Use attention heads: keyphrases, word weights and links of any text, and search.
+
+extract: keyphrases (or word weights, vectors, graphs) of texts, as JSON lines. fit: choose the
+heads that pick keyphrases best. evaluate: score them, beside all heads and baselines. search: weigh
+the words of a search index by them, and score the search.
+"""
+
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from minibert import cli, metrics, page, report, retrieval
+from minibert.attention import Links, received_by_head
+from minibert.config import Head, name_of
+from minibert.data import (
+    OUTSIDE,
+    Document,
+    field,
+    make_windows,
+    parse_object,
+    read_documents,
+    word_labels,
+)
+from minibert.errors import InputError
+from minibert.evaluation import content, word_measures
+from minibert.files import replacing, sha256, write_json
+from minibert.heads import Task, choose_heads, f1_of_all, make_task
+from minibert.keyphrases import Keyphrase, Run, group, phrase_measures
+from minibert.metrics import Array
+from minibert.ranking import Ranker, RankSettings, chunks, neighbours
+from minibert.tokenizer import word_spans
+
+PAGE = 100  # texts on a page at most
+
+
+@dataclass(frozen=True)
+class Extract(RankSettings):
+    """Keyphrases, word weights, vectors or graphs of texts, in the order of the input."""
+
+    files: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """JSON lines with id and text (*.jsonl), or plain texts, one a file; none: JSON lines from
+    standard input."""
+    out: Path | None = None
+    """File to write; by default standard output."""
+    format: Literal["keyphrases", "weights", "vectors", "graph"] = "keyphrases"
+    """keyphrases: with score and every place (characters); weights: of every word; vectors: impacts
+    of terms, for an inverted index (Anserini); graph: words and links, as node-link data."""
+    top: int | None = 10
+    """Most keyphrases of a text."""
+    strongest: int = 5
+    """graph: links kept of each word."""
+    mixing: float = 0.5
+    """vectors: the share of the weights in a term's frequency; the rest is counts."""
+    html: Path | None = None
+    """Also a page: words shaded by weight, keyphrases underlined."""
+    skip_errors: bool = False
+    """Go on after a line that is no text, and count them."""
+
+
+@dataclass(frozen=True)
+class Fit(RankSettings):
+    """Choose the heads whose attention picks keyphrases best, on documents with keyphrases."""
+
+    data: tyro.conf.Positional[Path] = tyro.MISSING
+    """Documents with keyphrases to choose on: never those to report on."""
+    out: Path = Path("heads.json")
+    """File for the choice, for --heads."""
+    heads: str = "all"
+    """Ignored: every head of the model may be chosen."""
+    most: int = 8
+    """Most heads to take."""
+    again: bool = False
+    """A head may be taken more than once: weights instead of a plain choice."""
+
+
+@dataclass(frozen=True)
+class Evaluate(RankSettings):
+    """Score keyphrases and word weights of these heads, beside all heads and baselines."""
+
+    data: tyro.conf.Positional[Path] = tyro.MISSING
+    """Documents with keyphrases to report on."""
+    dev: Path | None = None
+    """Others, to choose the best single head and the thresholds of word weights on."""
+    out: Path | None = None
+    """File for the scores as JSON."""
+
+
+@dataclass(frozen=True)
+class Search(RankSettings):
+    """Search with BM25 whose term frequencies are mixed with word weights, everything tuned by
+    cross-validation over queries, beside plain BM25, IDF and all heads."""
+
+    data: tyro.conf.Positional[Path] = tyro.MISSING
+    """Folder with corpus.jsonl, queries.jsonl and qrels.tsv."""
+    out: Path | None = None
+    """File for the scores as JSON."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.run(run, Extract | Fit | Evaluate | Search, __doc__, argv)
+
+
+def run(settings: Extract | Fit | Evaluate | Search) -> None:
+    of = {Extract: extract, Fit: fit, Evaluate: evaluate, Search: search}
+    of[type(settings)](settings)
+
+
+# Extract ----------------------------------------------------------------------------------------
+
+
+def extract(settings: Extract) -> None:
+    if settings.html:
+        page.require_pages()
+    ranker = Ranker(settings)
+    skipped: list[str] = []
+    shown: list = []
+    with ExitStack() as stack:
+        out = sys.stdout
+        if settings.out:
+            temporary = stack.enter_context(replacing(settings.out))
+            out = stack.enter_context(temporary.open("w", encoding="utf-8"))
+        bar = stack.enter_context(tqdm(desc="texts", unit="text", disable=None))
+        for part in chunks(read_texts(settings, skipped)):
+            if settings.format == "graph":
+                found = [
+                    graph(document, links, settings.strongest)
+                    for document, links in zip(part, ranker.links(part))
+                ]
+            else:
+                weighed = ranker.analyse(part)
+                phrases = [ranker.keyphrases(d, *each) for d, each in zip(part, weighed)]
+                found = [told(settings, *each) for each in zip(part, weighed, phrases)]
+                rows = zip(part, [weights for weights, _ in weighed], phrases)
+                shown += list(rows)[: PAGE - len(shown)] if settings.html else []
+            for line in found:
+                print(json.dumps(line, ensure_ascii=False), file=out)
+            bar.update(len(part))
+    if settings.html:
+        with replacing(settings.html) as temporary:
+            temporary.write_text(page.texts_page("Keyphrases", shown), encoding="utf-8")
+    if skipped:
+        print(f"{len(skipped)} lines skipped; the first: {skipped[0]}", file=sys.stderr)
+
+
+def read_texts(settings: Extract, skipped: list[str]) -> Iterator[Document]:
+    """The texts of the input, one after another; what is wrong goes to `skipped`, or is raised."""
+    for path in settings.files or [None]:
+        if path and path.suffix != ".jsonl":
+            try:
+                text = path.read_text(encoding="utf-8-sig")
+            except (OSError, UnicodeDecodeError) as error:
+                raise InputError(f"{path}: not readable as UTF-8 text ({error})") from None
+            yield Document(path.name, text, word_spans(text))
+            continue
+        try:
+            stream = path.open("rb") if path else sys.stdin.buffer
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        with stream:
+            for number, line in enumerate(stream, 1):
+                if line.strip():
+                    try:
+                        yield parse_text(line, f"{path or 'standard input'}:{number}", number)
+                    except InputError as error:
+                        if not settings.skip_errors:
+                            raise
+                        skipped.append(str(error))
+
+
+def parse_text(line: bytes, where: str, number: int) -> Document:
+    try:
+        raw = parse_object(line.decode("utf-8-sig"), where)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: not UTF-8 ({error})") from None
+    id = field({"id": number} | raw, "id", str | int, where)
+    text = field(raw, "text", str, where)
+    return Document(str(id), text, word_spans(text))
+
+
+def told(
+    settings: Extract, document: Document, found: tuple[Array, list], phrases: list[Keyphrase]
+) -> dict:
+    """What is written of a document."""
+    weights, _ = found
+    if settings.format == "keyphrases":
+        return {"id": document.id, "keyphrases": [phrase._asdict() for phrase in phrases]}
+    if settings.format == "vectors":
+        terms = retrieval.impacts(document, weights, settings.mixing)
+        return retrieval.whole_vector(document, terms)
+    words = [
+        {"text": document.text[start:end], "span": [start, end], "weight": weight}
+        for (start, end), weight in zip(document.words, weights.tolist())
+    ]
+    return {"id": document.id, "words": words}
+
+
+def graph(document: Document, links, strongest: int) -> dict:
+    """Node-link data, as networkx.node_link_graph reads it: of each word the strongest links."""
+    of_word: dict[int, list[tuple[float, int]]] = {}
+    for sender, receiver, strength in links.triples():
+        of_word.setdefault(sender, []).append((strength, receiver))
+    edges = [
+        {"source": sender, "target": receiver, "weight": strength}
+        for sender, found in sorted(of_word.items())
+        for strength, receiver in sorted(found, reverse=True)[:strongest]
+    ]
+    nodes = [
+        {"id": i, "text": document.text[start:end], "span": [start, end]}
+        for i, (start, end) in enumerate(document.words)
+    ]
+    about = {"id": document.id}
+    return {"directed": True, "multigraph": False, "graph": about, "nodes": nodes, "edges": edges}
+
+
+# Fit --------------------------------------------------------------------------------------------
+
+
+def received(ranker: Ranker, documents: Sequence[Document]) -> Iterator[Array]:
+    """(words, layers, heads) of each document: what every head alone gives each word."""
+    with tqdm(total=len(documents), desc="heads", unit="text", disable=None) as bar:
+        for part in chunks(documents):
+            windows = make_windows(part, ranker.tokenizer, ranker.longest)
+            yield from received_by_head(ranker.bert, windows, part, ranker.settings.strength)
+            bar.update(len(part))
+
+
+def tasks_of(ranker: Ranker, documents: Sequence[Document]) -> list[Task]:
+    aggregate = ranker.settings.aggregate
+    return [
+        make_task(d, group(d, ranker.candidate_runs(d)), by_head, aggregate)
+        for d, by_head in zip(documents, received(ranker, documents))
+    ]
+
+
+def fit(settings: Fit) -> None:
+    ranker = Ranker(settings)
+    if "tagger" in (settings.candidates, settings.weights) or settings.weights != "received":
+        raise InputError("heads are chosen by attention received, for candidates without a tagger")
+    tasks = tasks_of(ranker, labelled(settings, settings.data))
+    width = ranker.bert.config.num_attention_heads
+    steps = choose_heads(tasks, settings.most, settings.again)
+    names = [name_of(divmod(step.head, width)) for step in steps]
+    every = f1_of_all(tasks)
+    print(f"F1@10 on {settings.data}, percent: all heads {100 * every:.1f}")
+    for name, step in zip(names, steps):
+        print(f"  + {name:6} {100 * step.score:.1f}")
+    write_json(
+        settings.out,
+        {
+            "heads": {name: names.count(name) for name in names},
+            "model": settings.model,
+            "strength": settings.strength,
+            "candidates": settings.candidates,
+            "data": sha256(settings.data),
+            "F1@10": {"all heads": every, "best head": steps[0].score, "chosen": steps[-1].score},
+        },
+    )
+    print(f"The choice is in {settings.out}; use it with --heads {settings.out}")
+
+
+def labelled(settings: RankSettings, path: Path) -> list[Document]:
+    """Documents with keyphrases; for noun phrases with the words and tags of NAME.pos.jsonl."""
+    documents = [document for document in read_documents(path) if document.keyphrases]
+    if not documents:
+        raise InputError(f"{path}: no document has keyphrases")
+    if settings.candidates != "nouns":
+        return documents
+    tags = path.with_suffix(".pos.jsonl")
+    tagged = {document.id: document for document in read_documents(tags)}
+    if missing := [d.id for d in documents if d.id not in tagged]:
+        raise InputError(f"{tags}: no document {missing[0]!r}")
+    return [tagged[d.id]._replace(keyphrases=d.keyphrases) for d in documents]
+
+
+# Evaluate ---------------------------------------------------------------------------------------
+
+
+def evaluate(settings: Evaluate) -> None:
+    ranker = Ranker(settings)
+    documents = labelled(settings, settings.data)
+    dev = labelled(settings, settings.dev) if settings.dev else []
+    best = None
+    if dev and settings.candidates != "tagger":
+        width = ranker.bert.config.num_attention_heads
+        best = divmod(choose_heads(tasks_of(ranker, dev), 1)[0].head, width)
+    rows, runs = weighings(ranker, documents, best)
+    on_dev, _ = weighings(ranker, dev, best)
+    draws = metrics.resamples(len(documents))
+    values = {}
+    for name, weights in rows.items():
+        ranked = [
+            [phrase.text for phrase in ranker.keyphrases(*each)]
+            for each in zip(documents, weights, runs)
+        ]
+        values[name] = phrase_measures(documents, ranked, draws)
+        values[name] |= of_words(documents, weights, dev, on_dev.get(name), draws)
+    shown = ("F1@5", "F1@10", "F1@15", "micro F1@10", "present F1@10", "F1@O", "P@10", "AP", "F1")
+    table = {
+        name: {m: metrics.interval(found[m]) for m in shown if m in found}
+        for name, found in values.items()
+    }
+    print(f"{len(documents)} documents, 95 % intervals over them; AP and F1 of single words")
+    print(report.score_table(table))
+    first, *others = values
+    together = np.stack([values[name]["F1@10"] for name in (first, *others)], axis=1)
+    for name, change in zip(others, metrics.changes(together)):
+        print(
+            f"F1@10, {name} less {first}: {100 * change.value:+.1f} "
+            f"[{100 * change.low:+.1f}, {100 * change.high:+.1f}]"
+        )
+    if settings.out:
+        write_json(settings.out, {"heads": names_of(ranker), "test": table})
+
+
+def names_of(ranker: Ranker) -> dict[str, float]:
+    return {name_of(head): weight for head, weight in ranker.heads.items()}
+
+
+def weighings(
+    ranker: Ranker, documents: Sequence[Document], best: Head | None
+) -> tuple[dict[str, list[Array]], list[list[Run]]]:
+    """Word weights of every document by name of the method, and where a keyphrase may stand."""
+    rows: dict[str, list[Array]] = defaultdict(list)
+    runs: list[list[Run]] = []
+    with tqdm(total=len(documents), desc="weights", unit="text", disable=None) as bar:
+        for part in chunks(documents):
+            windows = make_windows(part, ranker.tokenizer, ranker.longest)
+            every = received_by_head(ranker.bert, windows, part, ranker.settings.strength)
+            for document, by_head, links, (own, at) in zip(
+                part, every, ranker.links(part), ranker.analyse(part)
+            ):
+                kept = content(document)
+                rows["all heads"].append(by_head.sum((1, 2)) * kept)
+                if best:
+                    rows[f"best on dev, {name_of(best)}"].append(by_head[:, *best] * kept)
+                rows["these heads"].append(links.received() * kept)
+                rows["PageRank of these"].append(ranker.pagerank(links) * kept)
+                rows["TextRank"].append(neighbours(document))
+                if ranker.rarity:
+                    rarity = ranker.rarity.of(document)
+                    rows["tf-idf"].append(rarity * kept)
+                    rows["these heads, idf"].append(rarity * links.received() * kept)
+                if ranker.settings.weights == "tagger":
+                    rows["tagger"].append(own)
+                runs.append(at)
+            bar.update(len(part))
+    return rows, runs
+
+
+def of_words(
+    documents: Sequence[Document],
+    weights: Sequence[Array],
+    dev: Sequence[Document],
+    on_dev: Sequence[Array] | None,
+    draws: Array,
+) -> dict[str, Array]:
+    """How well weights tell words that are in a keyphrase; F1 needs a threshold from dev."""
+    if not on_dev:
+        ranking = metrics.Ranking(inside(documents), weights)
+        return {"AP": np.array([ranking.average_precision(w) for w in draws])}
+    threshold = metrics.Ranking(inside(dev), on_dev).best_threshold()
+    return word_measures(inside(documents), weights, threshold, draws)
+
+
+def inside(documents: Sequence[Document]) -> list[Array]:
+    return [np.array(word_labels(d, "io")) != OUTSIDE for d in documents]
+
+
+# Search -----------------------------------------------------------------------------------------
+
+
+def search(settings: Search) -> None:
+    ranker = Ranker(settings)
+    files = (settings.data / name for name in ("corpus.jsonl", "queries.jsonl", "qrels.tsv"))
+    collection = retrieval.read_collection(*files)
+    rows = search_weights(ranker, collection)
+    plain = [retrieval.uniform(document) for document in collection.documents]
+    counted, mixed = retrieval.grid([0.0]), retrieval.grid()
+    outcomes = {
+        "BM25, k1 1.5, b 0.75": retrieval.cross_validate(collection, plain, [retrieval.Setting()]),
+        "BM25, tuned": retrieval.cross_validate(collection, plain, counted),
+    }
+    for name, weights in tqdm(rows.items(), desc="tune", disable=None):
+        outcomes[name] = retrieval.cross_validate(collection, weights, mixed)
+    unmatched = outcomes["BM25, tuned"].unmatched
+    print(
+        f"{len(collection.documents)} documents, {len(collection.queries)} queries ({unmatched} "
+        "without a known term); p of nDCG@10 against BM25, tuned, by a randomisation test"
+    )
+    baseline = outcomes["BM25, tuned"].values["nDCG@10"]
+    told = {}
+    for name, outcome in outcomes.items():
+        told[name] = {m: retrieval.average(v) for m, v in outcome.values.items()}
+        told[name]["p"] = retrieval.randomisation_test(outcome.values["nDCG@10"], baseline)
+    print(report.search_table(told))
+    if settings.out:
+        write_json(settings.out, {"heads": names_of(ranker), "test": told})
+
+
+def search_weights(ranker: Ranker, collection: retrieval.Collection) -> dict[str, list[Array]]:
+    """Word weights of every document to search, by name."""
+    rows: dict[str, list[Array]] = defaultdict(list)
+    documents = collection.documents
+    counts = [retrieval.impacts(d, retrieval.uniform(d), 0.0) for d in documents]
+    index = retrieval.Index.build(counts)
+    for document, by_head, links in zip(
+        documents, received(ranker, documents), each_links(ranker, documents)
+    ):
+        rows["IDF"].append(retrieval.rarity(document, index))
+        rows["all heads"].append(by_head.sum((1, 2)))
+        rows["these heads"].append(links.received())
+        rows["PageRank of these"].append(ranker.pagerank(links))
+    return rows
+
+
+def each_links(ranker: Ranker, documents: Sequence[Document]) -> Iterator[Links]:
+    for part in chunks(documents):
+        yield from ranker.links(part)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
