@@ -7,21 +7,20 @@ are weights, optimizer states, gradients and activations, in the blocks of CUDA'
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from minibert import BertConfig, BertForTokenClassification, cli
+from benchmarks.workload import BERT_BASE
+from minibert import BertForTokenClassification, cli
 from minibert.data import Batch, Window
 from minibert.gates import HardConcreteGates
 from minibert.memory import PeakMeter
 from minibert.model import Packing
 from minibert.training import Plan, Stepper, TrainSettings
 
-BERT_BASE = BertConfig(30522, 768, 12, 12, 3072, attention_probs_dropout_prob=0.0).with_labels(
-    ("O", "I")
-)
+FUSED = replace(BERT_BASE, attention_probs_dropout_prob=0.0)
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,8 @@ def peak(
     settings = TrainSettings(plan=plan, precision="float32")
     torch.set_default_dtype(dtype)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model = BertForTokenClassification(BERT_BASE).requires_grad_(not frozen)
-        gates = HardConcreteGates(BERT_BASE) if frozen else None
+        model = BertForTokenClassification(FUSED).requires_grad_(not frozen)
+        gates = HardConcreteGates(FUSED) if frozen else None
         stepper = Simulated(model.train(not frozen), settings, 10, gates)
         if plan == "layerwise":
             stepper.passes.parking = torch.device("meta")
