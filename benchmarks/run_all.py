@@ -56,13 +56,14 @@ def run(settings: Settings) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": str(settings.threads)}
     for command in commands(settings):
         words = ["-m", *command]
-        print(" ".join(words), flush=True)
+        print("python", *words, flush=True)
         done = subprocess.run(
             [sys.executable, *words], env=environment, capture_output=True, text=True
         )
         printed = done.stdout
         if done.returncode:
-            printed += f"failed: {done.stderr.strip().splitlines()[-1:]}\n"
+            printed += "failed: " + done.stderr.strip().rpartition("\n")[2] + "\n"
+        print(printed, flush=True)
         text += f"\n`python {' '.join(words)}`\n\n```text\n{printed}```\n"
         write_text(settings.out, text)
 

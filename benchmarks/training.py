@@ -1,11 +1,11 @@
 """One training step of the token classifier beside transformers' Trainer.
 
 python -m benchmarks.training. The Trainer runs its own loop; whenever it has finished a step, ours
-takes one on the same batch, with the same weights at the start. Timed are forward, backward,
-clipping, AdamW and the schedule, and the Trainer's bookkeeping between on_step_begin and
-on_step_end; batches are made before. Dropout on hidden states is 0.1 in both; on attention
-probabilities first 0.1 in both, then ours has its default, none, then both have none. A ratio above
-1 says that ours is faster. Logits must be equal before.
+takes one on the same batch, with the same weights at the start. Its model has its default
+attention, sdpa. Timed are forward, backward, clipping, AdamW and the schedule, and the Trainer's
+bookkeeping between on_step_begin and on_step_end; batches are made before. Dropout on hidden states
+is 0.1 in both; on attention probabilities first 0.1 in both, then ours has its default, none, then
+both have none. A ratio above 1 says that ours is faster. Logits must be equal before.
 """
 
 import sys
