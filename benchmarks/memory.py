@@ -7,18 +7,17 @@ CUDA context of 500 MiB.
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from minibert import BertConfig, BertForTokenClassification, cli
+from benchmarks.workload import BERT_BASE
+from minibert import BertForTokenClassification, cli
 from minibert.data import Window, collate
 from minibert.plans import MIB, PLANS, predicted_peak
 from minibert.training import Stepper, TrainSettings
 
-BERT_BASE = BertConfig(30522, 768, 12, 12, 3072, attention_probs_dropout_prob=0.0).with_labels(
-    ("O", "I")
-)
+FUSED = replace(BERT_BASE, attention_probs_dropout_prob=0.0)
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ def run(settings: Settings) -> None:
         for documents in (1, settings.documents):
             asked = TrainSettings(plan=plan, tokens=settings.length, precision="float32")
             windows = [window] * documents
-            most = f"{predicted_peak(BERT_BASE, asked, windows):8.0f}"
+            most = f"{predicted_peak(FUSED, asked, windows):8.0f}"
             if torch.cuda.is_available():
                 most += f"{measured_peak(asked, windows):8.0f} measured"
             print(f"all weights, {plan:12} {documents} documents {most}", flush=True)
@@ -45,11 +44,11 @@ def run(settings: Settings) -> None:
             plan="layerwise", tokens=settings.length, precision="float32",
             states=states, freeze_embeddings=frozen,
         )  # fmt: skip
-        most = predicted_peak(BERT_BASE, asked, [window])
+        most = predicted_peak(FUSED, asked, [window])
         print(f"layerwise, states in {states}{', embeddings frozen' * frozen}: {most:.0f}")
     asked = TrainSettings(plan="checkpoint", tokens=settings.length, precision="float32")
     for dtype in (torch.float32, torch.bfloat16):
-        most = predicted_peak(BERT_BASE, asked, [window], frozen=True, gates=True, dtype=dtype)
+        most = predicted_peak(FUSED, asked, [window], frozen=True, gates=True, dtype=dtype)
         print(f"gates only, checkpoint   {str(dtype).removeprefix('torch.'):11} {most:8.0f}")
 
 
@@ -60,7 +59,7 @@ def measured_peak(settings: TrainSettings, windows: Sequence[Window]) -> float:
     )
     torch.cuda.reset_peak_memory_stats()
     try:
-        stepper = Stepper(BertForTokenClassification(BERT_BASE).cuda().train(), settings, 10)
+        stepper = Stepper(BertForTokenClassification(FUSED).cuda().train(), settings, 10)
         for number in range(2):
             stepper.step(number, [collate([window]) for window in windows])
     except torch.OutOfMemoryError:

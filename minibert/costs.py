@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -28,16 +29,13 @@ def compare_costs(
     batch = collate(list(windows))
     device = next(iter(models.values())).classifier.weight.device
     ids, mask = batch.input_ids.to(device), batch.attention_mask.to(device)
-    whole: dict[str, list[float]] = {name: [] for name in models}
-    attention: dict[str, list[float]] = {name: [] for name in models}
-    for _ in range(1 + rounds):
-        for name, model in models.items():
-            whole[name].append(seconds_of(lambda model=model: model.eval()(ids, mask)))
-            attention[name].append(seconds_of(_attentions(model, ids, mask)))
+    whole = {name: partial(model.eval(), ids, mask) for name, model in models.items()}
+    alone = {name: _attentions(model, ids, mask) for name, model in models.items()}
+    whole, alone = take_turns(whole, rounds), take_turns(alone, rounds)
     first = next(iter(models))
     out = {}
     for name, model in models.items():
-        seconds = statistics.median(whole[name][1:])
+        seconds = statistics.median(whole[name])
         out[name] = {
             "heads by layer": [len(layer.attention.heads) for layer in model.bert.layers],
             "parameters": sum(p.numel() for p in model.parameters()),
@@ -45,18 +43,24 @@ def compare_costs(
             "flops": flops_of(lambda model=model: model(ids, mask)),
             "peak bytes": _peak(model, ids, mask),
             "seconds": seconds,
-            "attention seconds": statistics.median(attention[name][1:]),
+            "attention seconds": statistics.median(alone[name]),
             "tokens per second": int(mask.sum()) / seconds,
             "speed-up": _ratio(whole[first], whole[name]),
-            "attention speed-up": _ratio(attention[first], attention[name]),
+            "attention speed-up": _ratio(alone[first], alone[name]),
         }
         out[name]["allowed speed-up"] = out[first]["flops"] / out[name]["flops"]
     return out
 
 
 def _ratio(base: Sequence[float], other: Sequence[float]) -> float:
-    """The median over the rounds; the first one only warmed up."""
-    return statistics.median(b / o for b, o in zip(base[1:], other[1:]))
+    return statistics.median(b / o for b, o in zip(base, other))
+
+
+def take_turns(jobs: Mapping[str, Callable], rounds: int) -> dict[str, list[float]]:
+    """The seconds of each job in each of `rounds`, after one that only warms up. The jobs take
+    turns, so that whatever else the machine does strikes all of them."""
+    turns = [{name: seconds_of(job) for name, job in jobs.items()} for _ in range(1 + rounds)]
+    return {name: [turn[name] for turn in turns[1:]] for name in jobs}
 
 
 def seconds_of(compute: Callable) -> float:

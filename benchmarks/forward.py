@@ -1,0 +1,227 @@
+"""One forward pass beside the other engines that run a BERT on a CPU.
+
+python -m benchmarks.forward. Ours and the peers are loaded from one folder, run in one process on
+the same batches with the same threads, and take turns. Every batch is padded to its longest and
+comes with its attention mask, as people use them. Before anything is timed, what comes out at real
+tokens must be what ours gives in float32, to 1e-4; in int8 and bf16 the correlation is printed.
+A ratio above 1 says that ours is faster: in the same precision, for int8 than ours in float32.
+"""
+
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.workload import Workload, make_model, row, save
+from minibert import cli, load_pretrained
+from minibert.costs import take_turns
+from minibert.data import Batch
+from minibert.files import read_json, write_json
+
+Precision = Literal["float32", "int8", "bf16"]
+Encoder = Callable[[Tensor, Tensor], Tensor]  # ids and mask (B, L) -> hidden states (B, L, D)
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
+OURS = "minibert float32"
+
+
+@dataclass(frozen=True)
+class Settings(Workload):
+    precisions: tuple[Precision, ...] = ("float32", "int8")
+    """Each engine runs in those of them that it has. Ours in float32 is always there."""
+
+
+def with_minibert(folder: Path, threads: int, precision: Precision) -> Encoder:
+    model = load_pretrained(folder, dtype=DTYPES[precision])
+    return lambda ids, mask: model(ids, mask).last_hidden_state
+
+
+def with_transformers(attention: str, folder: Path, threads: int, precision: Precision) -> Encoder:
+    model = _transformers(folder, attention).to(DTYPES[precision])
+    return lambda ids, mask: model(ids, attention_mask=mask).last_hidden_state
+
+
+def _transformers(folder: Path, attention: str) -> torch.nn.Module:
+    from transformers import BertModel
+
+    more = {"add_pooling_layer": False, "attn_implementation": attention}
+    return BertModel.from_pretrained(folder, **more).eval()
+
+
+def with_onnxruntime(folder: Path, threads: int, precision: Precision) -> Encoder:
+    from onnxruntime import InferenceSession, SessionOptions
+    from onnxruntime.quantization import quantize_dynamic
+
+    file = _onnx(folder)
+    if precision == "int8":
+        # Reduced range: without VNNI, products of whole bytes overflow their sums.
+        quantize_dynamic(file, folder / "int8.onnx", per_channel=True, reduce_range=True)
+        file = folder / "int8.onnx"
+    options = SessionOptions()
+    options.intra_op_num_threads = threads
+    session = InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+    def encode(ids: Tensor, mask: Tensor) -> Tensor:
+        feed = {"input_ids": ids.numpy(), "attention_mask": mask.numpy()}
+        return torch.from_numpy(session.run(None, feed)[0])
+
+    return encode
+
+
+@cache
+def _onnx(folder: Path) -> Path:
+    """The model exported from transformers, and its operations fused by ONNX Runtime's own tool."""
+    from onnxruntime.transformers.optimizer import optimize_model
+
+    model = _transformers(folder, "sdpa")
+    plain, fused = folder / "plain.onnx", folder / "fused.onnx"
+    axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
+    inputs = _example()
+    shapes = dict.fromkeys(inputs, axes)
+    torch.onnx.export(model, (), plain, kwargs=inputs, dynamic_shapes=shapes, verbose=False)
+    heads, width = model.config.num_attention_heads, model.config.hidden_size
+    optimize_model(str(plain), "bert", heads, width).save_model_to_file(str(fused))
+    return fused
+
+
+def _example() -> dict[str, Tensor]:
+    ids = torch.full((2, 16), 1000)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def with_openvino(folder: Path, threads: int, precision: Precision) -> Encoder:
+    import openvino
+
+    if precision == "bf16" and "BF16" not in openvino.Core().get_property(
+        "CPU", "OPTIMIZATION_CAPABILITIES"
+    ):
+        raise NotImplementedError("this CPU has no bf16; it would silently compute in float32")
+    options = {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,  # no thread waits for a core that something else uses
+        "INFERENCE_PRECISION_HINT": "f32" if precision == "float32" else precision,
+    }
+    model = openvino.convert_model(_transformers(folder, "sdpa"), example_input=_example())
+    compiled = openvino.compile_model(model, "CPU", options)
+
+    def encode(ids: Tensor, mask: Tensor) -> Tensor:
+        feed = {"input_ids": ids.numpy(), "attention_mask": mask.numpy()}
+        return torch.from_numpy(compiled(feed)[0])
+
+    return encode
+
+
+def with_ctranslate2(folder: Path, threads: int, precision: Precision) -> Encoder:
+    from ctranslate2 import Encoder, StorageView
+    from ctranslate2.converters import TransformersConverter
+
+    config = read_json(folder / "config.json")  # it asks for a field that transformers 5 dropped
+    write_json(folder / "config.json", config | {"position_embedding_type": "absolute"})
+    converted = folder / "ctranslate2"
+    TransformersConverter(str(folder)).convert(str(converted), force=True)
+    model = Encoder(str(converted), compute_type=precision, intra_threads=threads)
+
+    def encode(ids: Tensor, mask: Tensor) -> Tensor:
+        dense, lengths = (StorageView.from_array(t.int().numpy()) for t in (ids, mask.sum(1)))
+        return torch.from_numpy(np.asarray(model.forward_batch(dense, lengths).last_hidden_state))
+
+    return encode
+
+
+class Engine(NamedTuple):
+    load: Callable[..., Encoder]  # of folder, threads and precision
+    precisions: tuple[Precision, ...]
+    packages: tuple[str, ...] = ()  # the first one's version is printed
+
+
+ENGINES = {
+    "minibert": Engine(with_minibert, ("float32", "bf16")),
+    "transformers eager": Engine(
+        partial(with_transformers, "eager"), ("float32", "bf16"), ("transformers",)
+    ),
+    "transformers sdpa": Engine(
+        partial(with_transformers, "sdpa"), ("float32", "bf16"), ("transformers",)
+    ),
+    "onnxruntime": Engine(
+        with_onnxruntime, ("float32", "int8"), ("onnxruntime", "onnx", "onnxscript", "transformers")
+    ),
+    "openvino": Engine(with_openvino, ("float32", "bf16"), ("openvino", "transformers")),
+    "ctranslate2": Engine(with_ctranslate2, ("float32", "int8"), ("ctranslate2", "transformers")),
+}
+
+
+def load(folder: Path, settings: Settings) -> dict[str, Encoder]:
+    """Every engine that is installed, in every precision asked for that it has on this CPU; tells
+    what is left out."""
+    encoders = {}
+    for name, engine in ENGINES.items():
+        if missing := [package for package in engine.packages if not find_spec(package)]:
+            print(f"{name}: left out; for it: pip install {' '.join(missing)}")
+            continue
+        for precision in engine.precisions:
+            title = f"{name} {precision}"
+            if precision not in settings.precisions and title != OURS:
+                continue
+            try:
+                encoders[title] = engine.load(folder, settings.threads, precision)
+            except NotImplementedError as error:
+                print(f"{title}: left out; {error}")
+    return encoders
+
+
+def encode(encoder: Encoder, batches: Sequence[Batch]) -> list[Tensor]:
+    return [encoder(b.input_ids, b.attention_mask) for b in batches]
+
+
+def real_tokens(encoder: Encoder, batches: Sequence[Batch]) -> Tensor:
+    """(T, D): what comes out at the real tokens of all batches."""
+    hidden = encode(encoder, batches)
+    return torch.cat([h[b.attention_mask.bool()].float() for h, b in zip(hidden, batches)])
+
+
+def compare(name: str, hidden: Tensor, ours: Tensor) -> str:
+    """How near two outputs are. Raises AssertionError where float32 is not equal to 1e-4."""
+    if name.endswith("float32"):
+        torch.testing.assert_close(hidden, ours, atol=1e-4, rtol=0, msg=lambda m: f"{name}: {m}")
+        return f"differs by {float((hidden - ours).abs().max()):.0e} at most"
+    both = torch.stack([hidden.flatten(), ours.flatten()])
+    return f"correlation {float(torch.corrcoef(both)[0, 1]):.4f}"
+
+
+@torch.no_grad()
+def run(settings: Settings) -> None:
+    torch.set_num_threads(settings.threads)
+    model = make_model(settings.shape).bert
+    batches = settings.batches(model.config)
+    print(settings.describe(batches), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        save(model, Path(folder))
+        encoders = load(Path(folder), settings)
+        ours = real_tokens(encoders[OURS], batches)
+        notes = {n: compare(n, real_tokens(e, batches), ours) for n, e in encoders.items()}
+        notes[OURS] = ""
+        jobs = {name: partial(encode, e, batches) for name, e in encoders.items()}
+        seconds = take_turns(jobs, settings.rounds)
+    tokens = sum(int(b.attention_mask.sum()) for b in batches)
+    for name in seconds:
+        same = f"minibert {name.split()[-1]}"
+        print(row(name, seconds, same if same in seconds else OURS, tokens, notes[name]))
+    used = {engine.packages[0] for engine in ENGINES.values() if engine.packages}
+    print(", ".join(f"{p} {version(p)}" for p in ["torch", *sorted(used)] if find_spec(p)))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.run(run, Settings, __doc__, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

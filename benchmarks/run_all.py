@@ -1,0 +1,76 @@
+"""Every benchmark that needs no trained run -> benchmarks/RESULTS.md, with how it was made.
+
+make bench, or python -m benchmarks.run_all. Each one is a process of its own; its command and what
+it prints are written as soon as it has ended. The ablation needs the peer that make peers builds.
+"""
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks.ablation import Settings as Ablation
+from benchmarks.workload import machine
+from minibert import cli
+from minibert.data import SAMPLE
+from minibert.files import write_text
+
+
+@dataclass(frozen=True)
+class Settings:
+    data: Path | None = None
+    """JSONL of documents; without it random ones, and the bundled sample for the ablation."""
+    threads: int = 1
+    out: Path = Path(__file__).parent / "RESULTS.md"
+
+
+def commands(settings: Settings) -> list[list[str]]:
+    """The module of each benchmark, and what it is given."""
+    threads = ["--threads", str(settings.threads)]
+    shared = [*threads, *(["--data", str(settings.data)] if settings.data else [])]
+    base = ["--shape", "bert-base", "--documents", "16"]
+    listed = [
+        ["benchmarks.startup"],
+        ["benchmarks.memory"],
+        ["benchmarks.forward", *shared],
+        ["benchmarks.forward", *shared, "--by-length"],
+        ["benchmarks.forward", *shared, *base],
+        ["benchmarks.training", *shared],
+        ["benchmarks.training", *shared, *base],
+    ]
+    if all(python.exists() for python in Ablation.peers):
+        data = str(settings.data or SAMPLE / "test.jsonl")
+        listed.append(["benchmarks.ablation", *threads, "--data", data])
+    return listed
+
+
+def run(settings: Settings) -> None:
+    text = (
+        f"# Benchmarks\n\n{machine()}, {os.cpu_count()} cores, {platform.system()}, Python "
+        f"{platform.python_version()}, torch {version('torch')}. Written by `make bench`.\n"
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": str(settings.threads)}
+    for command in commands(settings):
+        words = ["-m", *command]
+        print("python", *words, flush=True)
+        done = subprocess.run(
+            [sys.executable, *words], env=environment, capture_output=True, text=True
+        )
+        printed = done.stdout
+        if done.returncode:
+            printed += "failed: " + done.stderr.strip().rpartition("\n")[2] + "\n"
+        print(printed, flush=True)
+        text += f"\n`python {' '.join(words)}`\n\n```text\n{printed}```\n"
+        write_text(settings.out, text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.run(run, Settings, __doc__, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
