@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import tyro
 from tqdm import tqdm
 
 from minibert import cli, metrics, page, report, retrieval
@@ -46,7 +45,7 @@ PAGE = 100  # texts on a page at most
 class Extract(RankSettings):
     """Keyphrases, word weights, vectors or graphs of texts, in the order of the input."""
 
-    files: tyro.conf.Positional[tuple[Path, ...]] = ()
+    files: cli.Positional[tuple[Path, ...]] = ()
     """JSON lines with id and text (*.jsonl), or plain texts, one a file; none: JSON lines from
     standard input."""
     out: Path | None = None
@@ -70,7 +69,7 @@ class Extract(RankSettings):
 class Fit(RankSettings):
     """Choose the heads whose attention picks keyphrases best, on documents with keyphrases."""
 
-    data: tyro.conf.Positional[Path] = tyro.MISSING
+    data: cli.Positional[Path] = cli.MISSING
     """Documents with keyphrases to choose on: never those to report on."""
     out: Path = Path("heads.json")
     """File for the choice, for --heads."""
@@ -86,7 +85,7 @@ class Fit(RankSettings):
 class Evaluate(RankSettings):
     """Score keyphrases and word weights of these heads, beside all heads and baselines."""
 
-    data: tyro.conf.Positional[Path] = tyro.MISSING
+    data: cli.Positional[Path] = cli.MISSING
     """Documents with keyphrases to report on."""
     dev: Path | None = None
     """Others, to choose the best single head and the thresholds of word weights on."""
@@ -99,7 +98,7 @@ class Search(RankSettings):
     """Search with BM25 whose term frequencies are mixed with word weights, everything tuned by
     cross-validation over queries, beside plain BM25, IDF and all heads."""
 
-    data: tyro.conf.Positional[Path] = tyro.MISSING
+    data: cli.Positional[Path] = cli.MISSING
     """Folder with corpus.jsonl, queries.jsonl and qrels.tsv."""
     out: Path | None = None
     """File for the scores as JSON."""
@@ -379,6 +378,7 @@ def inside(documents: Sequence[Document]) -> list[Array]:
 
 
 def search(settings: Search) -> None:
+    retrieval.require_search()
     ranker = Ranker(settings)
     files = (settings.data / name for name in ("corpus.jsonl", "queries.jsonl", "qrels.tsv"))
     collection = retrieval.read_collection(*files)

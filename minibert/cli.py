@@ -10,6 +10,8 @@ import tyro
 from minibert.errors import InputError
 
 Settings = TypeVar("Settings")
+Positional = tyro.conf.Positional  # a field that is given without its name
+MISSING = tyro.MISSING  # the default of a field that must be given
 
 
 def run(

@@ -9,14 +9,13 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
-import ir_measures
 import numpy as np
 import snowballstemmer
-from ir_measures import AP, R, nDCG
 from numpy.typing import NDArray
 
 from minibert import metrics
@@ -26,7 +25,7 @@ from minibert.evaluation import stop_words
 from minibert.metrics import Array, Score
 from minibert.tokenizer import normal_form, word_spans
 
-MEASURES = {"nDCG@10": nDCG @ 10, "MAP": AP, "R@100": R @ 100}
+MEASURES = {"nDCG@10": "nDCG@10", "MAP": "AP", "R@100": "R@100"}  # as ir_measures calls them
 QRELS_HEADER = ["query-id", "corpus-id", "score"]
 HYPHEN = re.compile("[-\u2010\u2011]")
 
@@ -94,6 +93,12 @@ def _read_qrels(path: Path, documents: set[str], queries: set[str]) -> dict[str,
     if unknown:
         raise InputError(f"{unknown[0]}; {len(unknown)} lines judge what is unknown")
     return grades
+
+
+def require_search() -> None:
+    """Raises InputError where no search can be scored: better before a long job than after."""
+    if not find_spec("ir_measures"):
+        raise InputError("search needs ir-measures: pip install -e '.[search]'")
 
 
 # Terms ------------------------------------------------------------------------------------------
@@ -314,15 +319,19 @@ def cross_validate(
 
 
 def judge(
-    collection: Collection, rankings: Sequence[NDArray], measures: Mapping = MEASURES
+    collection: Collection,
+    rankings: Sequence[NDArray],
+    measures: Mapping[str, str] = MEASURES,
 ) -> dict[str, Array]:
     """Each measure's value for each query, (Q,), by ir_measures; 0 for an empty ranking."""
+    import ir_measures  # here: an extra
+
     row = {query.id: number for number, query in enumerate(collection.queries)}
     run = {  # places, not scores: trec_eval would order ties in its own way
         id: {collection.documents[d].id: -place for place, d in enumerate(rankings[number])}
         for id, number in row.items()
     }
-    names = {measure: name for name, measure in measures.items()}
+    names = {ir_measures.parse_measure(m): name for name, m in measures.items()}
     values = {name: np.zeros(len(row)) for name in measures}
     for found in ir_measures.iter_calc(list(names), collection.qrels, run):
         values[names[found.measure]][row[found.query_id]] = found.value

@@ -1,0 +1,178 @@
+"""Word weights by every way, against their parts; keyphrases of any text; baselines by hand."""
+
+import json
+import math
+
+import networkx
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+import train
+from minibert import InputError, load_pretrained
+from minibert.attention import pagerank, word_links
+from minibert.data import SAMPLE, Document, make_windows, read_documents
+from minibert.evaluation import content, predict
+from minibert.ranking import (
+    Ranker,
+    RankSettings,
+    Rarity,
+    chunks,
+    extract_keyphrases,
+    neighbours,
+)
+from minibert.tokenizer import Tokenizer, word_spans
+
+
+def text(words: str, id: str = "1") -> Document:
+    return Document(id, words, word_spans(words))
+
+
+@pytest.fixture(scope="module")
+def documents():
+    return read_documents(SAMPLE / "dev.jsonl")[:3]
+
+
+@pytest.fixture(scope="module")
+def run(encoder_folder, tmp_path_factory):
+    """A tagger of a few steps on the sample."""
+    out = tmp_path_factory.mktemp("runs") / "tagger"
+    arguments = ["--model", str(encoder_folder), "--out", str(out), "--show", "0"]
+    assert train.main([*arguments, "--epochs", "1", "--learning-rate", "0.01"]) == 0
+    return out
+
+
+def links_of(folder, documents, heads, strength="attention"):
+    bert = load_pretrained(folder)
+    tokenizer = Tokenizer.load(folder, bert.config.vocab_size)
+    length = bert.config.max_position_embeddings
+    return word_links(bert, make_windows(documents, tokenizer, length), documents, heads, strength)
+
+
+def test_weights_are_what_the_links_make_of_each_word(encoder_folder, documents):
+    idf = SAMPLE / "train.jsonl"
+    rarity = Rarity(read_documents(idf))
+    links = links_of(encoder_folder, documents, {(1, 0): 1.0, (0, 1): 1.0}, "norm")
+    shared = {"model": str(encoder_folder), "heads": "L1H0,L0H1", "strength": "norm"}
+    ways = {
+        "received": (RankSettings(**shared), [found.received() for found in links]),
+        "pagerank": (
+            RankSettings(**shared, weights="pagerank", damping=0.5, start="early", idf=idf),
+            [
+                pagerank(found, 0.5, 1 / np.arange(1, found.count + 1)) * rarity.of(document)
+                for document, found in zip(documents, links)
+            ],
+        ),
+    }
+    for settings, expected in ways.values():
+        for document, wanted, (weights, _) in zip(
+            documents, expected, Ranker(settings).analyse(documents)
+        ):
+            kept = content(document)
+            assert 0 < kept.sum() < len(kept)
+            np.testing.assert_allclose(weights, wanted * kept, rtol=1e-5)
+
+
+def test_all_heads_weigh_where_none_are_named(encoder_folder, documents):
+    ranker = Ranker(RankSettings(model=str(encoder_folder)))
+    assert set(ranker.heads) == set(ranker.bert.config.present_heads)
+
+
+def test_results_do_not_depend_on_the_texts_around(encoder_folder, documents):
+    ranker = Ranker(RankSettings(model=str(encoder_folder)))
+    together = ranker.analyse(documents)
+    for document, (weights, runs) in zip(documents, together):
+        ((alone, found),) = ranker.analyse([document])
+        np.testing.assert_allclose(weights, alone, rtol=1e-5)
+        assert runs == found
+
+
+def test_a_tagger_weighs_and_marks(run, documents):
+    ranker = Ranker(RankSettings(model=str(run), weights="tagger", candidates="tagger"))
+    windows = make_windows(documents, ranker.tokenizer, ranker.longest)
+    log_probs = predict(ranker.tagger, windows, documents)
+    threshold = json.loads((run / "results.json").read_text())["threshold"]
+    marked = 0
+    for document, found, (weights, runs) in zip(documents, log_probs, ranker.analyse(documents)):
+        probability = np.exp(found[:, 1])  # of label I
+        np.testing.assert_allclose(weights, probability * content(document), rtol=1e-6)
+        inside = {i for first, last in runs for i in range(first, last)}
+        odds = np.log(probability / (1 - probability))
+        assert inside == set(np.flatnonzero(odds >= threshold))
+        marked += len(inside)
+    assert marked
+
+
+def test_only_a_trained_tagger_marks(encoder_folder):
+    for way in ({"weights": "tagger"}, {"candidates": "tagger"}):
+        with pytest.raises(InputError, match=r"no run of train\.py"):
+            Ranker(RankSettings(model=str(encoder_folder), **way))
+
+
+@pytest.mark.parametrize("way", [{"damping": 1.0}, {"max_words": 0}, {"diversity": 2}, {"top": 0}])
+def test_settings_out_of_range_are_refused(way):
+    with pytest.raises(InputError):
+        RankSettings(**way)
+
+
+ODD = ["", " ", "\n", "word", "the of and", "<b>bold</b> &amp; <script>x</script>", "…!?", "\u200b"]
+
+
+def test_odd_texts_have_phrases_or_none_but_no_error(encoder_folder):
+    found = extract_keyphrases(ODD, model=str(encoder_folder))
+    assert [bool(phrases) for phrases in found] == [*[False] * 3, True, False, True, False, False]
+    assert extract_keyphrases("", model=str(encoder_folder)) == [[]]
+    assert found[3][0].spans == [(0, 4)]
+
+
+@pytest.fixture(scope="module")
+def ranker(encoder_folder):
+    return Ranker(RankSettings(model=str(encoder_folder)))
+
+
+LETTERS = st.text(alphabet="abz ,.-<\n\u05d0\u05d1\u0627\u65e5\u672c\u0301\U0001f600", max_size=120)
+
+
+@given(LETTERS)
+@hypothesis_settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_spans_stand_in_the_text_whatever_it_is(ranker, words):
+    """Right-to-left, unspaced, with combining marks and emoji."""
+    document = text(words)
+    ((weights, runs),) = ranker.analyse([document])
+    assert (weights >= 0).all()
+    for phrase in ranker.keyphrases(document, weights, runs):
+        assert phrase.text == words[slice(*phrase.spans[0])]
+        assert phrase.text.strip() == phrase.text != ""
+        assert phrase.spans == sorted(set(phrase.spans))
+
+
+def test_rarity_by_hand():
+    rarity = Rarity([text("Wings of birds"), text("a wing, a wing")])
+    expected = [math.log(3 / 3), math.log(3 / 2), math.log(3 / 1)]
+    np.testing.assert_allclose(rarity.of(text("winged bird kite")), expected)
+
+
+def test_neighbours_are_textrank():
+    """Stems as nodes; "the" is a stop word but counts as a place between two words."""
+    document = text("fast trains the rails trains bring fast snow")
+    graph = networkx.Graph(
+        [("fast", "train"), ("train", "rail"), ("rail", "bring"), ("train", "bring"),
+         ("bring", "fast"), ("bring", "snow"), ("fast", "snow")]
+    )  # fmt: skip
+    rank = networkx.pagerank(graph, 0.85, tol=1e-13, max_iter=500)
+    stems = ["fast", "train", None, "rail", "train", "bring", "fast", "snow"]
+    expected = [rank.get(stem, 0.0) for stem in stems]
+    np.testing.assert_allclose(neighbours(document), expected, atol=1e-9)
+    assert not neighbours(text("the of")).any()
+
+
+def test_chunks_read_only_what_is_asked_for():
+    read = []
+    parts = chunks((read.append(i) or i for i in range(5)), 2)
+    assert next(parts) == [0, 1]
+    assert read == [0, 1]
+    assert [*parts] == [[2, 3], [4]]
