@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from minibert import cli, metrics, page, report, retrieval
 from minibert.attention import Links, received_by_head
-from minibert.config import Head, name_of
+from minibert.config import head_of, name_of
 from minibert.data import (
     OUTSIDE,
     Document,
@@ -32,7 +32,7 @@ from minibert.data import (
 from minibert.errors import InputError
 from minibert.evaluation import content, word_measures
 from minibert.files import replacing, sha256, write_json
-from minibert.heads import Task, choose_heads, f1_of_all, make_task
+from minibert.heads import Task, choose_heads, f1_of_all, f1_of_each, make_task
 from minibert.keyphrases import Keyphrase, Run, group, phrase_measures
 from minibert.metrics import Array
 from minibert.ranking import Ranker, RankSettings, chunks, neighbours
@@ -245,11 +245,11 @@ def fit(settings: Fit) -> None:
     if "tagger" in (settings.candidates, settings.weights) or settings.weights != "received":
         raise InputError("heads are chosen by attention received, for candidates without a tagger")
     tasks = tasks_of(ranker, labelled(settings, settings.data))
-    width = ranker.bert.config.num_attention_heads
+    every = [name_of(head) for head in np.ndindex(ranker.shape)]
     steps = choose_heads(tasks, settings.most, settings.again)
-    names = [name_of(divmod(step.head, width)) for step in steps]
-    every = f1_of_all(tasks)
-    print(f"F1@10 on {settings.data}, percent: all heads {100 * every:.1f}")
+    names = [every[step.head] for step in steps]
+    together = f1_of_all(tasks)
+    print(f"F1@10 on {settings.data}, percent: all heads {100 * together:.1f}")
     for name, step in zip(names, steps):
         print(f"  + {name:6} {100 * step.score:.1f}")
     write_json(
@@ -260,7 +260,11 @@ def fit(settings: Fit) -> None:
             "strength": settings.strength,
             "candidates": settings.candidates,
             "data": sha256(settings.data),
-            "F1@10": {"all heads": every, "best head": steps[0].score, "chosen": steps[-1].score},
+            "F1@10": {
+                "all heads": together,
+                "best head": steps[0].score,
+                "chosen": steps[-1].score,
+            },
         },
     )
     print(f"The choice is in {settings.out}; use it with --heads {settings.out}")
@@ -287,10 +291,12 @@ def evaluate(settings: Evaluate) -> None:
     ranker = Ranker(settings)
     documents = labelled(settings, settings.data)
     dev = labelled(settings, settings.dev) if settings.dev else []
-    best = None
-    if dev and settings.candidates != "tagger":
-        width = ranker.bert.config.num_attention_heads
-        best = divmod(choose_heads(tasks_of(ranker, dev), 1)[0].head, width)
+    names = [name_of(head) for head in np.ndindex(ranker.shape)]
+    best, alone = None, {}
+    if settings.candidates != "tagger":
+        alone = dict(zip(names, f1_of_each(tasks_of(ranker, documents)).tolist()))
+        if dev:
+            best = names[f1_of_each(tasks_of(ranker, dev)).argmax()]
     rows, runs = weighings(ranker, documents, best)
     on_dev, _ = weighings(ranker, dev, best)
     draws = metrics.resamples(len(documents))
@@ -316,8 +322,14 @@ def evaluate(settings: Evaluate) -> None:
             f"F1@10, {name} less {first}: {100 * change.value:+.1f} "
             f"[{100 * change.low:+.1f}, {100 * change.high:+.1f}]"
         )
+    if alone:
+        print(
+            f"F1@10 of every head alone: mean {100 * np.mean([*alone.values()]):.1f}, highest "
+            f"{100 * max(alone.values()):.1f} ({max(alone, key=alone.get)}, by this very set)"
+        )
     if settings.out:
-        write_json(settings.out, {"heads": names_of(ranker), "test": table})
+        told = {"heads": names_of(ranker), "test": table, "F1@10 of each head": alone}
+        write_json(settings.out, told)
 
 
 def names_of(ranker: Ranker) -> dict[str, float]:
@@ -325,7 +337,7 @@ def names_of(ranker: Ranker) -> dict[str, float]:
 
 
 def weighings(
-    ranker: Ranker, documents: Sequence[Document], best: Head | None
+    ranker: Ranker, documents: Sequence[Document], best: str | None
 ) -> tuple[dict[str, list[Array]], list[list[Run]]]:
     """Word weights of every document by name of the method, and where a keyphrase may stand."""
     rows: dict[str, list[Array]] = defaultdict(list)
@@ -340,7 +352,7 @@ def weighings(
                 kept = content(document)
                 rows["all heads"].append(by_head.sum((1, 2)) * kept)
                 if best:
-                    rows[f"best on dev, {name_of(best)}"].append(by_head[:, *best] * kept)
+                    rows[f"best on dev, {best}"].append(by_head[:, *head_of(best)] * kept)
                 rows["these heads"].append(links.received() * kept)
                 rows["PageRank of these"].append(ranker.pagerank(links) * kept)
                 rows["TextRank"].append(neighbours(document))

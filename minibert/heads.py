@@ -104,6 +104,11 @@ def f1_of_all(tasks: Sequence[Task], k: int = 10) -> float:
     return float(np.mean([_f1(t.scores.sum(1, keepdims=True), t, k)[0] for t in tasks]))
 
 
+def f1_of_each(tasks: Sequence[Task], k: int = 10) -> Array:
+    """(heads,) the mean F1@k of every head alone."""
+    return np.mean([_f1(task.scores, task, k) for task in tasks], axis=0)
+
+
 def _f1(scores: Array, task: Task, k: int) -> Array:
     """(candidates, heads) -> (heads,) F1 of the first k candidates by each column."""
     first = np.argsort(-scores, axis=0, kind="stable")[:k]

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from minibert.attention import Block, Links, Strength, pagerank, word_links
-from minibert.data import Document, make_windows, read_documents
+from minibert.data import Document, make_windows, read_documents, read_lines
 from minibert.errors import InputError
 from minibert.evaluation import Progress, content, decode, positive_score, predict
 from minibert.files import read_json
@@ -22,6 +22,7 @@ from minibert.keyphrases import (
     Run,
     content_runs,
     group,
+    listed_runs,
     noun_runs,
     rank_phrases,
     stem,
@@ -62,6 +63,8 @@ class RankSettings(PhraseSettings):
     """content: what stands between stop words and punctuation; nouns: adjectives and nouns, where
     the documents' labels are Penn Treebank tags; words: single ones; tagger: what a model of
     train.py marks."""
+    phrases: Path | None = None
+    """Candidates of your own instead, a phrase a line."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,7 +85,9 @@ class Ranker:
         self.tokenizer = Tokenizer.load(folder, self.bert.config.vocab_size)
         default = str(OWN_HEADS) if settings.model == DEFAULT_MODEL else "all"
         self.heads = read_heads(settings.heads or default, self.bert.config)
+        self.shape = (self.bert.config.num_hidden_layers, self.bert.config.num_attention_heads)
         self.longest = min(512, self.bert.config.max_position_embeddings)
+        self.listed = read_phrases(settings.phrases) if settings.phrases else None
         self.rarity = Rarity(read_documents(settings.idf)) if settings.idf else None
         if "tagger" in (settings.weights, settings.candidates):
             results = folder / "results.json"
@@ -129,6 +134,8 @@ class Ranker:
     def candidate_runs(self, document: Document, log_probs: Array | None = None) -> list[Run]:
         """Where a keyphrase may stand; `log_probs` (words, labels) are the tagger's."""
         kind, longest = self.settings.candidates, self.settings.max_words
+        if self.listed is not None:
+            return listed_runs(document, self.listed)
         if kind == "words":
             return [(i, i + 1) for i in np.flatnonzero(content(document)).tolist()]
         if kind != "tagger":
@@ -141,6 +148,14 @@ class Ranker:
     def keyphrases(self, document: Document, weights: Array, runs: list[Run]) -> list[Keyphrase]:
         """What `analyse` found of a document, as ranked phrases, best first."""
         return rank_phrases(document, group(document, runs), weights, self.settings)
+
+
+def read_phrases(path: Path) -> list[str]:
+    """A phrase a line. Raises InputError where there is none."""
+    phrases = [line.strip() for _, line in read_lines(path)]
+    if not phrases:
+        raise InputError(f"{path}: no phrases in it")
+    return phrases
 
 
 def extract_keyphrases(docs: str | Iterable[str], **settings) -> list[list[Keyphrase]]:

@@ -105,6 +105,20 @@ def test_a_tagger_weighs_and_marks(run, documents):
     assert marked
 
 
+def test_candidates_of_ones_own(encoder_folder, tmp_path):
+    path = tmp_path / "phrases.txt"
+    path.write_text("green hills\n\nlakes\nmoor\n")
+    words = "Deep lakes, a green hill and a lake."
+    (found,) = extract_keyphrases(words, model=str(encoder_folder), phrases=path)
+    assert {phrase.text: phrase.spans for phrase in found} == {
+        "green hill": [(14, 24)],
+        "lakes": [(5, 10), (31, 35)],
+    }
+    path.write_text("\n")
+    with pytest.raises(InputError, match="no phrases"):
+        extract_keyphrases(words, model=str(encoder_folder), phrases=path)
+
+
 def test_only_a_trained_tagger_marks(encoder_folder):
     for way in ({"weights": "tagger"}, {"candidates": "tagger"}):
         with pytest.raises(InputError, match=r"no run of train\.py"):
