@@ -26,7 +26,7 @@ from minibert.tokenizer import Span, normal_form, word_spans
 
 Run = tuple[int, int]  # words (first, last + 1)
 Stems = tuple[str, ...]
-Aggregate = Literal["sum", "mean"]
+Aggregate = Literal["sum", "mean", "often"]
 
 PORTER = snowballstemmer.stemmer("porter")
 SPACE = re.compile(r"[^\S\r\n]*")  # white space without line breaks
@@ -40,7 +40,8 @@ class PhraseSettings:
     """Longer runs of words are no candidates."""
     aggregate: Aggregate = "sum"
     """sum: of a phrase's words, wherever it occurs; of a single word the mean (SAMRank).
-    mean: over all these words; for weights that may be negative, such as log-odds."""
+    mean: over all these words; for a tagger's probabilities. often: the mean times how often the
+    phrase occurs; where gold phrases are the recurrent ones, as in 500N-KPCrowd."""
     diversity: float = 0.0
     """0 ranks by score alone; towards 1, phrases with words of better ones come later."""
     top: int | None = None
@@ -228,8 +229,9 @@ def rank_phrases(
 def phrase_score(candidate: Candidate, weights: Sequence[float], aggregate: Aggregate) -> float:
     """What the weights of all words make of a candidate; `PhraseSettings` says how."""
     total = fsum(weights[i] for first, last in candidate.runs for i in range(first, last))
-    if aggregate == "mean":
-        return total / sum(last - first for first, last in candidate.runs)
+    if aggregate != "sum":
+        mean = total / sum(last - first for first, last in candidate.runs)
+        return mean if aggregate == "mean" else mean * len(candidate.runs)
     # The sum of a frequent word would outweigh every phrase.
     return total / len(candidate.runs) if len(candidate.stems) == 1 else total
 

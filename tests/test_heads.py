@@ -68,7 +68,7 @@ def document():
 def test_a_task_scores_candidates_as_ranking_does(document):
     received = np.random.default_rng(0).random((len(document.words), 2, 3))
     candidates = group(document, content_runs(document, 5))
-    for aggregate in ("sum", "mean"):
+    for aggregate in ("sum", "mean", "often"):
         task = make_task(document, candidates, received, aggregate)
         assert task.wanted == 3
         assert [c.stems for c, g in zip(candidates, task.gold) if g] == [
@@ -91,7 +91,7 @@ def tasks(seed: int, count: int = 7, heads: int = 5) -> list[Task]:
         candidates = int(draw.integers(0, 9))
         gold = (draw.random(candidates) < 0.4).astype(float)
         wanted = int(gold.sum()) + int(draw.integers(1, 3))
-        out.append(Task(draw.random((candidates, heads)).round(1), gold, wanted))
+        out.append(Task(draw.random((candidates, heads)), gold, wanted))
     return out
 
 

@@ -221,6 +221,11 @@ def test_a_mean_is_over_all_words():
         "fox den": (16 + 32) / 2,
         "red fox": (1 + 2 + 4 + 8) / 4,
     }
+    assert ranked(TEXT, WEIGHTS, ["red fox", "fox den", "den"], aggregate="often") == {
+        "den": 32 + 64,
+        "fox den": (16 + 32) / 2,
+        "red fox": 2 * (1 + 2 + 4 + 8) / 4,
+    }
 
 
 def test_keyphrases_have_the_first_form_and_every_place():
@@ -325,7 +330,7 @@ def problems(draw, texts=any_text):
 
 settings_of_any_kind = st.builds(
     PhraseSettings,
-    aggregate=st.sampled_from(["sum", "mean"]),
+    aggregate=st.sampled_from(["sum", "mean", "often"]),
     diversity=st.sampled_from([0.0, 0.3, 1.0]),
 )
 
