@@ -42,3 +42,15 @@ def test_slices_cover_a_weight_larger_than_one():
     torch.manual_seed(1)
     start = torch.randn(3, SLICE // 2)
     assert ((moved - start).abs() > 1e-4).float().mean() > 0.99
+
+
+def test_the_second_moment_moves_although_its_steps_are_below_bf16():
+    """After n gradients of 1 it is 1 - 0.999^n; rounded to the nearest it would stay near 0.25."""
+    weight = torch.zeros(256, requires_grad=True)
+    optimizer = HalfAdamW([{"params": [weight]}])
+    torch.manual_seed(0)
+    for _ in range(1500):
+        weight.grad = torch.ones(256)
+        optimizer.step()
+    mean = optimizer.state[weight]["exp_avg_sq"].float().mean().item()
+    assert abs(mean - (1 - 0.999**1500)) < 0.02
