@@ -30,7 +30,7 @@ from minibert.files import read_json, sha256, write_json, write_text
 from minibert.gates import HardConcreteGates
 from minibert.metrics import Array
 from minibert.model import BertForTokenClassification
-from minibert.plans import choose_plan, stepping_down
+from minibert.plans import MIB, choose_plan, stepping_down
 from minibert.pruning import at_full_shape, prune, repair
 from minibert.runs import Run, inherit, load_run, open_run
 from minibert.selection import Budget, Penalty, learn_gates
@@ -71,7 +71,7 @@ class PruneSettings:
     least squares of the output projections on the training texts, without their labels."""
     recover: int = 0
     """Optimizer steps that fine-tune what is left."""
-    steps: int = 200
+    steps: int = 300
     """Most optimizer steps of the gates."""
     batch_size: int = 4
     """Windows in one optimizer step."""
@@ -154,13 +154,16 @@ def run(settings: PruneSettings) -> None:
     if settings.order:
         inputs["order"] = sha256(settings.order)
     lock = open_run(out, settings, inputs)
+    trains = settings.joint or settings.recover > 0
+    size = sum(parameter.nbytes for parameter in dense.model.parameters()) / MIB
     training, why = choose_plan(
         dense.model.config,
         settings.training,
         dense.splits["train"].windows,
         device,
-        frozen=not (settings.joint or settings.recover),
+        frozen=not trains,
         gates=settings.joint or not settings.recover,
+        beside=size if trains else 0.0,  # the dense model, to compare with
     )
     print(f"plan {training.plan}: {why}")
     targets = settings.keep or settings.l0
@@ -219,7 +222,8 @@ def make_smaller(
     training: TrainSettings,
 ) -> tuple[BertForTokenClassification, dict]:
     """The model with fewer heads, and what there is to tell of how they were chosen."""
-    model, gates, train, steps = deepcopy(model), deepcopy(gates), dense.splits["train"], []
+    model = deepcopy(model) if settings.joint else model
+    gates, train, steps = deepcopy(gates), dense.splits["train"], []
     if ranking:
         head_mask = masks_without(model.config, [ranking[: len(ranking) - int(target)]])[0]
     else:

@@ -25,17 +25,18 @@ from minibert.data import (
     Document,
     field,
     make_windows,
+    parse_document,
     parse_object,
     read_documents,
     word_labels,
 )
 from minibert.errors import InputError
 from minibert.evaluation import content, word_measures
-from minibert.files import replacing, sha256, write_json
+from minibert.files import replacing, write_json
 from minibert.heads import Task, choose_heads, f1_of_all, f1_of_each, make_task
 from minibert.keyphrases import Keyphrase, Run, group, phrase_measures
 from minibert.metrics import Array
-from minibert.ranking import Ranker, RankSettings, chunks, neighbours
+from minibert.ranking import Linker, LinkSettings, Ranker, RankSettings, chunks, neighbours
 from minibert.tokenizer import word_spans
 
 PAGE = 100  # texts on a page at most
@@ -46,8 +47,8 @@ class Extract(RankSettings):
     """Keyphrases, word weights, vectors or graphs of texts, in the order of the input."""
 
     files: cli.Positional[tuple[Path, ...]] = ()
-    """JSON lines with id and text (*.jsonl), or plain texts, one a file; none: JSON lines from
-    standard input."""
+    """JSON lines with id and text (*.json, *.jsonl), or plain texts, one a file; none: JSON lines
+    from standard input."""
     out: Path | None = None
     """File to write; by default standard output."""
     format: Literal["keyphrases", "weights", "vectors", "graph"] = "keyphrases"
@@ -63,6 +64,15 @@ class Extract(RankSettings):
     """Also a page: words shaded by weight, keyphrases underlined."""
     skip_errors: bool = False
     """Go on after a line that is no text, and count them."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.mixing <= 1:
+            raise InputError("--mixing must be in [0, 1]")
+        if self.strongest < 1:
+            raise InputError("--strongest must be at least 1")
+        if self.html and self.format == "graph":
+            raise InputError("--html shows weights and keyphrases; leave out --format graph")
 
 
 @dataclass(frozen=True)
@@ -80,6 +90,13 @@ class Fit(RankSettings):
     again: bool = False
     """A head may be taken more than once: weights instead of a plain choice."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.most < 1:
+            raise InputError("--most must be at least 1")
+        if self.weights != "received" or self.candidates == "tagger":
+            raise InputError("heads are chosen by attention received, without a tagger")
+
 
 @dataclass(frozen=True)
 class Evaluate(RankSettings):
@@ -94,7 +111,7 @@ class Evaluate(RankSettings):
 
 
 @dataclass(frozen=True)
-class Search(RankSettings):
+class Search(LinkSettings):
     """Search with BM25 whose term frequencies are mixed with word weights, everything tuned by
     cross-validation over queries, beside plain BM25, IDF and all heads."""
 
@@ -131,7 +148,7 @@ def extract(settings: Extract) -> None:
         for part in chunks(read_texts(settings, skipped)):
             if settings.format == "graph":
                 found = [
-                    graph(document, links, settings.strongest)
+                    graph(document, links.strongest(settings.strongest))
                     for document, links in zip(part, ranker.links(part))
                 ]
             else:
@@ -146,6 +163,8 @@ def extract(settings: Extract) -> None:
     if settings.html:
         with replacing(settings.html) as temporary:
             temporary.write_text(page.texts_page("Keyphrases", shown), encoding="utf-8")
+    if settings.html and bar.n > PAGE:
+        print(f"{settings.html} shows the first {PAGE} of {bar.n} texts", file=sys.stderr)
     if skipped:
         print(f"{len(skipped)} lines skipped; the first: {skipped[0]}", file=sys.stderr)
 
@@ -153,9 +172,9 @@ def extract(settings: Extract) -> None:
 def read_texts(settings: Extract, skipped: list[str]) -> Iterator[Document]:
     """The texts of the input, one after another; what is wrong goes to `skipped`, or is raised."""
     for path in settings.files or [None]:
-        if path and path.suffix != ".jsonl":
+        if path and not path.suffix.lower().startswith(".json"):
             try:
-                text = path.read_text(encoding="utf-8-sig")
+                text = path.read_bytes().decode("utf-8-sig")  # line ends as they are
             except (OSError, UnicodeDecodeError) as error:
                 raise InputError(f"{path}: not readable as UTF-8 text ({error})") from None
             yield Document(path.name, text, word_spans(text))
@@ -180,6 +199,8 @@ def parse_text(line: bytes, where: str, number: int) -> Document:
         raw = parse_object(line.decode("utf-8-sig"), where)
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: not UTF-8 ({error})") from None
+    if "words" in raw or "sents" in raw:  # with their labels
+        return parse_document(json.dumps({"id": number} | raw), where)
     id = field({"id": number} | raw, "id", str | int, where)
     text = field(raw, "text", str, where)
     return Document(str(id), text, word_spans(text))
@@ -202,16 +223,9 @@ def told(
     return {"id": document.id, "words": words}
 
 
-def graph(document: Document, links, strongest: int) -> dict:
-    """Node-link data, as networkx.node_link_graph reads it: of each word the strongest links."""
-    of_word: dict[int, list[tuple[float, int]]] = {}
-    for sender, receiver, strength in links.triples():
-        of_word.setdefault(sender, []).append((strength, receiver))
-    edges = [
-        {"source": sender, "target": receiver, "weight": strength}
-        for sender, found in sorted(of_word.items())
-        for strength, receiver in sorted(found, reverse=True)[:strongest]
-    ]
+def graph(document: Document, links: list[tuple[int, int, float]]) -> dict:
+    """Node-link data, as networkx.node_link_graph reads it."""
+    edges = [{"source": i, "target": j, "weight": strength} for i, j, strength in links]
     nodes = [
         {"id": i, "text": document.text[start:end], "span": [start, end]}
         for i, (start, end) in enumerate(document.words)
@@ -223,7 +237,7 @@ def graph(document: Document, links, strongest: int) -> dict:
 # Fit --------------------------------------------------------------------------------------------
 
 
-def received(ranker: Ranker, documents: Sequence[Document]) -> Iterator[Array]:
+def received(ranker: Linker, documents: Sequence[Document]) -> Iterator[Array]:
     """(words, layers, heads) of each document: what every head alone gives each word."""
     with tqdm(total=len(documents), desc="heads", unit="text", disable=None) as bar:
         for part in chunks(documents):
@@ -242,8 +256,6 @@ def tasks_of(ranker: Ranker, documents: Sequence[Document]) -> list[Task]:
 
 def fit(settings: Fit) -> None:
     ranker = Ranker(settings)
-    if "tagger" in (settings.candidates, settings.weights) or settings.weights != "received":
-        raise InputError("heads are chosen by attention received, for candidates without a tagger")
     tasks = tasks_of(ranker, labelled(settings, settings.data))
     every = [name_of(head) for head in np.ndindex(ranker.shape)]
     steps = choose_heads(tasks, settings.most, settings.again)
@@ -259,7 +271,7 @@ def fit(settings: Fit) -> None:
             "model": settings.model,
             "strength": settings.strength,
             "candidates": settings.candidates,
-            "data": sha256(settings.data),
+            "data": str(settings.data),
             "F1@10": {
                 "all heads": together,
                 "best head": steps[0].score,
@@ -290,6 +302,8 @@ def labelled(settings: RankSettings, path: Path) -> list[Document]:
 def evaluate(settings: Evaluate) -> None:
     ranker = Ranker(settings)
     documents = labelled(settings, settings.data)
+    if not any(found.any() for found in inside(documents)):
+        raise InputError(f"{settings.data}: no keyphrase stands in its text: nothing to find")
     dev = labelled(settings, settings.dev) if settings.dev else []
     names = [name_of(head) for head in np.ndindex(ranker.shape)]
     best, alone = None, {}
@@ -332,7 +346,7 @@ def evaluate(settings: Evaluate) -> None:
         write_json(settings.out, told)
 
 
-def names_of(ranker: Ranker) -> dict[str, float]:
+def names_of(ranker: Linker) -> dict[str, float]:
     return {name_of(head): weight for head, weight in ranker.heads.items()}
 
 
@@ -346,9 +360,9 @@ def weighings(
         for part in chunks(documents):
             windows = make_windows(part, ranker.tokenizer, ranker.longest)
             every = received_by_head(ranker.bert, windows, part, ranker.settings.strength)
-            for document, by_head, links, (own, at) in zip(
-                part, every, ranker.links(part), ranker.analyse(part)
-            ):
+            marks = "tagger" in (ranker.settings.weights, ranker.settings.candidates)
+            found = ranker.analyse(part) if marks else [(None, None)] * len(part)
+            for document, by_head, links, (own, at) in zip(part, every, ranker.links(part), found):
                 kept = content(document)
                 rows["all heads"].append(by_head.sum((1, 2)) * kept)
                 if best:
@@ -362,7 +376,7 @@ def weighings(
                     rows["these heads, idf"].append(rarity * links.received() * kept)
                 if ranker.settings.weights == "tagger":
                     rows["tagger"].append(own)
-                runs.append(at)
+                runs.append(at if marks else ranker.candidate_runs(document))
             bar.update(len(part))
     return rows, runs
 
@@ -391,7 +405,7 @@ def inside(documents: Sequence[Document]) -> list[Array]:
 
 def search(settings: Search) -> None:
     retrieval.require_search()
-    ranker = Ranker(settings)
+    ranker = Linker(settings)
     files = (settings.data / name for name in ("corpus.jsonl", "queries.jsonl", "qrels.tsv"))
     collection = retrieval.read_collection(*files)
     rows = search_weights(ranker, collection)
@@ -418,7 +432,7 @@ def search(settings: Search) -> None:
         write_json(settings.out, {"heads": names_of(ranker), "test": told})
 
 
-def search_weights(ranker: Ranker, collection: retrieval.Collection) -> dict[str, list[Array]]:
+def search_weights(ranker: Linker, collection: retrieval.Collection) -> dict[str, list[Array]]:
     """Word weights of every document to search, by name."""
     rows: dict[str, list[Array]] = defaultdict(list)
     documents = collection.documents
@@ -434,7 +448,7 @@ def search_weights(ranker: Ranker, collection: retrieval.Collection) -> dict[str
     return rows
 
 
-def each_links(ranker: Ranker, documents: Sequence[Document]) -> Iterator[Links]:
+def each_links(ranker: Linker, documents: Sequence[Document]) -> Iterator[Links]:
     for part in chunks(documents):
         yield from ranker.links(part)
 

@@ -39,9 +39,9 @@ def train(settings: TrainSettings) -> None:
     every = [document for split in corpus.splits.values() for document in split]
     names = label_names(every, settings.labels)
     folder = find_model(settings.model)
-    model = new_tagger(folder, names, settings)
-    tokenizer = Tokenizer.load(folder, model.config.vocab_size)
-    splits = make_splits(corpus, tokenizer, settings.labels, model.config, settings.max_length)
+    config = new_tagger(folder, names, settings).config  # the file is sound: say so at once
+    tokenizer = Tokenizer.load(folder, config.vocab_size)
+    splits = make_splits(corpus, tokenizer, settings.labels, config, settings.max_length)
     check_labels(splits, names, settings.data)
     files = [*folder.glob("*.safetensors"), *folder.glob("*.json"), *folder.glob("vocab.txt")]
     weights = {f"{settings.model} {file.name}": sha256(file) for file in sorted(files)}
@@ -49,7 +49,8 @@ def train(settings: TrainSettings) -> None:
     lock = open_run(settings.out, settings, corpus.checksums | weights) if writes else None
     results = settings.out / "results.json"
     if not processes.agree(results.exists()):
-        settings, why = choose_plan(model.config, settings, splits["train"].windows, device)
+        windows = splits["train"].windows
+        settings, why = processes.agree(choose_plan(config, settings, windows, device))
         if writes:
             print(describe(splits, names), *filter(None, [corpus.note]), sep="\n")
             print(f"plan {settings.plan}: {why}")
@@ -77,7 +78,7 @@ def learn(
         advance = partial(show_step, bar)
         best = fit(model.to(device), splits["train"], splits["dev"], settings, advance)
     plan = {"plan": settings.plan, "tokens": settings.tokens}
-    return best | plan | evaluate(load_pretrained(settings.out).to(device), splits)
+    return best | plan | evaluate(load_pretrained(settings.out).to(device), splits, settings.tokens)
 
 
 def new_tagger(

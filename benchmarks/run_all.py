@@ -1,4 +1,4 @@
-"""Every benchmark that needs no trained run -> benchmarks/RESULTS.md, with how it was made.
+"""Every benchmark that needs neither a trained run nor data -> benchmarks/RESULTS.md.
 
 make bench, or python -m benchmarks.run_all. Each one is a process of its own; its command and what
 it prints are written as soon as it has ended. The ablation needs the peer that make peers builds.

@@ -59,6 +59,18 @@ class Links(NamedTuple):
             out[first : first + strength.shape[1]] += sending @ strength
         return out
 
+    def strongest(self, count: int) -> list[tuple[int, int, float]]:
+        """The `count` strongest links (from, to, strength) from each word, strongest first."""
+        best: dict[int, list[tuple[float, int]]] = {}
+        for sender, first, strength in self.blocks:
+            few = min(count, strength.shape[1])
+            columns = np.argpartition(-strength, few - 1, axis=1)[:, :few]
+            for i, row in enumerate(columns):
+                found = [(float(strength[i, j]), int(first + j)) for j in row if strength[i, j] > 0]
+                held = best.setdefault(sender + i, [])
+                held[:] = sorted([*held, *found], key=lambda link: (-link[0], link[1]))[:count]
+        return [(i, j, value) for i in sorted(best) for value, j in best[i]]
+
     def triples(self) -> Iterator[tuple[int, int, float]]:
         """Every link (from, to, strength) above zero."""
         for sender, first, strength in self.blocks:
@@ -77,6 +89,7 @@ def pagerank(
     With probability `damping` the reader follows a link, chosen by strength, otherwise goes to a
     word by `personalisation` (words,), at least one above zero, by default all alike; so too from
     a word that links nowhere. Iterated until no word changes by `tolerance` or more of the mean.
+    Links that are not finite give NaN.
     """
     start = np.ones(links.count) if personalisation is None else personalisation
     start = start / start.sum()
@@ -87,7 +100,7 @@ def pagerank(
         lost = rank[sent == 0].sum()
         following = links.spread(rank * outward) + lost * start
         after = damping * following + (1 - damping) * start
-        if np.abs(after - rank).max() < tolerance / links.count:
+        if not np.abs(after - rank).max() >= tolerance / links.count:
             return after
         rank = after
 

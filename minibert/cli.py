@@ -1,5 +1,6 @@
 """What the scripts share: a frozen dataclass is the command line, bad input is one sentence."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -22,7 +23,8 @@ def run(
 ) -> int:
     """Parse the command line into `settings` and run the script; returns the exit code.
 
-    0: done. 2: wrong input, told in one sentence. 130: stopped with Ctrl-C.
+    0: done. 1: nobody reads the output. 2: wrong input, told in one sentence. 130: stopped with
+    Ctrl-C.
     """
     try:
         script(tyro.cli(settings, args=argv, description=description))
@@ -33,6 +35,9 @@ def run(
         reason = str(error).splitlines()[0]
         print(f"error: out of memory ({reason}): lower --tokens; the run goes on", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader of our output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130

@@ -60,7 +60,10 @@ def positive(targets: Sequence[Sequence[int]], labels: Sequence[str]) -> list[ND
 
 
 def evaluate(
-    model: BertForTokenClassification, splits: Mapping[str, Split], progress: Progress = list
+    model: BertForTokenClassification,
+    splits: Mapping[str, Split],
+    tokens: int = 4096,
+    progress: Progress = list,
 ) -> dict:
     """Choose on dev, report on test.
 
@@ -71,7 +74,9 @@ def evaluate(
     names = model.config.labels
     out = {"threshold": None, "dev": {}, "test": {}}
     log_probs = {
-        name: predict(model, splits[name].windows, splits[name].documents, progress=progress)
+        name: predict(
+            model, splits[name].windows, splits[name].documents, tokens=tokens, progress=progress
+        )
         for name in ("dev", "test")
     }
     if OUTSIDE not in names:

@@ -28,7 +28,10 @@ def read_heads(source: str, config: BertConfig) -> dict[Head, float]:
     path, _, count = source.rpartition(":")
     try:
         if path and count.isdigit():
-            named = read_json(Path(path))[-int(count) :]
+            named = read_json(Path(path))
+            if not 1 <= int(count) <= len(named):
+                raise InputError(f"{source}: it ranks {len(named)} heads; take 1 to {len(named)}")
+            named = named[-int(count) :]
         elif source.endswith(".json"):
             named = read_json(Path(source))["heads"]
         else:
@@ -49,6 +52,12 @@ def read_heads(source: str, config: BertConfig) -> dict[Head, float]:
                 f"{width} heads; the list belongs to another model"
             )
     return heads
+
+
+def chosen_strength(source: str) -> str | None:
+    """Of the links by which the heads of a file were chosen; None where it does not say."""
+    found = read_json(Path(source)) if source.endswith(".json") else None
+    return found.get("strength") if isinstance(found, dict) else None
 
 
 class Task(NamedTuple):

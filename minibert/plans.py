@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from minibert import processes
 from minibert.config import BertConfig
 from minibert.data import Batch, Window, make_batches
 from minibert.errors import InputError
@@ -89,28 +90,30 @@ def choose_plan(
     device: torch.device,
     frozen: bool = False,
     gates: bool = False,
+    beside: float = 0.0,
 ) -> Choice:
     """The fastest plan, and the most `tokens` at a time, whose predicted peak is within the memory
     limit, for the longest of `windows`; a plan that is named is taken as it is.
 
-    Without a limit a GPU's is what is free there less a tenth, and a CPU has none. Raises
-    InputError, with the least that would do, where nothing fits.
+    `beside`: MiB that other tensors take. Without a limit a GPU's is what is free there less a
+    tenth, and a CPU has none. Raises InputError, with the least that would do, where nothing fits.
     """
     limit = float(settings.memory_limit)
     if not limit and device.type == "cuda":
-        limit = 0.9 * torch.cuda.mem_get_info(device)[0] / MIB
+        limit = 0.9 * torch.cuda.mem_get_info(device)[0] / MIB + beside
     if settings.plan != "auto":
         return Choice(settings, "as asked")
     if not limit:
         return Choice(replace(settings, plan="plain"), "no memory limit")
     longest = sorted(windows, key=lambda w: -len(w.input_ids))[: settings.batch_size]
-    most, least = settings.tokens, len(longest[0].input_ids)
+    most = settings.tokens
+    least = min(most, len(longest[0].input_ids))
     for plan in PLANS:
         asked = replace(settings, plan=plan, tokens=least)
-        peak = predicted_peak(config, asked, longest, device.type, frozen, gates)
+        peak = beside + predicted_peak(config, asked, longest, device.type, frozen, gates)
         while peak <= limit and asked.tokens < most:  # room for more at a time
             more = replace(asked, tokens=min(most, 2 * asked.tokens))
-            larger = predicted_peak(config, more, longest, device.type, frozen, gates)
+            larger = beside + predicted_peak(config, more, longest, device.type, frozen, gates)
             if larger > limit:
                 break
             asked, peak = more, larger
@@ -124,7 +127,10 @@ def choose_plan(
 
 
 def stepping_down(settings: TrainSettings, attempt: Callable[[TrainSettings], Result]) -> Result:
-    """`attempt(settings)`, with the next lower plan again whenever memory runs out."""
+    """`attempt(settings)`, with the next lower plan again whenever memory runs out. One of several
+    processes cannot step down alone: there the run ends, to be taken up again."""
+    if processes.size() > 1:
+        return attempt(settings)
     for lower in PLANS[PLANS.index(settings.plan) + 1 :]:
         try:
             return attempt(settings)

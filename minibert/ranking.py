@@ -1,9 +1,8 @@
 """Attention heads at work: a weight for every word of a text, and its keyphrases."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from math import log
 from pathlib import Path
 from typing import Literal
@@ -11,11 +10,11 @@ from typing import Literal
 import numpy as np
 
 from minibert.attention import Block, Links, Strength, pagerank, word_links
-from minibert.data import Document, make_windows, read_documents, read_lines
+from minibert.data import OUTSIDE, Document, make_windows, read_documents, read_lines
 from minibert.errors import InputError
 from minibert.evaluation import Progress, content, decode, positive_score, predict
 from minibert.files import read_json
-from minibert.heads import read_heads
+from minibert.heads import chosen_strength, read_heads
 from minibert.keyphrases import (
     Keyphrase,
     PhraseSettings,
@@ -35,12 +34,12 @@ from minibert.tokenizer import Tokenizer, word_spans
 from minibert.weights import DEFAULT_MODEL, find_model, load_pretrained
 
 OWN_HEADS = Path(__file__).parent / "heads.json"  # of DEFAULT_MODEL, chosen on Inspec dev
-CHUNK = 64  # documents computed together: memory does not grow with their number
+CHUNK, CHUNK_WORDS = 64, 20_000  # documents and words computed together: memory stays the same
 
 
 @dataclass(frozen=True)
-class RankSettings(PhraseSettings):
-    """How words are weighed; with `PhraseSettings`, how phrases are made of them."""
+class LinkSettings:
+    """Which heads link the words of a text, and how strongly."""
 
     model: str = DEFAULT_MODEL
     """Folder or Hub id of an encoder, or a run folder of train.py or prune.py."""
@@ -48,59 +47,94 @@ class RankSettings(PhraseSettings):
     """all; names, as in L5H10,L4H2; a file of rank.py fit or of prune.py (results.json); or an
     order of ablate.py with how many of its last to take, as in order-greedy.json:12. By default
     those chosen on Inspec for all-MiniLM-L6-v2, and all heads of another model."""
-    weights: Literal["received", "pagerank", "tagger"] = "received"
-    """received: attention from other words. pagerank: over these links between words. tagger: the
-    probability of being in a keyphrase, by a model of train.py."""
     strength: Strength = "attention"
     """Of a link: the attention, or (norm) times the length of what it carries."""
     damping: float = 0.85
-    """pagerank: how probable it is to follow a link."""
+    """PageRank: how probable it is to follow a link."""
     start: Literal["uniform", "early"] = "uniform"
-    """pagerank: where to go otherwise: to any word, or rather to an early one."""
-    idf: Path | None = None
-    """A corpus, as train.py reads it: rare words weigh more, times their IDF there."""
-    candidates: Literal["content", "nouns", "words", "tagger"] = "content"
-    """content: what stands between stop words and punctuation; nouns: adjectives and nouns, where
-    the documents' labels are Penn Treebank tags; words: single ones; tagger: what a model of
-    train.py marks."""
-    phrases: Path | None = None
-    """Candidates of your own instead, a phrase a line."""
+    """PageRank: where to go otherwise: to any word, or rather to an early one."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if not 0 <= self.damping < 1:
             raise InputError("--damping must be in [0, 1)")
 
 
-class Ranker:
-    """A model with the heads that are to weigh words. Raises InputError where the settings do not
-    fit the model."""
+@dataclass(frozen=True)
+class RankSettings(LinkSettings, PhraseSettings):
+    """How words are weighed by their links, and phrases made of them."""
 
-    def __init__(self, settings: RankSettings):
+    weights: Literal["received", "pagerank", "tagger"] = "received"
+    """received: attention from other words. pagerank: over these links between words. tagger: the
+    probability of being in a keyphrase, by a model of train.py."""
+    idf: Path | None = None
+    """Rare words weigh more, times their IDF in this corpus: JSON lines with texts, or a folder or
+    zip with docsutf8."""
+    candidates: Literal["content", "nouns", "words", "tagger"] = "content"
+    """content: what stands between stop words and punctuation; nouns: adjectives and nouns, where
+    the words carry Penn Treebank tags (fit and evaluate take them from NAME.pos.jsonl beside
+    NAME.jsonl); words: single ones; tagger: what a model of train.py marks."""
+    phrases: Path | None = None
+    """Candidates of your own instead, a phrase a line."""
+
+    def __post_init__(self) -> None:
+        LinkSettings.__post_init__(self)
+        PhraseSettings.__post_init__(self)
+        if self.phrases and self.candidates != "content":
+            raise InputError("--phrases are candidates already; leave out --candidates")
+
+
+class Linker:
+    """A model with the heads that are to link words. Raises InputError where these are not its."""
+
+    def __init__(self, settings: LinkSettings):
         self.settings = settings
-        folder = find_model(settings.model)
-        self.model = load_pretrained(folder)
+        self.folder = find_model(settings.model)
+        self.model = load_pretrained(self.folder)
         self.tagger = self.model if isinstance(self.model, BertForTokenClassification) else None
         self.bert = self.tagger.bert if self.tagger else self.model
-        self.tokenizer = Tokenizer.load(folder, self.bert.config.vocab_size)
+        config = self.bert.config
+        self.shape = (config.num_hidden_layers, config.num_attention_heads)
+        self.longest = min(512, config.max_position_embeddings)
+        self.tokenizer = Tokenizer.load(self.folder, config.vocab_size)
         default = str(OWN_HEADS) if settings.model == DEFAULT_MODEL else "all"
-        self.heads = read_heads(settings.heads or default, self.bert.config)
-        self.shape = (self.bert.config.num_hidden_layers, self.bert.config.num_attention_heads)
-        self.longest = min(512, self.bert.config.max_position_embeddings)
-        self.listed = read_phrases(settings.phrases) if settings.phrases else None
-        self.rarity = Rarity(read_documents(settings.idf)) if settings.idf else None
-        if "tagger" in (settings.weights, settings.candidates):
-            results = folder / "results.json"
-            if not self.tagger or not results.exists():
-                raise InputError(f"{settings.model}: no run of train.py, so it marks no keyphrases")
-            self.threshold = read_json(results)["threshold"]
+        source = settings.heads or default
+        self.heads = read_heads(source, config)
+        if not self.heads.keys() & set(config.present_heads):
+            raise InputError(f"{settings.model}: has none of the heads {source}")
+        if (strength := chosen_strength(source)) not in (None, settings.strength):
+            raise InputError(f"{source}: chosen with --strength {strength}; say so here too")
 
     def links(self, documents: Sequence[Document], progress: Progress = list) -> list[Links]:
         """The links of each document between its words."""
         windows = make_windows(documents, self.tokenizer, self.longest)
-        return word_links(
-            self.bert, windows, documents, self.heads, self.settings.strength, progress
-        )
+        strength = self.settings.strength
+        found = word_links(self.bert, windows, documents, self.heads, strength, progress)
+        if not all(np.isfinite(links.received()).all() for links in found):
+            raise InputError(f"{self.settings.model}: attention is not finite; damaged weights?")
+        return found
+
+    def pagerank(self, links: Links) -> Array:
+        """(words,) by the settings."""
+        early = 1 / (1 + np.arange(links.count)) if self.settings.start == "early" else None
+        return pagerank(links, self.settings.damping, early) if links.count else np.zeros(0)
+
+
+class Ranker(Linker):
+    """Weighs words and picks keyphrases. Raises InputError where the settings do not fit the
+    model."""
+
+    def __init__(self, settings: RankSettings):
+        super().__init__(settings)
+        self.settings = settings
+        self.listed = read_phrases(settings.phrases) if settings.phrases else None
+        self.rarity = Rarity(read_documents(settings.idf)) if settings.idf else None
+        if "tagger" in (settings.weights, settings.candidates):
+            results = self.folder / "results.json"
+            if not self.tagger or not results.exists():
+                raise InputError(f"{settings.model}: no run of train.py, so it marks no keyphrases")
+            if OUTSIDE not in self.bert.config.labels:
+                raise InputError(f"{settings.model}: was trained on other labels than keyphrases")
+            self.threshold = read_json(results)["threshold"]
 
     def analyse(
         self, documents: Sequence[Document], progress: Progress = list
@@ -126,11 +160,6 @@ class Ranker:
             )
         return out
 
-    def pagerank(self, links: Links) -> Array:
-        """(words,) by the settings."""
-        early = 1 / (1 + np.arange(links.count)) if self.settings.start == "early" else None
-        return pagerank(links, self.settings.damping, early) if links.count else np.zeros(0)
-
     def candidate_runs(self, document: Document, log_probs: Array | None = None) -> list[Run]:
         """Where a keyphrase may stand; `log_probs` (words, labels) are the tagger's."""
         kind, longest = self.settings.candidates, self.settings.max_words
@@ -141,7 +170,7 @@ class Ranker:
         if kind != "tagger":
             return (noun_runs if kind == "nouns" else content_runs)(document, longest)
         names = self.bert.config.labels
-        if "B" not in names:
+        if not any(name == "B" or name.startswith("B-") for name in names):
             return unbroken_runs(document, positive_score(log_probs, names) >= self.threshold)
         return tagged_runs(document, [names[i] for i in decode(log_probs, names, self.threshold)])
 
@@ -160,7 +189,8 @@ def read_phrases(path: Path) -> list[str]:
 
 def extract_keyphrases(docs: str | Iterable[str], **settings) -> list[list[Keyphrase]]:
     """The keyphrases of one text, or of each of several: their score, and every place (characters,
-    end exclusive) where they stand. `settings`: fields of `RankSettings`."""
+    end exclusive) where they stand. `settings`: fields of `RankSettings`. The model is loaded at
+    every call: give many texts at once, or keep a `Ranker`."""
     ranker = Ranker(RankSettings(**settings))
     texts = [docs] if isinstance(docs, str) else docs
     documents = (Document(str(i), text, word_spans(text)) for i, text in enumerate(texts))
@@ -171,10 +201,18 @@ def extract_keyphrases(docs: str | Iterable[str], **settings) -> list[list[Keyph
     ]
 
 
-def chunks(documents: Iterable[Document], size: int = CHUNK) -> Iterable[list[Document]]:
-    """The documents in lists of `size`, read as they are asked for."""
-    documents = iter(documents)
-    while part := list(islice(documents, size)):
+def chunks(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """The documents in lists to be computed together, read as they are asked for: at most CHUNK,
+    and fewer where they are long."""
+    part: list[Document] = []
+    words = 0
+    for document in documents:
+        if part and (len(part) == CHUNK or words + len(document.words) > CHUNK_WORDS):
+            yield part
+            part, words = [], 0
+        part.append(document)
+        words += len(document.words)
+    if part:
         yield part
 
 

@@ -8,7 +8,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import lru_cache
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -106,13 +106,13 @@ def require_search() -> None:
 _stemmer = snowballstemmer.stemmer("english")
 
 
-@cache
+@lru_cache(maxsize=2**17)
 def stem(word: str) -> str:
     """The Snowball (Porter 2) stem of an English word in normal form."""
     return _stemmer.stemWord(word)
 
 
-@cache
+@lru_cache(maxsize=2**17)
 def _word_terms(word: str) -> tuple[str, ...]:
     forms = map(normal_form, HYPHEN.split(word))
     return tuple(stem(form) for form in forms if form and form not in stop_words())

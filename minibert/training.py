@@ -220,8 +220,9 @@ class Stepper:
         found = []
         for place, batch in processes.turns(batches):
             # A seed for each, not a stream of random numbers: a resumed run, or another process,
-            # draws the same dropout.
-            torch.manual_seed(self.settings.seed * 1_000_003 + number + (place << 53))
+            # draws the same dropout. A CPU's generator takes 32 bits and drops the rest.
+            seed = self.settings.seed * 1_000_003 + number + place * 2_654_435_761
+            torch.manual_seed(seed % 2**32)
             found.append(compute(batch))
         return found
 
@@ -306,10 +307,10 @@ def fine_tune(
         yield stepper.step(number, batches)
 
 
-def dev_score(model: BertForTokenClassification, dev: Split) -> float:
+def dev_score(model: BertForTokenClassification, dev: Split, tokens: int) -> float:
     """Average precision of "not O" on dev; word accuracy where no label is O."""
     labels = model.config.labels
-    log_probs = predict(model, dev.windows, dev.documents)
+    log_probs = predict(model, dev.windows, dev.documents, tokens=tokens)
     if "O" not in labels:
         right = [p.argmax(1) == np.array(t) for p, t in zip(log_probs, dev.targets)]
         return float(np.concatenate(right).mean())
@@ -355,7 +356,7 @@ def fit(
             if log and late and step < (epoch + 1) * per_epoch:
                 stepper.save(checkpoint, step, best)
                 saved = time.monotonic()
-        score = dev_score(model.eval(), dev)
+        score = dev_score(model.eval(), dev, settings.tokens)
         better = score > best["dev_score"]
         if better:
             best = {"best_epoch": epoch, "dev_score": score}

@@ -83,6 +83,14 @@ def test_links_are_what_loops_over_the_attentions_give(bert, windows, documents,
         np.testing.assert_allclose(matrix(links), dense, atol=1e-10)
         np.testing.assert_allclose(links.received(), dense.sum(0), atol=1e-10)
         np.testing.assert_allclose(links.sent(), dense.sum(1), atol=1e-10)
+        for count in (1, 3, 500):
+            best = [
+                (i, int(j), pytest.approx(row[j]))
+                for i, row in enumerate(dense)
+                for j in np.argsort(-row, kind="stable")[:count]
+                if row[j] > 0
+            ]
+            assert links.strongest(count) == best
         mass = np.random.default_rng(0).random(links.count)
         np.testing.assert_allclose(links.spread(mass), mass @ dense, atol=1e-10)
 
@@ -139,6 +147,10 @@ def test_pagerank_is_that_of_networkx(personal, damping):
     expected = networkx.pagerank(graph, damping, personalization=start, tol=1e-14, max_iter=1000)
     rank = pagerank(links, damping, personalisation)
     np.testing.assert_allclose(rank, [expected[i] for i in range(10)], atol=1e-10)
+
+
+def test_pagerank_of_damaged_links_ends():
+    assert np.isnan(pagerank(Links(2, [Block(0, 0, np.array([[0, np.nan], [1, 0]]))]))).any()
 
 
 def test_pagerank_without_links_is_where_it_starts():

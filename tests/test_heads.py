@@ -29,6 +29,9 @@ def test_heads_are_named_read_or_all(tmp_path):
     assert read_heads(str(chosen), TINY) == {(1, 3): 1}
     order.write_text(json.dumps(["L0H0", "L0H1", "L2H2", "L1H1"]))
     assert read_heads(f"{order}:2", TINY) == {(2, 2): 1, (1, 1): 1}
+    for count in (0, 5):
+        with pytest.raises(InputError, match="take 1 to 4"):
+            read_heads(f"{order}:{count}", TINY)
 
 
 @pytest.mark.parametrize(

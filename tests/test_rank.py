@@ -126,6 +126,23 @@ def test_what_cannot_be_is_said_in_a_sentence(model, arguments, why, capsys):
     assert why in error
 
 
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["extract", "--mixing", "1.5"], "--mixing"),
+        (["extract", "--strongest", "0"], "--strongest"),
+        (["extract", "--format", "graph", "--html", "x.html"], "--html"),
+        (["fit", "x.jsonl", "--most", "0"], "--most"),
+        (["fit", "x.jsonl", "--candidates", "tagger"], "without a tagger"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_at_once(arguments, why, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        rank.main(arguments)
+    assert stopped.value.code == 2
+    assert why in capsys.readouterr().err
+
+
 def test_a_choice_is_saved_and_used(model, tmp_path, capsys):
     out = tmp_path / "heads.json"
     dev, test = SAMPLE / "dev.jsonl", SAMPLE / "test.jsonl"
@@ -153,6 +170,27 @@ def test_a_choice_is_saved_and_used(model, tmp_path, capsys):
     assert rank.main(arguments) == 0
     scores = json.loads(results.read_text())["test"]["these heads"]
     assert scores["F1@10"]["value"] == pytest.approx(alone[first], abs=1e-6)
+
+
+def test_noun_phrases_need_tags_and_take_them(model, tmp_path, capsys):
+    """Of the line itself for extract, of NAME.pos.jsonl for evaluate."""
+    sentence = [["Green", "JJ"], ["hills", "NNS"], ["quickly", "RB"], ["fade", "VB"]]
+    line = json.dumps({"id": "1", "sents": [sentence]}) + "\n"
+    tags, gold = tmp_path / "x.pos.jsonl", tmp_path / "x.jsonl"
+    tags.write_text(line)
+    gold.write_text('{"id": "1", "text": "Green hills quickly fade", "keyphrases": ["green hill"]}')
+    nouns = [*model, "--candidates", "nouns"]
+    assert rank.main(["extract", str(tags), *nouns]) == 0
+    assert [p["text"] for p in told(capsys)[0]["keyphrases"]] == ["Green hills"]
+    out = tmp_path / "scores.json"
+    assert rank.main(["evaluate", str(gold), *nouns, "--out", str(out)]) == 2
+    assert "nothing to find" in capsys.readouterr().err
+    gold.write_text('{"id": "1", "text": "Green hills fade", "keyphrases": ["green hills"]}')
+    assert rank.main(["evaluate", str(gold), *nouns, "--out", str(out)]) == 0
+    assert json.loads(out.read_text())["test"]["these heads"]["F1@10"]["value"] == 1
+    gold.write_text('{"id": "2", "text": "Green hills fade", "keyphrases": ["green hills"]}')
+    assert rank.main(["evaluate", str(gold), *nouns]) == 2
+    assert "no document '2'" in capsys.readouterr().err
 
 
 def test_search_beside_its_controls(model, tmp_path, capsys):

@@ -6,15 +6,17 @@ import math
 import networkx
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import train
-from minibert import InputError, load_pretrained
+from minibert import InputError, load_pretrained, save_pretrained
 from minibert.attention import pagerank, word_links
 from minibert.data import SAMPLE, Document, make_windows, read_documents
 from minibert.evaluation import content, predict
+from minibert.pruning import prune
 from minibert.ranking import (
     Ranker,
     RankSettings,
@@ -119,13 +121,49 @@ def test_candidates_of_ones_own(encoder_folder, tmp_path):
         extract_keyphrases(words, model=str(encoder_folder), phrases=path)
 
 
+def test_heads_that_are_gone_or_chosen_otherwise_are_refused(encoder_folder, tmp_path):
+    model = load_pretrained(encoder_folder, ("O", "I"))
+    mask = torch.ones(2, 3)
+    mask[1] = 0
+    save_pretrained(prune(model.double(), mask), tmp_path)
+    (tmp_path / "vocab.txt").unlink(missing_ok=True)
+    Tokenizer.load(encoder_folder, model.config.vocab_size).save(tmp_path)
+    with pytest.raises(InputError, match="has none of the heads L1H0"):
+        Ranker(RankSettings(model=str(tmp_path), heads="L1H0"))
+    path = tmp_path / "heads.json"
+    path.write_text('{"heads": ["L0H1"], "strength": "norm"}')
+    with pytest.raises(InputError, match="--strength norm"):
+        Ranker(RankSettings(model=str(tmp_path), heads=str(path)))
+    assert Ranker(RankSettings(model=str(tmp_path), heads=str(path), strength="norm")).heads
+
+
+def test_attention_that_is_not_finite_is_refused(ranker, documents):
+    weight = ranker.bert.layers[0].attention.query.weight
+    kept = weight.detach().clone()
+    with torch.no_grad():
+        weight[0, 0] = float("nan")
+    with pytest.raises(InputError, match="damaged"):
+        ranker.analyse(documents)
+    with torch.no_grad():
+        weight.copy_(kept)
+
+
 def test_only_a_trained_tagger_marks(encoder_folder):
     for way in ({"weights": "tagger"}, {"candidates": "tagger"}):
         with pytest.raises(InputError, match=r"no run of train\.py"):
             Ranker(RankSettings(model=str(encoder_folder), **way))
 
 
-@pytest.mark.parametrize("way", [{"damping": 1.0}, {"max_words": 0}, {"diversity": 2}, {"top": 0}])
+@pytest.mark.parametrize(
+    "way",
+    [
+        {"phrases": "x", "candidates": "words"},
+        {"damping": 1.0},
+        {"max_words": 0},
+        {"diversity": 2},
+        {"top": 0},
+    ],
+)
 def test_settings_out_of_range_are_refused(way):
     with pytest.raises(InputError):
         RankSettings(**way)
@@ -185,8 +223,16 @@ def test_neighbours_are_textrank():
 
 
 def test_chunks_read_only_what_is_asked_for():
+    """At most 64 texts, or 20,000 words, but for one text that is longer."""
     read = []
-    parts = chunks((read.append(i) or i for i in range(5)), 2)
-    assert next(parts) == [0, 1]
-    assert read == [0, 1]
-    assert [*parts] == [[2, 3], [4]]
+
+    def texts():
+        for length in (*[1] * 70, 15_000, 4_000, 1_000, 30_000, 1):
+            read.append(length)
+            yield Document("x", "", [(0, 1)] * length)
+
+    parts = chunks(texts())
+    assert len(next(parts)) == 64
+    assert len(read) == 65
+    lengths = [[len(d.words) for d in part] for part in parts]
+    assert lengths == [[*[1] * 6, 15_000, 4_000], [1_000], [30_000], [1]]

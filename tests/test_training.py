@@ -190,10 +190,26 @@ def test_dropout_is_drawn_anew_each_step_and_the_same_on_resume(split, encoder_f
     assert loss(1, 0) != loss(2, 0)
 
 
+def test_every_micro_batch_draws_its_own_dropout_and_gates(split, encoder_folder, monkeypatch):
+    torch.manual_seed(3)
+    model = load_pretrained(encoder_folder, ("O", "I"), hidden_dropout_prob=0.3).train()
+    gates = HardConcreteGates(model.config)
+    drawn = []
+    sample = gates.sample
+    monkeypatch.setattr(gates, "sample", lambda count: drawn.append(sample(count)) or drawn[-1])
+    stepper = Stepper(model, SETTINGS, 10, gates)
+    price = torch.zeros_like(gates.present)
+    same = [collate(split.windows[:1], split.targets)] * 3
+    for number in range(2):
+        stepper.step(number, same, price)
+    masks = torch.cat(drawn).flatten(1)
+    assert len(masks.unique(dim=0)) == len(masks) == 6
+
+
 def test_the_best_epoch_is_kept_not_the_last(split, model, tmp_path, monkeypatch):
     seen = []
 
-    def score(model, dev):
+    def score(model, dev, tokens):
         seen.append(weights(model))
         return [0.5, 0.7, 0.7, 0.6][len(seen) - 1]
 
