@@ -88,4 +88,6 @@ def test_log_alpha_stays_within_reach(gates):
     with torch.no_grad():
         gates.log_alpha[0, 0], gates.log_alpha[2, 4] = -99, 99
     gates.limit()
-    assert (gates.log_alpha[0, 0].item(), gates.log_alpha[2, 4].item()) == (-6, 6)
+    assert (gates.log_alpha[0, 0].item(), gates.log_alpha[2, 4].item()) == (-3, 3)
+    assert gates.fixed()[0, 0] == 0
+    assert gates.fixed()[2, 4] == 1
