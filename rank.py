@@ -11,13 +11,14 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from tqdm import tqdm
 
-from minibert import cli, metrics, page, report, retrieval
+from minibert import cli, metrics, page, processes, report, retrieval
 from minibert.attention import Links, received_by_head
 from minibert.config import head_of, name_of
 from minibert.data import (
@@ -136,37 +137,51 @@ def run(settings: Extract | Fit | Evaluate | Search) -> None:
 def extract(settings: Extract) -> None:
     if settings.html:
         page.require_pages()
+    writes = processes.join()
+    if processes.size() > 1 and not settings.files:
+        raise InputError("several processes cannot share standard input: name files")
     ranker = Ranker(settings)
     skipped: list[str] = []
     shown: list = []
+    count = 0
     with ExitStack() as stack:
         out = sys.stdout
-        if settings.out:
+        if settings.out and writes:
             temporary = stack.enter_context(replacing(settings.out))
             out = stack.enter_context(temporary.open("w", encoding="utf-8"))
-        bar = stack.enter_context(tqdm(desc="texts", unit="text", disable=None))
-        for part in chunks(read_texts(settings, skipped)):
-            if settings.format == "graph":
-                found = [
-                    graph(document, links.strongest(settings.strongest))
-                    for document, links in zip(part, ranker.links(part))
-                ]
-            else:
-                weighed = ranker.analyse(part)
-                phrases = [ranker.keyphrases(d, *each) for d, each in zip(part, weighed)]
-                found = [told(settings, *each) for each in zip(part, weighed, phrases)]
-                rows = zip(part, [weights for weights, _ in weighed], phrases)
-                shown += list(rows)[: PAGE - len(shown)] if settings.html else []
-            for line in found:
-                print(json.dumps(line, ensure_ascii=False), file=out)
-            bar.update(len(part))
-    if settings.html:
+        quiet = None if writes else True
+        bar = stack.enter_context(tqdm(desc="texts", unit="text", disable=quiet))
+        parts = chunks(read_texts(settings, skipped))
+        for lines, rows in processes.in_order(partial(results, settings, ranker), parts):
+            for line in lines if writes else ():
+                print(line, file=out)
+            shown += rows[: PAGE - len(shown)] if settings.html else []
+            bar.update(len(lines))
+            count += len(lines)
+    if settings.html and writes:
         with replacing(settings.html) as temporary:
             temporary.write_text(page.texts_page("Keyphrases", shown), encoding="utf-8")
-    if settings.html and bar.n > PAGE:
-        print(f"{settings.html} shows the first {PAGE} of {bar.n} texts", file=sys.stderr)
-    if skipped:
+        if count > PAGE:
+            print(f"{settings.html} shows the first {PAGE} of {count} texts", file=sys.stderr)
+    if skipped and writes:
         print(f"{len(skipped)} lines skipped; the first: {skipped[0]}", file=sys.stderr)
+
+
+def results(
+    settings: Extract, ranker: Ranker, documents: list[Document]
+) -> tuple[list[str], list[tuple[Document, Array, list[Keyphrase]]]]:
+    """A JSON line for each document, and what a page shows of it."""
+    rows = []
+    if settings.format == "graph":
+        found = [
+            graph(document, links.strongest(settings.strongest))
+            for document, links in zip(documents, ranker.links(documents))
+        ]
+    else:
+        for document, (weights, runs) in zip(documents, ranker.analyse(documents)):
+            rows.append((document, weights, ranker.keyphrases(document, weights, runs)))
+        found = [told(settings, *row) for row in rows]
+    return [json.dumps(line, ensure_ascii=False) for line in found], rows
 
 
 def read_texts(settings: Extract, skipped: list[str]) -> Iterator[Document]:
@@ -206,11 +221,8 @@ def parse_text(line: bytes, where: str, number: int) -> Document:
     return Document(str(id), text, word_spans(text))
 
 
-def told(
-    settings: Extract, document: Document, found: tuple[Array, list], phrases: list[Keyphrase]
-) -> dict:
+def told(settings: Extract, document: Document, weights: Array, phrases: list[Keyphrase]) -> dict:
     """What is written of a document."""
-    weights, _ = found
     if settings.format == "keyphrases":
         return {"id": document.id, "keyphrases": [phrase._asdict() for phrase in phrases]}
     if settings.format == "vectors":

@@ -1,6 +1,8 @@
 """Several processes on one job, under torchrun: each takes its share of the work."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from typing import Any, TypeVar
 
 import numpy as np
@@ -10,6 +12,8 @@ from torch import Tensor, distributed
 from minibert.data import Window
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
+_apart = False
 
 
 def join() -> bool:
@@ -22,11 +26,37 @@ def join() -> bool:
 
 
 def rank() -> int:
-    return distributed.get_rank() if distributed.is_initialized() else 0
+    return distributed.get_rank() if distributed.is_initialized() and not _apart else 0
 
 
 def size() -> int:
-    return distributed.get_world_size() if distributed.is_initialized() else 1
+    return distributed.get_world_size() if distributed.is_initialized() and not _apart else 1
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Inside, this process works alone, on items that are its own."""
+    global _apart
+    _apart = True
+    try:
+        yield
+    finally:
+        _apart = False
+
+
+def in_order(compute: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """compute(item) of every item, in order, in every process; the items are dealt out in turns
+    and read as they are asked for."""
+    items = iter(items)
+    while group := list(islice(items, size())):
+        own, result = rank(), None
+        if own < len(group):
+            with apart():
+                result = compute(group[own])
+        results = [result] * size()
+        if size() > 1:
+            distributed.all_gather_object(results, result)
+        yield from results[: len(group)]
 
 
 def share(windows: Sequence[Window]) -> list[Window]:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -81,6 +82,24 @@ def test_weights_vectors_and_graphs(model, texts, capsys, encoder_folder):
         assert own == pytest.approx(best, rel=1e-4)
 
 
+def test_two_processes_give_the_same_lines(model, tmp_path):
+    """More texts than one process takes at a time."""
+    documents = read_documents(SAMPLE / "train.jsonl")
+    path = tmp_path / "many.jsonl"
+    lines = [json.dumps({"id": d.id, "text": d.text}) + "\n" for d in documents]
+    path.write_text("".join(lines * 3))
+    arguments = ["extract", str(path), *model]
+    assert rank.main([*arguments, "--out", str(tmp_path / "one")]) == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--"]
+    command += [rank.__file__, *arguments, "--out", str(tmp_path / "two")]
+    subprocess.run(command, check=True, capture_output=True)
+    one, two = ((tmp_path / name).read_text().splitlines() for name in ("one", "two"))
+    assert len(one) == len(two) == len(lines) * 3
+    for a, b in zip(map(json.loads, one), map(json.loads, two)):
+        assert a["id"] == b["id"]
+        assert [p["spans"] for p in a["keyphrases"]] == [p["spans"] for p in b["keyphrases"]]
+
+
 def test_a_page_shows_the_text_and_escapes_it(model, texts, tmp_path):
     out, page = tmp_path / "out.jsonl", tmp_path / "page.html"
     assert rank.main(["extract", *texts, *model, "--out", str(out), "--html", str(page)]) == 0
@@ -91,6 +110,15 @@ def test_a_page_shows_the_text_and_escapes_it(model, texts, tmp_path):
     assert shown.count("<h2") == len(out.read_text().splitlines()) == 3
     assert "http" not in shown
     assert shown.count("<b>") == shown.count("</b>") > 3
+
+
+def test_a_page_shows_so_many_texts_and_says_so(model, tmp_path, capsys):
+    path = tmp_path / "many.jsonl"
+    path.write_text('{"text": "green hills"}\n' * (rank.PAGE + 1))
+    page = tmp_path / "page.html"
+    assert rank.main(["extract", str(path), *model, "--html", str(page)]) == 0
+    assert f"the first {rank.PAGE} of {rank.PAGE + 1} texts" in capsys.readouterr().err
+    assert page.read_text().count("<h2") == rank.PAGE
 
 
 def test_a_broken_line_is_named_and_nothing_is_written(model, tmp_path, capsys):
