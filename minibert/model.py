@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minibert.config import BertConfig
+from minibert.fused import attend
 
 IGNORED = -100  # the label of a token that is not scored, as in torch and transformers
 
@@ -124,22 +125,8 @@ class SelfAttention(nn.Module):
 
     def context(self, hidden: Tensor, packing: Packing) -> Tensor:
         """(T, D) -> (T, H, K): what each head would hand to the output projection."""
-        query, key, value = (
-            self._split(part(hidden)) for part in (self.query, self.key, self.value)
-        )
-        dropout = self.dropout_prob if self.training else 0.0
-        lengths = packing.lengths
-        if len(set(lengths)) == 1:  # all at once: (T, H, K) -> (B, H, L, K)
-            qkv = (x.unflatten(0, (len(lengths), -1)).transpose(1, 2) for x in (query, key, value))
-            context = F.scaled_dot_product_attention(*qkv, dropout_p=dropout)
-            return context.transpose(1, 2).flatten(0, 1)
-        contexts = [
-            F.scaled_dot_product_attention(
-                *(x.transpose(0, 1)[None] for x in qkv), dropout_p=dropout
-            )
-            for qkv in zip(*(x.split(lengths) for x in (query, key, value)))
-        ]  # each (1, H, length, K)
-        return torch.cat(contexts, dim=2)[0].transpose(0, 1)
+        qkv = (self._split(part(hidden)) for part in (self.query, self.key, self.value))
+        return attend(*qkv, packing.lengths, self.dropout_prob if self.training else 0.0)
 
     def probs(self, hidden: Tensor, packing: Packing) -> Tensor:
         """(T, D) -> (B, H, L, L): the attention probabilities, spelled out."""

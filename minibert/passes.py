@@ -57,7 +57,7 @@ class Passes:
     def _moved(self, batch: Batch) -> tuple[Tensor, Packing, Tensor, Tensor | None]:
         """Token ids, packing and labels on the model's device, and a draw of the gates."""
         packing = self.model.bert.packing(batch.attention_mask).to(self.device)
-        ids, labels = (t.to(self.device) for t in (batch.input_ids, batch.labels))
+        ids, labels = (_sent(t, self.device) for t in (batch.input_ids, batch.labels))
         return ids, packing, labels, self.gates.sample(len(ids)) if self.gates else None
 
     def plain(self, batch: Batch, labelled: int) -> Tensor:
@@ -122,6 +122,13 @@ class Passes:
             out = self._run(trace, stage, given)
         torch.autograd.backward(out, trace.gradient.pop())
         trace.gradient.append(given.grad)
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """On the device; a GPU gets it from pinned memory, and nobody waits for it."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def _randomness(device: torch.device) -> Tensor:

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "minibert"
 LAYERS = [
     ["errors"],
-    ["files", "memory", "optimizer"],
+    ["files", "memory", "optimizer", "fused"],
     ["config", "tokenizer", "metrics"],
     ["gates"],
     ["model"],

@@ -1,0 +1,49 @@
+"""Fused attention over packed sequences: the one place that knows how each device likes it."""
+
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, lengths: list[int], dropout: float = 0.0
+) -> Tensor:
+    """softmax(query key^T / sqrt(K)) value within each sequence, every head on its own: (T, H, K)
+    each, with T the sum of the lengths -> (T, H, K)."""
+    qkv = (query, key, value)
+    if len(set(lengths)) == 1:
+        return at_once(*qkv, len(lengths), dropout)
+    return (jagged if query.is_cuda else one_by_one)(*qkv, lengths, dropout)
+
+
+def at_once(query: Tensor, key: Tensor, value: Tensor, sequences: int, dropout: float) -> Tensor:
+    """Sequences of one length are an ordinary batch."""
+    batch = (x.unflatten(0, (sequences, -1)).transpose(1, 2) for x in (query, key, value))
+    context = F.scaled_dot_product_attention(*batch, dropout_p=dropout)  # (B, H, L, K)
+    return context.transpose(1, 2).flatten(0, 1)
+
+
+def one_by_one(
+    query: Tensor, key: Tensor, value: Tensor, lengths: list[int], dropout: float
+) -> Tensor:
+    """A CPU loses nothing by a call for each sequence."""
+    contexts = [
+        F.scaled_dot_product_attention(*(x.transpose(0, 1)[None] for x in qkv), dropout_p=dropout)
+        for qkv in zip(*(x.split(lengths) for x in (query, key, value)))
+    ]  # each (1, H, length, K)
+    return torch.cat(contexts, dim=2)[0].transpose(0, 1)
+
+
+def jagged(query: Tensor, key: Tensor, value: Tensor, lengths: list[int], dropout: float) -> Tensor:
+    """A GPU would wait for the launch of each: there one kernel takes all of a nested tensor."""
+    offsets = torch.tensor([0, *accumulate(lengths)], device=query.device)
+    nested = (
+        torch.nested.nested_tensor_from_jagged(
+            x, offsets, min_seqlen=min(lengths), max_seqlen=max(lengths)
+        ).transpose(1, 2)
+        for x in (query, key, value)
+    )  # (B, H, length, K)
+    context = F.scaled_dot_product_attention(*nested, dropout_p=dropout)
+    return context.transpose(1, 2).values()
