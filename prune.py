@@ -71,7 +71,7 @@ class PruneSettings:
     least squares of the output projections on the training texts, without their labels."""
     recover: int = 0
     """Optimizer steps that fine-tune what is left."""
-    steps: int = 300
+    steps: int = 200
     """Most optimizer steps of the gates."""
     batch_size: int = 4
     """Windows in one optimizer step."""

@@ -30,7 +30,7 @@ class Settings:
     """Heads to keep, falling."""
     recovered: tuple[int, ...] = (36, 18, 6)
     """Of these, the ones to fine-tune afterwards as well."""
-    steps: int = 300
+    steps: int = 200
     """Most steps of the gates for each."""
     recover: int = 250
     """Steps of fine-tuning for each."""

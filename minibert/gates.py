@@ -11,7 +11,7 @@ from minibert.config import BertConfig
 TEMPERATURE = 1 / 3  # beta; Louizos et al. take 2/3, Voita et al. 1/3: sharper
 STRETCH = (-0.1, 1.1)  # (gamma, zeta), theirs: past 0 and 1, so that both are hit exactly
 START = 2.5  # log_alpha of a new gate: its fixed value is 1, 96 % of its draws are above 0
-LIMIT = 3.0  # of |log_alpha|: decided, and near enough to come back: at 6 the gradient is nearly 0
+LIMIT = 6.0  # of |log_alpha|: far enough out to be decided, near enough to come back
 
 
 class HardConcreteGates(nn.Module):
@@ -41,11 +41,13 @@ class HardConcreteGates(nn.Module):
         at most -2.398, exactly 1 where it is at least 2.398."""
         return self._stretch(torch.sigmoid(self.log_alpha))
 
-    def open_probability(self) -> Tensor:
+    def open_probability(self, softness: float = 1.0) -> Tensor:
         """(layers, heads) the chance that a draw is not 0 (eq. 12); its sum is the expected number
-        of open heads, which the penalty is on."""
+        of open heads, which the penalty is on. With a `softness` above 1 a stand-in that is less
+        steep, whose gradient also moves gates that are far open."""
         low, high = STRETCH
-        return torch.sigmoid(self.log_alpha - TEMPERATURE * log(-low / high)) * self.present
+        odds = self.log_alpha - TEMPERATURE * log(-low / high)
+        return torch.sigmoid(odds / softness) * self.present
 
     def expected(self) -> float:
         """How many heads a draw opens on average."""

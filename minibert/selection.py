@@ -18,7 +18,9 @@ UNDECIDED = 0.04  # largest share of undecided gates to stop at
 
 
 class Goal(Protocol):
-    """What the gates are trained for."""
+    """What the gates are trained for. `softness`: of the open probability that is priced."""
+
+    softness: float
 
     def price(self, progress: float, expected: float) -> float:
         """What an open gate costs, in loss per labelled token, when `progress` (0 to 1) of the
@@ -31,6 +33,8 @@ class Goal(Protocol):
 class Penalty:
     """The L0 penalty of Louizos et al. 2018: one price, warmed up over the first 20 % of steps;
     as many heads stay as are worth it."""
+
+    softness = 1.0
 
     def __init__(self, weight: float):
         self.weight = weight
@@ -49,6 +53,7 @@ class Budget:
 
     RATE = 1e-5  # loss per labelled token, for each head too many at each step
     DAMPING = 3e-4  # the same, at once
+    softness = 3.0  # the price reaches gates at their limit: which are the best must not be a tie
 
     def __init__(self, keep: int, expected: float):
         self.keep = keep
@@ -107,7 +112,7 @@ def learn_gates(
         charge = (
             torch.where(kept, -PUSH, PUSH) if settling else torch.full_like(gates.present, price)
         )
-        loss = stepper.step(step, batches, charge)
+        loss = stepper.step(step, batches, charge, goal.softness)
         present = gates.present == 1
         fixed, mask = gates.fixed()[present], goal.head_mask(gates)[present]
         opened = int(((fixed == 1) & (mask == 1)).sum())

@@ -182,7 +182,13 @@ class Stepper:
         down = (self.steps - step) / (self.steps - warm)
         return self.settings.learning_rate * min(up, down)
 
-    def step(self, number: int, batches: Sequence[Batch], price: Tensor | None = None) -> float:
+    def step(
+        self,
+        number: int,
+        batches: Sequence[Batch],
+        price: Tensor | None = None,
+        softness: float = 1.0,
+    ) -> float:
         """One update from the whole accumulation window; returns its loss per labelled token.
         Raises InputError, and updates nothing, where the loss is not finite. `price` (layers,
         heads) is what each gate, expected open, adds to the loss.
@@ -208,7 +214,8 @@ class Stepper:
                 self._apply(stage)
         if self.gates:
             processes.add_up_gradients([self.gates.log_alpha])
-            self.scaler.scale((price * self.gates.open_probability()).sum()).backward()
+            penalty = (price * self.gates.open_probability(softness)).sum()
+            self.scaler.scale(penalty).backward()
             self.scaler.step(self.gate_optimizer)
             self.gate_optimizer.zero_grad()
             self.gates.limit()

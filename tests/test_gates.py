@@ -1,5 +1,6 @@
 """Gates against their closed forms, and their gradient against finite differences."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -84,10 +85,27 @@ def test_a_head_that_is_gone_is_never_open():
         assert (values[~gone] > 0).all()
 
 
+def test_the_softer_price_still_moves_gates_at_their_limit(gates):
+    """sigmoid(x / 3) with x = 6 + log(11) / 3, by hand; its slope is a third of p (1 - p)."""
+    slopes = []
+    for softness in (1.0, 3.0):
+        with torch.no_grad():
+            gates.log_alpha.fill_(6.0)
+        gates.log_alpha.grad = None
+        opened = gates.open_probability(softness)
+        opened.sum().backward()
+        x = (6 + math.log(11) / 3) / softness
+        p = 1 / (1 + math.exp(-x))
+        assert opened[0, 0].item() == pytest.approx(p, rel=1e-6)
+        slopes.append(gates.log_alpha.grad[0, 0].item())
+        assert slopes[-1] == pytest.approx(p * (1 - p) / softness, rel=1e-4)
+    assert slopes[1] > 20 * slopes[0]
+
+
 def test_log_alpha_stays_within_reach(gates):
     with torch.no_grad():
         gates.log_alpha[0, 0], gates.log_alpha[2, 4] = -99, 99
     gates.limit()
-    assert (gates.log_alpha[0, 0].item(), gates.log_alpha[2, 4].item()) == (-3, 3)
+    assert (gates.log_alpha[0, 0].item(), gates.log_alpha[2, 4].item()) == (-6, 6)
     assert gates.fixed()[0, 0] == 0
     assert gates.fixed()[2, 4] == 1

@@ -100,10 +100,10 @@ def test_training_goes_on_with_less_memory_when_it_runs_out(
     assert train.main([*arguments, "--out", str(tmp_path / "enough")]) == 0
     step = Stepper.step
 
-    def scarce(self, number, batches, price=None):
+    def scarce(self, number, batches, *price):
         if number == 3 and self.settings.plan == "plain":
             raise torch.OutOfMemoryError("2 GiB")
-        return step(self, number, batches, price)
+        return step(self, number, batches, *price)
 
     monkeypatch.setattr(Stepper, "step", scarce)
     assert train.main(arguments) == 0
