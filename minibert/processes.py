@@ -1,5 +1,6 @@
 """Several processes on one job, under torchrun: each takes its share of the work."""
 
+import atexit
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -22,6 +23,7 @@ def join() -> bool:
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         )
+        atexit.register(distributed.destroy_process_group)  # its threads must not outlive it
     return rank() == 0
 
 
