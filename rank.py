@@ -8,7 +8,7 @@ the words of a search index by them, and score the search.
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from minibert import cli, metrics, page, processes, report, retrieval
@@ -33,7 +34,7 @@ from minibert.data import (
 )
 from minibert.errors import InputError
 from minibert.evaluation import content, word_measures
-from minibert.files import replacing, write_json
+from minibert.files import replacing, write_json, write_text
 from minibert.heads import Task, choose_heads, f1_of_all, f1_of_each, make_task
 from minibert.keyphrases import Keyphrase, Run, group, phrase_measures
 from minibert.metrics import Array
@@ -159,8 +160,7 @@ def extract(settings: Extract) -> None:
             bar.update(len(lines))
             count += len(lines)
     if settings.html and writes:
-        with replacing(settings.html) as temporary:
-            temporary.write_text(page.texts_page("Keyphrases", shown), encoding="utf-8")
+        write_text(settings.html, page.texts_page("Keyphrases", shown))
         if count > PAGE:
             print(f"{settings.html} shows the first {PAGE} of {count} texts", file=sys.stderr)
     if skipped and writes:
@@ -178,8 +178,10 @@ def results(
             for document, links in zip(documents, ranker.links(documents))
         ]
     else:
+        ranks = settings.html or settings.format == "keyphrases"
         for document, (weights, runs) in zip(documents, ranker.analyse(documents)):
-            rows.append((document, weights, ranker.keyphrases(document, weights, runs)))
+            phrases = ranker.keyphrases(document, weights, runs) if ranks else []
+            rows.append((document, weights, phrases))
         found = [told(settings, *row) for row in rows]
     return [json.dumps(line, ensure_ascii=False) for line in found], rows
 
@@ -258,17 +260,19 @@ def received(ranker: Linker, documents: Sequence[Document]) -> Iterator[Array]:
             bar.update(len(part))
 
 
-def tasks_of(ranker: Ranker, documents: Sequence[Document]) -> list[Task]:
+def tasks_of(ranker: Ranker, documents: Sequence[Document], by_head: Iterable[Array]) -> list[Task]:
+    """What `choose_heads` takes; `by_head` as `received` gives it."""
     aggregate = ranker.settings.aggregate
     return [
-        make_task(d, group(d, ranker.candidate_runs(d)), by_head, aggregate)
-        for d, by_head in zip(documents, received(ranker, documents))
+        make_task(d, group(d, ranker.candidate_runs(d)), each, aggregate)
+        for d, each in zip(documents, by_head)
     ]
 
 
 def fit(settings: Fit) -> None:
     ranker = Ranker(settings)
-    tasks = tasks_of(ranker, labelled(settings, settings.data))
+    documents = labelled(settings, settings.data)
+    tasks = tasks_of(ranker, documents, received(ranker, documents))
     every = [name_of(head) for head in np.ndindex(ranker.shape)]
     steps = choose_heads(tasks, settings.most, settings.again)
     names = [every[step.head] for step in steps]
@@ -314,17 +318,20 @@ def labelled(settings: RankSettings, path: Path) -> list[Document]:
 def evaluate(settings: Evaluate) -> None:
     ranker = Ranker(settings)
     documents = labelled(settings, settings.data)
-    if not any(found.any() for found in inside(documents)):
+    gold = inside(documents)
+    if not any(found.any() for found in gold):
         raise InputError(f"{settings.data}: no keyphrase stands in its text: nothing to find")
     dev = labelled(settings, settings.dev) if settings.dev else []
     names = [name_of(head) for head in np.ndindex(ranker.shape)]
+    by_head, dev_by_head = (list(received(ranker, part)) for part in (documents, dev))
     best, alone = None, {}
     if settings.candidates != "tagger":
-        alone = dict(zip(names, f1_of_each(tasks_of(ranker, documents)).tolist()))
+        alone = dict(zip(names, f1_of_each(tasks_of(ranker, documents, by_head)).tolist()))
         if dev:
-            best = names[f1_of_each(tasks_of(ranker, dev)).argmax()]
-    rows, runs = weighings(ranker, documents, best)
-    on_dev, _ = weighings(ranker, dev, best)
+            best = names[f1_of_each(tasks_of(ranker, dev, dev_by_head)).argmax()]
+    rows, runs = weighings(ranker, documents, by_head, best)
+    on_dev, _ = weighings(ranker, dev, dev_by_head, best)
+    dev_gold = inside(dev)
     draws = metrics.resamples(len(documents))
     values = {}
     for name, weights in rows.items():
@@ -333,7 +340,7 @@ def evaluate(settings: Evaluate) -> None:
             for each in zip(documents, weights, runs)
         ]
         values[name] = phrase_measures(documents, ranked, draws)
-        values[name] |= of_words(documents, weights, dev, on_dev.get(name), draws)
+        values[name] |= of_words(gold, weights, dev_gold, on_dev.get(name), draws)
     shown = ("F1@5", "F1@10", "F1@15", "micro F1@10", "present F1@10", "F1@O", "P@10", "AP", "F1")
     table = {
         name: {m: metrics.interval(found[m]) for m in shown if m in found}
@@ -363,52 +370,56 @@ def names_of(ranker: Linker) -> dict[str, float]:
 
 
 def weighings(
-    ranker: Ranker, documents: Sequence[Document], best: str | None
+    ranker: Ranker, documents: Sequence[Document], by_head: Sequence[Array], best: str | None
 ) -> tuple[dict[str, list[Array]], list[list[Run]]]:
     """Word weights of every document by name of the method, and where a keyphrase may stand."""
     rows: dict[str, list[Array]] = defaultdict(list)
     runs: list[list[Run]] = []
-    with tqdm(total=len(documents), desc="weights", unit="text", disable=None) as bar:
-        for part in chunks(documents):
-            windows = make_windows(part, ranker.tokenizer, ranker.longest)
-            every = received_by_head(ranker.bert, windows, part, ranker.settings.strength)
-            marks = "tagger" in (ranker.settings.weights, ranker.settings.candidates)
-            found = ranker.analyse(part) if marks else [(None, None)] * len(part)
-            for document, by_head, links, (own, at) in zip(part, every, ranker.links(part), found):
-                kept = content(document)
-                rows["all heads"].append(by_head.sum((1, 2)) * kept)
-                if best:
-                    rows[f"best on dev, {best}"].append(by_head[:, *head_of(best)] * kept)
-                rows["these heads"].append(links.received() * kept)
-                rows["PageRank of these"].append(ranker.pagerank(links) * kept)
-                rows["TextRank"].append(neighbours(document))
-                if ranker.rarity:
-                    rarity = ranker.rarity.of(document)
-                    rows["tf-idf"].append(rarity * kept)
-                    rows["these heads, idf"].append(rarity * links.received() * kept)
-                if ranker.settings.weights == "tagger":
-                    rows["tagger"].append(own)
-                runs.append(at if marks else ranker.candidate_runs(document))
-            bar.update(len(part))
+    marks = "tagger" in (ranker.settings.weights, ranker.settings.candidates)
+    marked = (found for part in chunks(documents) for found in ranker.analyse(part))
+    for document, every, links in zip(documents, by_head, each_links(ranker, documents)):
+        own, at = next(marked) if marks else (None, ranker.candidate_runs(document))
+        kept = content(document)
+        rows["all heads"].append(every.sum((1, 2)) * kept)
+        if best:
+            rows[f"best on dev, {best}"].append(every[:, *head_of(best)] * kept)
+        rows["these heads"].append(links.received() * kept)
+        rows["PageRank of these"].append(ranker.pagerank(links) * kept)
+        rows["TextRank"].append(neighbours(document))
+        if ranker.rarity:
+            rarity = ranker.rarity.of(document)
+            rows["tf-idf"].append(rarity * kept)
+            rows["these heads, idf"].append(rarity * links.received() * kept)
+        if ranker.settings.weights == "tagger":
+            rows["tagger"].append(own)
+        runs.append(at)
     return rows, runs
 
 
+def each_links(ranker: Linker, documents: Sequence[Document]) -> Iterator[Links]:
+    with tqdm(total=len(documents), desc="links", unit="text", disable=None) as bar:
+        for part in chunks(documents):
+            yield from ranker.links(part)
+            bar.update(len(part))
+
+
 def of_words(
-    documents: Sequence[Document],
+    gold: Sequence[NDArray],
     weights: Sequence[Array],
-    dev: Sequence[Document],
+    dev_gold: Sequence[NDArray],
     on_dev: Sequence[Array] | None,
     draws: Array,
 ) -> dict[str, Array]:
     """How well weights tell words that are in a keyphrase; F1 needs a threshold from dev."""
     if not on_dev:
-        ranking = metrics.Ranking(inside(documents), weights)
+        ranking = metrics.Ranking(gold, weights)
         return {"AP": np.array([ranking.average_precision(w) for w in draws])}
-    threshold = metrics.Ranking(inside(dev), on_dev).best_threshold()
-    return word_measures(inside(documents), weights, threshold, draws)
+    threshold = metrics.Ranking(dev_gold, on_dev).best_threshold()
+    return word_measures(gold, weights, threshold, draws)
 
 
-def inside(documents: Sequence[Document]) -> list[Array]:
+def inside(documents: Sequence[Document]) -> list[NDArray]:
+    """Per document a boolean array: which words are in a keyphrase."""
     return [np.array(word_labels(d, "io")) != OUTSIDE for d in documents]
 
 
@@ -458,11 +469,6 @@ def search_weights(ranker: Linker, collection: retrieval.Collection) -> dict[str
         rows["these heads"].append(links.received())
         rows["PageRank of these"].append(ranker.pagerank(links))
     return rows
-
-
-def each_links(ranker: Linker, documents: Sequence[Document]) -> Iterator[Links]:
-    for part in chunks(documents):
-        yield from ranker.links(part)
 
 
 if __name__ == "__main__":

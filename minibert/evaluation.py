@@ -54,6 +54,11 @@ def positive_score(log_probs: Array, labels: Sequence[str]) -> Array:
     return np.logaddexp.reduce(inside, axis=1) - outside
 
 
+def tells_spans(labels: Sequence[str]) -> bool:
+    """Whether labels say where a phrase begins: B, I, O, with or without types."""
+    return any(name == "B" or name.startswith("B-") for name in labels)
+
+
 def positive(targets: Sequence[Sequence[int]], labels: Sequence[str]) -> list[NDArray]:
     """Per document a boolean array: which words are in a keyphrase."""
     return [np.array(t) != labels.index(OUTSIDE) for t in targets]
@@ -134,7 +139,7 @@ def label_scores(
     scores = {"loss": metrics.interval(draws @ np.array(losses) / words)}
     if OUTSIDE not in names:
         scores["accuracy"] = share([p.argmax(1) == np.array(t) for p, t in zip(log_probs, targets)])
-    if any(name == "B" or name.startswith("B-") for name in names):
+    if tells_spans(names):
         gold = [[names[i] for i in t] for t in targets]
         predicted = [[names[i] for i in decode(p, names, threshold)] for p in log_probs]
         counts = metrics.span_counts(gold, predicted)

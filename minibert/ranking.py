@@ -12,7 +12,7 @@ import numpy as np
 from minibert.attention import Block, Links, Strength, pagerank, word_links
 from minibert.data import OUTSIDE, Document, make_windows, read_documents, read_lines
 from minibert.errors import InputError
-from minibert.evaluation import Progress, content, decode, positive_score, predict
+from minibert.evaluation import Progress, content, decode, positive_score, predict, tells_spans
 from minibert.files import read_json
 from minibert.heads import chosen_strength, read_heads
 from minibert.keyphrases import (
@@ -170,7 +170,7 @@ class Ranker(Linker):
         if kind != "tagger":
             return (noun_runs if kind == "nouns" else content_runs)(document, longest)
         names = self.bert.config.labels
-        if not any(name == "B" or name.startswith("B-") for name in names):
+        if not tells_spans(names):
             return unbroken_runs(document, positive_score(log_probs, names) >= self.threshold)
         return tagged_runs(document, [names[i] for i in decode(log_probs, names, self.threshold)])
 
@@ -247,10 +247,9 @@ def neighbours(document: Document, reach: int = 2) -> Array:
         for there in range(here + 1, len(kept)):
             if kept[there] - first > reach:
                 break
-            if of_word[here] != of_word[there]:
-                together[of_word[here], of_word[there]] = together[
-                    of_word[there], of_word[here]
-                ] = 1
+            a, b = of_word[here], of_word[there]
+            if a != b:
+                together[a, b] = together[b, a] = 1
     out = np.zeros(len(document.words))
     if len(kept):
         out[kept] = pagerank(Links(len(numbers), [Block(0, 0, together)]))[of_word]
