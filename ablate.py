@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
-from minibert import ablation, cli, metrics, processes, report
+from minibert import ablation, cli, figures, metrics, page, processes, report
 from minibert.ablation import (
     Statistics,
     by_importance,
@@ -25,7 +25,7 @@ from minibert.ablation import (
     masks_without,
     refreshed_order,
 )
-from minibert.config import Head, head_of, name_of
+from minibert.config import BertConfig, Head, head_of, name_of
 from minibert.data import OUTSIDE, first_documents
 from minibert.errors import InputError
 from minibert.evaluation import Progress, positive
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def ablate(settings: AblateSettings) -> None:
-    report.require_figures()
+    cli.require("report")
     writes = processes.join()
     run = load_run(settings.run)
     run.model.to(choose_device(settings.device))
@@ -95,9 +95,24 @@ def ablate(settings: AblateSettings) -> None:
     lock = open_run(out, settings, weights, free=("orders", "random")) if writes else None
     results = Study(run, settings, out, writes).results()
     if lock:
-        report.ablation_figures(results, run.model.config, out)
-        print(report.ablation_summary(results), f"\nTables and figures are in {out}")
+        write_figures(results, run.model.config, out)
+        print(*report.ablation_answers(results), "", sep="\n")
+        print(report.as_text(report.curve_rows(results["curves"])))
+        print(f"\nTables and figures are in {out}, and in {page.write_report(settings.run)}")
         lock.close()
+
+
+def write_figures(results: dict, config: BertConfig, folder: Path) -> None:
+    """heads.txt, heads.png (what silencing each head does) and curves.png."""
+    write_text(folder / "heads.txt", report.as_text(report.head_rows(results)) + "\n")
+    changes = np.full((config.num_hidden_layers, config.num_attention_heads), np.nan)
+    undecided = np.zeros_like(changes, dtype=bool)
+    for (layer, head), change in zip(config.present_heads, results["single-dev"]["heads"].values()):
+        changes[layer, head] = change["loss"]["value"]
+        undecided[layer, head] = not change["loss"]["decided"]
+    title = "What silencing a head does to the loss (dev)"
+    figures.heat_map(folder / "heads.png", changes, undecided, title)
+    figures.draw_curves(folder / "curves.png", results["curves"])
 
 
 class Study:
@@ -215,7 +230,7 @@ class Study:
                 self.model, split, order, self.fill, stride, self.settings.tokens, bar
             )
             values = self.measure(statistics, "test", 100)
-            main = values["AP" if "AP" in values else "accuracy"]
+            main = values[metrics.main_measure(values)]
             masked = np.minimum(np.arange(main.shape[1]) * stride, len(order))
             return {
                 "order": [name_of(head) for head in order],

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from minibert import cli, metrics, report
+from minibert import cli, figures, metrics, page, report
 from minibert.ablation import ablate, masks_without, measure
 from minibert.config import BertConfig, Head, head_of, name_of
 from minibert.costs import compare_costs
@@ -32,7 +32,7 @@ from minibert.metrics import Array
 from minibert.model import BertForTokenClassification
 from minibert.plans import MIB, choose_plan, stepping_down
 from minibert.pruning import at_full_shape, prune, repair
-from minibert.runs import Run, inherit, load_run, open_run
+from minibert.runs import Run, inherit, load_run, open_run, read_prunings
 from minibert.selection import Budget, Penalty, learn_gates
 from minibert.training import (
     Plan,
@@ -40,6 +40,7 @@ from minibert.training import (
     TrainSettings,
     choose_device,
     choose_precision,
+    dev_score,
     fine_tune,
 )
 from minibert.weights import load_pretrained, save_pretrained
@@ -70,7 +71,7 @@ class PruneSettings:
     """Without training. mean: what removed heads put out on average goes into the bias; refit:
     least squares of the output projections on the training texts, without their labels."""
     recover: int = 0
-    """Optimizer steps that fine-tune what is left."""
+    """Optimizer steps that fine-tune what is left; undone where dev is better without."""
     steps: int = 200
     """Most optimizer steps of the gates."""
     batch_size: int = 4
@@ -141,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(settings: PruneSettings) -> None:
-    report.require_figures()
+    cli.require("report")
     dense = load_run(settings.run)
     device = choose_device(settings.device)
     dense.model.to(device)
@@ -184,9 +185,13 @@ def run(settings: PruneSettings) -> None:
             gates = HardConcreteGates(model.config).to(device)
         else:
             gates.set_log_alpha(read_json(folder / "results.json")["log_alpha"])
-    table = report.pruning_table({f.name: read_json(f / "results.json") for f in folders})
-    write_text(out / "table.txt", table)
-    print(f"{table}\nThe models are in {out}; all ways so far: {report.draw_pareto(out.parent)}")
+    stages = {folder.name: read_json(folder / "results.json") for folder in folders}
+    table = report.as_text(report.pruning_rows(stages))
+    write_text(out / "table.txt", table + "\n")
+    if any(stage["gates"] for stage in stages.values()):
+        figures.draw_gates(out / "gates.png", stages)
+    figures.draw_pareto(out.parent / "pareto.png", read_prunings(out.parent))
+    print(f"{table}\n\nThe models are in {out}, figures in {page.write_report(settings.run)}")
     lock.close()
 
 
@@ -233,13 +238,25 @@ def make_smaller(
         whole = model if settings.recover else dense.model  # the last that was trained
         windows = train.windows[:REPAIR_WINDOWS]
         repair(whole, smaller, windows, settings.repair == "refit", settings.tokens)
+    told = {"heads": [name_of(head) for head in smaller.config.present_heads], "gates": steps}
     if settings.recover:
-        smaller.requires_grad_(True).train()
-        losses = fine_tune(smaller, train, training, settings.recover)
-        for _ in tqdm(losses, f"recover {target:g}", settings.recover, disable=None):
-            pass
-    heads = [name_of(head) for head in smaller.config.present_heads]
-    return smaller.eval(), {"heads": heads, "gates": steps, "log_alpha": gates.log_alpha.tolist()}
+        told["recovered"] = recover(smaller, dense.splits, training, settings.recover)
+    return smaller.eval(), told | {"log_alpha": gates.log_alpha.tolist()}
+
+
+def recover(
+    model: BertForTokenClassification, splits: dict[str, Split], training: TrainSettings, steps: int
+) -> bool:
+    """Fine-tune in place; whether dev is better for it. If not, the weights are what they were."""
+    weights = {name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}
+    before = dev_score(model.eval(), splits["dev"], training.tokens)
+    losses = fine_tune(model.requires_grad_(True), splits["train"], training, steps)
+    for _ in tqdm(losses, "recover", steps, disable=None):
+        pass
+    better = dev_score(model.eval(), splits["dev"], training.tokens) > before
+    if not better:
+        model.load_state_dict(weights)
+    return better
 
 
 def learned_mask(
@@ -308,7 +325,7 @@ def measured(model: BertForTokenClassification, splits: dict[str, Split]) -> Mea
 def compare(dense: Run, smaller: BertForTokenClassification, reference: Measured) -> dict:
     """Scores of the smaller model, its share of the dense one's, and what both cost."""
     own = measured(smaller, dense.splits)
-    main = "AP" if "AP" in own.test else "accuracy"
+    main = metrics.main_measure(own.test)
     few = sorted(dense.splits["dev"].windows, key=lambda w: -len(w.input_ids))[:8]
     return {
         "threshold": own.threshold,

@@ -137,7 +137,7 @@ def run(settings: Extract | Fit | Evaluate | Search) -> None:
 
 def extract(settings: Extract) -> None:
     if settings.html:
-        page.require_pages()
+        cli.require("report")
     writes = processes.join()
     if processes.size() > 1 and not settings.files:
         raise InputError("several processes cannot share standard input: name files")
@@ -347,7 +347,7 @@ def evaluate(settings: Evaluate) -> None:
         for name, found in values.items()
     }
     print(f"{len(documents)} documents, 95 % intervals over them; AP and F1 of single words")
-    print(report.score_table(table))
+    print(report.as_text(report.score_rows(table)))
     first, *others = values
     together = np.stack([values[name]["F1@10"] for name in (first, *others)], axis=1)
     for name, change in zip(others, metrics.changes(together)):
@@ -427,7 +427,7 @@ def inside(documents: Sequence[Document]) -> list[NDArray]:
 
 
 def search(settings: Search) -> None:
-    retrieval.require_search()
+    cli.require("search")
     ranker = Linker(settings)
     files = (settings.data / name for name in ("corpus.jsonl", "queries.jsonl", "qrels.tsv"))
     collection = retrieval.read_collection(*files)
@@ -450,7 +450,7 @@ def search(settings: Search) -> None:
     for name, outcome in outcomes.items():
         told[name] = {m: retrieval.average(v) for m, v in outcome.values.items()}
         told[name]["p"] = retrieval.randomisation_test(outcome.values["nDCG@10"], baseline)
-    print(report.search_table(told))
+    print(report.as_text(report.search_rows(told)))
     if settings.out:
         write_json(settings.out, {"heads": names_of(ranker), "test": told})
 

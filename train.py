@@ -10,22 +10,28 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
-from minibert import cli, processes
+from minibert import cli, figures, page, processes
+from minibert.attention import received_by_head
+from minibert.config import name_of
 from minibert.data import OUTSIDE, Split, first_documents, label_names, load_corpus, make_splits
 from minibert.errors import InputError
-from minibert.evaluation import evaluate, positive_score, predict, predicted_spans
+from minibert.evaluation import evaluate, positive, positive_score, predict, predicted_spans
 from minibert.files import read_json, sha256, write_json
 from minibert.metrics import Score
 from minibert.model import BertForTokenClassification
 from minibert.plans import choose_plan, stepping_down
-from minibert.report import marked, score_table
-from minibert.runs import open_run
+from minibert.report import as_text, marked, score_rows
+from minibert.runs import open_run, read_log
 from minibert.tokenizer import Tokenizer
 from minibert.training import CHECKPOINT, TrainSettings, choose_device, choose_precision, fit
 from minibert.weights import find_model, load_pretrained
+
+SAMPLE = 3  # documents of test in the report
+BEGINNING = 150  # words of the first of them that are shown head by head
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def train(settings: TrainSettings) -> None:
+    cli.require("report")
     writes = processes.join()
     device = choose_device(settings.device)
     corpus = load_corpus(settings.data)
@@ -60,11 +67,15 @@ def train(settings: TrainSettings) -> None:
             write_json(results, found)
     told = processes.agree(read_json(results) if writes else None)
     model = load_pretrained(settings.out).to(device)
+    if OUTSIDE in names:
+        shown = sample_texts(model, splits["test"], told["threshold"], max(SAMPLE, settings.show))
+        if writes:
+            write_json(settings.out / "texts.json", shown[:SAMPLE])
+            show_texts(shown[: settings.show])
     if writes:
         (settings.out / CHECKPOINT).unlink(missing_ok=True)
-        show(told, settings.out)
-    if OUTSIDE in names and settings.show:
-        show_documents(model, splits["test"], told["threshold"], settings.show)
+        figures.draw_training(settings.out / "training.png", read_log(settings.out))
+        show(told, page.write_report(settings.out))
     if lock:
         lock.close()
 
@@ -123,25 +134,43 @@ def show_step(bar: tqdm, step: int, steps: int, loss: float, speed: float) -> No
     bar.update(step - bar.n)
 
 
-def show(results: dict, folder: Path) -> None:
+def sample_texts(
+    model: BertForTokenClassification, split: Split, threshold: float, count: int
+) -> list[dict]:
+    """The first documents with the probability of every word to be in a keyphrase, the phrases
+    that the tagger marks and the gold; of the first words of the first, what they receive of each
+    head's attention."""
+    documents, windows, targets = first_documents(split, count)
+    labels = model.config.labels
+    texts = []
+    for document, log_probs, gold in zip(
+        documents, predict(model, windows, documents), positive(targets, labels)
+    ):
+        odds = positive_score(log_probs, labels)
+        text = {"id": document.id, "text": document.text, "words": document.words}
+        text |= {"weights": (1 / (1 + np.exp(-odds))).tolist(), "gold": gold.tolist()}
+        texts.append(text | {"spans": predicted_spans(document, odds >= threshold)})
+    own = [window for window in windows if window.document == 0]
+    received = received_by_head(model.bert, own, documents[:1])[0][:BEGINNING]
+    heads = model.config.present_heads
+    texts[0]["heads"] = {name_of(head): received[:, *head].round(3).tolist() for head in heads}
+    return texts
+
+
+def show(results: dict, page: Path) -> None:
     scores = {
         system: {measure: Score(**value) for measure, value in values.items()}
         for system, values in results["test"].items()
     }
     print(f"\nBest epoch on dev: {results['best_epoch'] + 1}. Test, 95 % intervals over documents:")
-    print(score_table(scores))
-    print(f"\nModel, settings and scores are in {folder}")
+    print(as_text(score_rows(scores)))
+    print(f"\nModel, settings and scores are in {page.parent}; to look at: {page}")
 
 
-def show_documents(
-    model: BertForTokenClassification, split: Split, threshold: float, count: int
-) -> None:
-    documents, windows, _ = first_documents(split, count)
-    found = predict(model, windows, documents)
-    for document, log_probs in zip(documents, found) if processes.rank() == 0 else ():
-        inside = positive_score(log_probs, model.config.labels) >= threshold
-        spans = predicted_spans(document, inside)
-        print(f"\n{document.id}:", marked(document.text, spans, colour=sys.stdout.isatty()))
+def show_texts(texts: Sequence[dict]) -> None:
+    for text in texts:
+        shown = marked(text["text"], text["spans"], colour=sys.stdout.isatty())
+        print(f"\n{text['id']}:", shown)
 
 
 if __name__ == "__main__":

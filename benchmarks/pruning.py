@@ -21,46 +21,54 @@ from minibert.config import Head
 from minibert.files import read_json, write_json
 from minibert.runs import Run, load_run
 
+Share = tuple[float, float, float]  # of the dense model's score, and its interval
+
 
 @dataclass(frozen=True)
 class Settings:
     runs: tuple[Path, ...]
     """Run folders of train.py."""
-    keep: tuple[int, ...] = (54, 36, 18, 6)
+    keep: tuple[int, ...] = (54, 36, 18, 12, 6)
     """Heads to keep, falling."""
-    recovered: tuple[int, ...] = (36, 18, 6)
+    recovered: tuple[int, ...] = (36, 18, 12, 6)
     """Of these, the ones to fine-tune afterwards as well."""
     steps: int = 200
     """Most steps of the gates for each."""
     recover: int = 250
     """Steps of fine-tuning for each."""
+    learning_rate: float = 1e-4
+    """Of the fine-tuning."""
     batch_size: int = 4
     documents: int = 0
     """Documents of dev and of test to measure on; 0: all."""
-    random: int = 5
+    random: int = 3
     """Draws of random heads."""
+    out: Path | None = None
+    """File for the rows as JSON."""
 
 
 def run(settings: Settings) -> None:
-    rows: dict[tuple[str, int], list[tuple[float, float, float]]] = {}
+    found: dict[tuple[int, str], list[Share]] = {}
     for folder in settings.runs:
-        for way, keep, share in [*learned(folder, settings), *controls(folder, settings)]:
-            rows.setdefault((way, keep), []).append(share)
+        for keep, way, share in [*learned(folder, settings), *controls(folder, settings)]:
+            found.setdefault((keep, way), []).append(share)
+    rows = []
+    for (keep, way), shares in sorted(found.items(), key=lambda row: -row[0][0]):
+        value, low, high = np.array(shares).T
+        rows.append((keep, way, value.mean(), low.min(), high.max()))
     print(f"share of the dense model's score on test, {len(settings.runs)} run(s): mean, and the")
     print("lowest and highest end of their 95 % intervals over documents")
-    for keep in settings.keep:
-        for (way, kept), shares in rows.items():
-            if kept == keep:
-                value, low, high = np.array(shares).T
-                print(f"{keep:4} heads  {way:18} {value.mean():6.1%}"
-                      f"  [{low.min():.1%}, {high.max():.1%}]")  # fmt: skip
+    for keep, way, value, low, high in rows:
+        print(f"{keep:4} heads  {way:18} {value:6.1%}  [{low:.1%}, {high:.1%}]")
+    if settings.out:
+        write_json(settings.out, rows)
 
 
-def learned(folder: Path, settings: Settings) -> list[tuple[str, int, tuple]]:
-    """(way, heads kept, share) of prune.py with gates: weights frozen, repaired, fine-tuned."""
+def learned(folder: Path, settings: Settings) -> list[tuple[int, str, Share]]:
+    """(heads kept, way, share) of prune.py with gates: weights frozen, repaired, fine-tuned."""
     shared = ["--run", folder, "--batch-size", settings.batch_size, "--steps", settings.steps]
     shared += ["--documents", settings.documents]
-    recovery = ["--recover", settings.recover]
+    recovery = ["--recover", settings.recover, "--learning-rate", settings.learning_rate]
     ways = {
         "gates": ("prune-keep", settings.keep, []),
         "gates, recovered": ("prune-keep-recover", settings.recovered, recovery),
@@ -71,19 +79,19 @@ def learned(folder: Path, settings: Settings) -> list[tuple[str, int, tuple]]:
             sys.exit(f"{folder}: {way} failed")
         for number in keep:
             stage = read_json(folder / place / f"keep-{number}" / "results.json")
-            out.append((way, number, tuple(stage["share"].values())))
+            out.append((number, way, tuple(stage["share"].values())))
     return out
 
 
-def controls(folder: Path, settings: Settings) -> list[tuple[str, int, tuple]]:
+def controls(folder: Path, settings: Settings) -> list[tuple[int, str, Share]]:
     """The same for orders made on dev, and for random heads, weights as they are."""
     path = folder / "pruning-controls.json"
     asked = [list(settings.keep), settings.documents, settings.random]
     if not path.exists() or read_json(path)["asked"] != asked:
         dense = load_run(folder).measured_on(settings.documents)
         orders = make_orders(dense, settings.random)
-        names = [(way, keep) for way in orders for keep in settings.keep]
-        silenced = [orders[way][: len(orders[way]) - keep] for way, keep in names]
+        names = [(keep, way) for way in orders for keep in settings.keep]
+        silenced = [orders[way][: len(orders[way]) - keep] for keep, way in names]
         masks = masks_without(dense.model.config, silenced)
         rows = [[*name, share] for name, share in zip(names, shares_of(dense, masks))]
         write_json(path, {"asked": asked, "rows": rows})
@@ -106,7 +114,7 @@ def make_orders(dense: Run, random: int) -> dict[str, list[Head]]:
     return orders
 
 
-def shares_of(dense: Run, masks: Tensor) -> list[tuple[float, float, float]]:
+def shares_of(dense: Run, masks: Tensor) -> list[Share]:
     """AP on test under each mask, over that of the dense model, with its interval."""
     test = dense.splits["test"]
     statistics = ablate(dense.model, test, masks, progress=tqdm)

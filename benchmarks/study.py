@@ -1,37 +1,62 @@
 """The whole study: every experiment on every collection, and docs/study.md from what it found.
 
 make study DATA=DIR, or python -m benchmarks.study --data DIR, where DIR holds kpcrowd500, inspec,
-semeval2017 and, for search, ir_cranfield and ir_scifact. Everything is a run of one of the scripts
-in a folder of its own: it goes on after a kill, and what is finished is only read.
+semeval2017 and, for search, ir_cranfield and ir_scifact. Every experiment is a process of one of
+the scripts, with a log of its own; a study that was killed goes on, and what is finished is only
+read.
 """
 
+import os
 import shutil
 import statistics
+import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from jinja2 import Environment, FileSystemLoader
+from tqdm import tqdm
 
-import ablate
-import rank
-from benchmarks import pruning, tagger
+from benchmarks import tagger
 from minibert import cli, report
-from minibert.config import BertConfig
 from minibert.errors import InputError
 from minibert.files import read_json, write_text
 from minibert.metrics import Score
+from minibert.runs import read_ablations
 
 HERE = Path(__file__).parent
-COLLECTIONS = {"kpcrowd500": "500N-KPCrowd", "inspec": "Inspec", "semeval2017": "SemEval-2017"}
-RUNS = {"kpcrowd500": "kpcrowd500", "inspec": "inspec-bio", "semeval2017": "semeval2017"}
-UNSEEN = {"semeval2017": "liaad493"}  # what untrained heads are scored on, instead of test
-MARKING = {  # of a trained tagger's candidates; chosen on dev
-    "kpcrowd500": ["--aggregate", "often"],
-    "inspec": ["--candidates", "tagger", "--aggregate", "mean"],
-    "semeval2017": ["--candidates", "tagger", "--aggregate", "mean"],
-}
+
+
+class Collection(NamedTuple):
+    """How a collection is studied."""
+
+    title: str
+    task: tagger.Name
+    ablated: int  # documents of dev and of test to silence heads on: some 7,000 words
+    pruned: int  # the same for pruned models: at least 10,000
+    pruning: tuple[str, ...]  # of benchmarks.pruning
+    marking: tuple[str, ...]  # of a trained tagger's candidates; chosen on dev
+    unseen: str = "test"  # what untrained heads are scored on
+
+
+COLLECTIONS = {
+    "kpcrowd500": Collection(
+        "500N-KPCrowd", "kpcrowd500", 20, 30,
+        ("--batch-size", "2", "--learning-rate", "5e-5"), ("--aggregate", "often"),
+    ),
+    "inspec": Collection(
+        "Inspec", "inspec bio", 60, 200,
+        (), ("--candidates", "tagger", "--aggregate", "mean"),
+    ),
+    "semeval2017": Collection(
+        "SemEval-2017", "semeval2017", 40, 50,
+        (), ("--candidates", "tagger", "--aggregate", "mean"), "liaad493",
+    ),
+}  # fmt: skip
 SEARCHES = {"ir_cranfield": "Cranfield", "ir_scifact": "SciFact"}
 
 
@@ -42,160 +67,194 @@ class Settings:
     out: Path = Path("runs/study")
     """Folder for the runs."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Of the taggers; heads are ablated and pruned in the first."""
-    documents: int = 50
-    """Of dev and of test, to ablate heads and measure pruned models on."""
-    stride: int = 4
+    """Of the taggers."""
+    pruned: int = 1
+    """Of these seeds, so many are pruned. Heads are silenced in the first."""
+    stride: int = 6
     """Heads masked at each step of a curve."""
-    keep: tuple[int, ...] = (54, 36, 18, 6)
-    """Heads that pruning leaves."""
+    processes: int = 2
+    """Experiments at a time; they share the processors."""
     page: Path = HERE.parent / "docs" / "study.md"
 
 
 def run(settings: Settings) -> None:
-    report.require_figures()
-    tasks = tuple(name.replace("-", " ") for name in RUNS.values())
-    tagger.run(tagger.Settings(settings.data, settings.out, settings.seeds, tasks))
-    facts = {
-        "taggers": taggers(settings),
-        "ablation": {name: ablation(settings, name) for name in COLLECTIONS},
-        "pruning": {name: pruned(settings, name) for name in COLLECTIONS},
-        "choice": choice(settings),
-        "phrases": {name: phrases(settings, name) for name in COLLECTIONS},
-        "marked": {name: marked(settings, name) for name in COLLECTIONS},
-        "searches": {title: found for name, title in SEARCHES.items()
-                     if (found := searched(settings, name))},
-    }  # fmt: skip
+    cli.require("report")
+    cli.require("search")
+    names = tuple(collection.task for collection in COLLECTIONS.values())
+    tagger.run(tagger.Settings(settings.data, settings.out, settings.seeds, names))
+    began = time.monotonic()
+    study = Study(settings)
+    with ThreadPoolExecutor(settings.processes) as pool:
+        first = pool.submit(study.choose)
+        jobs = (study.prune, study.ablate, study.mark)
+        others = [pool.submit(job, name) for job in jobs for name in COLLECTIONS]
+        first.result()
+        others += [pool.submit(study.rank, name) for name in COLLECTIONS]
+        others += [pool.submit(study.search, name) for name in SEARCHES]
+        for job in tqdm(others, desc="experiments"):
+            job.result()
     loader = FileSystemLoader(HERE)
     environment = Environment(loader=loader, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["spread"] = spread
     page = environment.get_template("study.md.j2").render(
-        facts, names=COLLECTIONS, settings=settings
+        study.facts(), collections=COLLECTIONS, settings=settings, search_rows=report.search_rows
     )
     write_text(settings.page, page)
-    print(f"The study is in {settings.page}")
+    print(f"The study is in {settings.page}; {(time.monotonic() - began) / 60:.0f} minutes")
 
 
-def call(script: Callable[[Sequence[str]], int], *words: object) -> None:
-    if script([str(word) for word in words]):
-        raise InputError(f"stopped at {script.__module__} {' '.join(map(str, words))}")
+class Study:
+    """Experiments, each of which leaves files, and what the files tell."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self.out, self.data = settings.out, settings.data
+
+    def call(self, log: str, *words: object) -> None:
+        """Run `python WORDS` with its output in a log."""
+        path = self.out / "logs" / f"{log}.log"
+        path.parent.mkdir(exist_ok=True)
+        threads = max(1, (os.cpu_count() or 1) // self.settings.processes)
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        with path.open("w", encoding="utf-8") as file:
+            command = [sys.executable, *map(str, words)]
+            done = subprocess.run(
+                command, cwd=HERE.parent, stdout=file, stderr=file, env=environment
+            )
+        if done.returncode:
+            last = path.read_text(encoding="utf-8").strip().splitlines()[-1:]
+            raise InputError(f"{log} stopped: {''.join(last)} (all of it is in {path})")
+
+    def tagger(self, name: str, seed: int | None = None) -> Path:
+        seed = self.settings.seeds[0] if seed is None else seed
+        task = COLLECTIONS[name].task.replace(" ", "-")
+        return (self.out / f"{task}-{seed}").resolve()
+
+    # The experiments --------------------------------------------------------------------------
+
+    def ablate(self, name: str) -> None:
+        few = ["--documents", COLLECTIONS[name].ablated, "--stride", self.settings.stride]
+        orders = ["--orders", "single", "gradient", "entropy", "--random", 3]
+        self.call(f"ablate-{name}", "ablate.py", "--run", self.tagger(name), *few, *orders)
+
+    def prune(self, name: str) -> None:
+        runs = [self.tagger(name, seed) for seed in self.settings.seeds[: self.settings.pruned]]
+        how = ["--documents", COLLECTIONS[name].pruned, *COLLECTIONS[name].pruning]
+        out = ["--out", self.file("pruned", name)]
+        self.call(f"prune-{name}", "-m", "benchmarks.pruning", "--runs", *runs, *how, *out)
+
+    def choose(self) -> None:
+        """The heads that pick keyphrases best on dev of Inspec, from the untrained model."""
+        self.once(self.heads, "fit", self.data / "inspec" / "dev.jsonl")
+
+    def rank(self, name: str) -> None:
+        """Untrained heads as rankers, on documents that no choice has seen."""
+        data = self.data / name
+        heads = ["--heads", self.heads, "--idf", data / "train.jsonl", "--dev", data / "dev.jsonl"]
+        test = data / f"{COLLECTIONS[name].unseen}.jsonl"
+        self.once(self.file("ranked", name), "evaluate", test, *heads)
+
+    def mark(self, name: str) -> None:
+        """The trained taggers as rankers."""
+        for seed in self.settings.seeds:
+            model = ["--model", self.tagger(name, seed), "--weights", "tagger"]
+            test = self.data / name / "test.jsonl"
+            out = self.file(f"marked-{seed}", name)
+            self.once(out, "evaluate", test, *model, *COLLECTIONS[name].marking)
+
+    def search(self, name: str) -> None:
+        if (self.data / name).exists():
+            self.once(
+                self.file("searched", name), "search", self.data / name, "--heads", self.heads
+            )
+
+    def once(self, out: Path, command: str, data: Path, *words: object) -> None:
+        """rank.py with its result in a file, if it is not there yet."""
+        if not out.exists():
+            self.call(out.stem, "rank.py", command, data.resolve(), *words, "--out", out)
+
+    @property
+    def heads(self) -> Path:
+        return (self.out / "heads.json").resolve()
+
+    def file(self, experiment: str, name: str) -> Path:
+        return (self.out / f"{experiment}-{name}.json").resolve()
+
+    # What they found --------------------------------------------------------------------------
+
+    def facts(self) -> dict:
+        """Everything that the page tells."""
+        return {
+            "taggers": {name: self.trained(name) for name in COLLECTIONS},
+            "ablation": {name: self.ablated(name) for name in COLLECTIONS},
+            "pruning": {name: self.pruned(name) for name in COLLECTIONS},
+            "choice": read_json(self.heads),
+            "ranked": {name: self.ranked(name) for name in COLLECTIONS},
+            "marked": {name: self.marked(name) for name in COLLECTIONS},
+            "searched": {
+                title: self.scores("searched", name)
+                for name, title in SEARCHES.items()
+                if self.file("searched", name).exists()
+            },
+        }
+
+    def results(self, name: str) -> list[dict]:
+        """Test scores of the taggers, by seed."""
+        seeds = self.settings.seeds
+        return [read_json(self.tagger(name, seed) / "results.json")["test"] for seed in seeds]
+
+    def trained(self, name: str) -> dict[str, list[float]]:
+        """{system: AP by seed}."""
+        found = self.results(name)
+        return {s: [100 * scores[s]["AP"]["value"] for scores in found] for s in found[0]}
+
+    def ablated(self, name: str) -> dict:
+        folder = self.tagger(name)
+        parts = read_ablations(folder)["ablation-zero"]
+        return {
+            "answers": report.ablation_answers(parts),
+            "orders": report.curve_rows(parts["curves"]),
+            "heads": self.figure(folder / "ablation-zero" / "heads.png", f"heads-{name}.png"),
+            "curves": self.figure(folder / "ablation-zero" / "curves.png", f"curves-{name}.png"),
+        }
+
+    def pruned(self, name: str) -> dict:
+        """{"shares": {heads kept: {way: (share, low, high)}}, "figure"}."""
+        shares: dict[int, dict[str, tuple]] = {}
+        for keep, way, *share in read_json(self.file("pruned", name)):
+            shares.setdefault(keep, {})[way] = share
+        figure = self.figure(self.tagger(name) / "pareto.png", f"pareto-{name}.png")
+        return {"shares": shares, "figure": figure}
+
+    def ranked(self, name: str) -> dict:
+        """{"test": {way: {measure: Score}}, "alone": F1@10 of every head}."""
+        alone = read_json(self.file("ranked", name))["F1@10 of each head"]
+        return {"test": self.scores("ranked", name), "alone": [100 * f1 for f1 in alone.values()]}
+
+    def marked(self, name: str) -> dict[str, list[float]]:
+        """{measure: value by seed} of the taggers as rankers."""
+        seeds = self.settings.seeds
+        found = [read_json(self.file(f"marked-{seed}", name))["test"]["tagger"] for seed in seeds]
+        return {m: [100 * scores[m]["value"] for scores in found] for m in ("F1@10", "P@10")}
+
+    def scores(self, experiment: str, name: str) -> dict:
+        """{way: {measure: Score, or a p value as it is}} of rank.py on test."""
+        found = read_json(self.file(experiment, name))["test"]
+        return {
+            way: {m: v if isinstance(v, float) else Score(**v) for m, v in values.items()}
+            for way, values in found.items()
+        }
+
+    def figure(self, source: Path, name: str) -> str:
+        """Copied beside the page; its name there."""
+        self.settings.page.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, self.settings.page.parent / name)
+        return name
 
 
-def first_run(settings: Settings, name: str) -> Path:
-    return settings.out / f"{RUNS[name]}-{settings.seeds[0]}"
-
-
-def figure(settings: Settings, source: Path, name: str) -> str:
-    """Copied beside the page; its name there."""
-    settings.page.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, settings.page.parent / name)
-    return name
-
-
-# The parts ----------------------------------------------------------------------------------------
-
-
-def taggers(settings: Settings) -> list[dict]:
-    """Mean and spread of each collection's test scores over the seeds."""
-    rows = []
-    for name, title in COLLECTIONS.items():
-        results = [
-            read_json(settings.out / f"{RUNS[name]}-{seed}" / "results.json")["test"]
-            for seed in settings.seeds
-        ]
-        values = [100 * found["minibert"]["AP"]["value"] for found in results]
-        others = {s: 100 * results[0][s]["AP"]["value"] for s in results[0] if s != "minibert"}
-        spread = max(values) - min(values)
-        row = {"title": title, "mean": statistics.mean(values), "spread": spread}
-        rows.append(row | {"others": others})
-    return rows
-
-
-def ablation(settings: Settings, name: str) -> dict:
-    folder = first_run(settings, name)
-    few = ["--documents", settings.documents, "--stride", settings.stride]
-    call(ablate.main, "--run", folder, *few)
-    out = folder / "ablation-zero"
-    curves = {
-        path.stem.removeprefix("curve-"): read_json(path)
-        for path in sorted(out.glob("curve-*.json"))
-    }
-    parts = ("single-dev", "single-test", "alone-dev", "alone-test", "gaze-dev", "gaze-test")
-    results = {part: read_json(out / f"{part}.json") for part in parts} | {"curves": curves}
-    return {
-        "summary": report.ablation_summary(results),
-        "heads": figure(settings, out / "heads.png", f"heads-{name}.png"),
-        "curves": figure(settings, out / "curves.png", f"curves-{name}.png"),
-    }
-
-
-def pruned(settings: Settings, name: str) -> dict:
-    folder = first_run(settings, name)
-    recovered = tuple(keep for keep in settings.keep if keep <= 36)
-    asked = pruning.Settings(
-        (folder,), settings.keep, recovered, documents=settings.documents, random=3
-    )
-    rows = [*pruning.learned(folder, asked), *pruning.controls(folder, asked)]
-    layers = BertConfig.load(folder / "config.json").present_heads
-    return {
-        "rows": sorted(rows, key=lambda row: -row[1]),
-        "all": len(layers),
-        "figure": figure(settings, folder / "pareto.png", f"pareto-{name}.png"),
-    }
-
-
-def choice(settings: Settings) -> dict:
-    """The heads that pick keyphrases best on dev of Inspec, from the untrained model."""
-    out = settings.out / "heads.json"
-    if not out.exists():
-        call(rank.main, "fit", settings.data / "inspec" / "dev.jsonl", "--out", out)
-    return read_json(out)
-
-
-def scored(settings: Settings, out: Path, *words: object) -> dict:
-    """What rank.py evaluate wrote, computed if it is not there."""
-    if not out.exists():
-        call(rank.main, "evaluate", *words, "--out", out)
-    return read_json(out)
-
-
-def phrases(settings: Settings, name: str) -> dict:
-    """Untrained heads as rankers, on documents that no choice has seen."""
-    data = settings.data / name
-    test = data / f"{UNSEEN.get(name, 'test')}.jsonl"
-    out = settings.out / f"phrases-{name}.json"
-    heads = ["--heads", settings.out / "heads.json", "--idf", data / "train.jsonl"]
-    found = scored(settings, out, test, *heads, "--dev", data / "dev.jsonl")
-    return {"table": table(found["test"]), "alone": list(found["F1@10 of each head"].values())}
-
-
-def marked(settings: Settings, name: str) -> dict:
-    """The trained tagger as ranker."""
-    out = settings.out / f"marked-{name}.json"
-    test = settings.data / name / "test.jsonl"
-    model = ["--model", first_run(settings, name), "--weights", "tagger", *MARKING[name]]
-    found = scored(settings, out, test, *model)["test"]
-    return {"table": table({"tagger": found["tagger"]})}
-
-
-def searched(settings: Settings, name: str) -> str:
-    """The table of rank.py search; empty where the collection is not there."""
-    data, out = settings.data / name, settings.out / f"search-{name}.json"
-    if not data.exists():
-        return ""
-    if not out.exists():
-        heads = ["--heads", settings.out / "heads.json"]
-        call(rank.main, "search", data, *heads, "--out", out)
-    rows = read_json(out)["test"]
-    return report.search_table(
-        {way: {m: v if m == "p" else Score(**v) for m, v in r.items()} for way, r in rows.items()}
-    )
-
-
-def table(rows: dict) -> str:
-    shown = ("F1@5", "F1@10", "F1@15", "F1@O", "P@10", "AP")
-    return report.score_table(
-        {name: {m: Score(**found[m]) for m in shown} for name, found in rows.items()}
-    )
+def spread(values: Sequence[float]) -> str:
+    """The mean, and how far the largest and the smallest are apart."""
+    return f"{statistics.mean(values):.1f} ({max(values) - min(values):.1f})"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

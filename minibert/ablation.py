@@ -20,7 +20,8 @@ from minibert.data import OUTSIDE, Split, Window, collate, make_batches
 from minibert.evaluation import Progress, positive, word_measures
 from minibert.importance import head_gradients
 from minibert.metrics import Array
-from minibert.model import BertForTokenClassification, Packing
+from minibert.model import BertForTokenClassification
+from minibert.packed import Packing
 from minibert.processes import add_up, share
 from minibert.pruning import keep_heads, without_heads
 

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import TypeVar
 
 import torch
@@ -10,9 +11,18 @@ import tyro
 
 from minibert.errors import InputError
 
+EXTRAS = {"report": ("matplotlib", "jinja2"), "search": ("ir_measures",)}
 Settings = TypeVar("Settings")
 Positional = tyro.conf.Positional  # a field that is given without its name
 MISSING = tyro.MISSING  # the default of a field that must be given
+
+
+def require(extra: str) -> None:
+    """Raises InputError where the packages of an extra are missing: better before a long job than
+    after."""
+    missing = [package for package in EXTRAS[extra] if not find_spec(package)]
+    if missing:
+        raise InputError(f"this needs {' and '.join(missing)}: pip install -e '.[{extra}]'")
 
 
 def run(

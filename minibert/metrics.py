@@ -4,7 +4,7 @@ Everything is a function of per-document values, so an interval is the same arit
 other document weights, and costs no further run of a model. Shapes: N documents, R resamples.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import erfc
 
@@ -21,6 +21,11 @@ class Score:
     value: float
     low: float
     high: float
+
+
+def main_measure(scores: Mapping) -> str:
+    """The measure that a tagger is judged by: AP, or accuracy where no label is O."""
+    return "AP" if "AP" in scores else "accuracy"
 
 
 def resamples(documents: int, count: int = 1000, seed: int = 0) -> Array:

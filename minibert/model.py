@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minibert.config import BertConfig
-from minibert.fused import attend
+from minibert.packed import Packing, attend
 
 IGNORED = -100  # the label of a token that is not scored, as in torch and transformers
 
@@ -27,39 +27,6 @@ ACTIVATIONS = {
     "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "relu": F.relu,
 }
-
-
-class Packing(NamedTuple):
-    """Where the T real tokens of a (B, L) batch sit."""
-
-    index: Tensor  # (T,) into the flattened (B * L)
-    lengths: list[int]  # real tokens of each of the B sequences
-    shape: torch.Size  # (B, L)
-
-    @classmethod
-    def of(cls, attention_mask: Tensor) -> "Packing":
-        real = attention_mask != 0
-        return cls(real.flatten().nonzero().squeeze(1), real.sum(1).tolist(), real.shape)
-
-    def pack(self, padded: Tensor) -> Tensor:
-        return padded.flatten(0, 1)[self.index]  # (B, L, ...) -> (T, ...)
-
-    def unpack(self, packed: Tensor) -> Tensor:
-        padded = packed.new_zeros(self.shape.numel(), *packed.shape[1:])
-        return padded.index_copy(0, self.index, packed).unflatten(0, self.shape)
-
-    def to(self, device: torch.device) -> "Packing":
-        return self._replace(index=self.index.to(device, non_blocking=True))
-
-    @property
-    def rows(self) -> Tensor:
-        """(T,) the sequence of each token."""
-        return self.index // self.shape[1]
-
-    @property
-    def positions(self) -> Tensor:
-        """(T,) the column of each token."""
-        return self.index % self.shape[1]
 
 
 class Output(NamedTuple):

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from minibert.data import Batch
 from minibert.gates import HardConcreteGates
-from minibert.model import BertForTokenClassification, Packing, summed_loss
+from minibert.model import BertForTokenClassification, summed_loss
+from minibert.packed import Packing
 
 
 class Trace(NamedTuple):

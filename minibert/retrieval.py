@@ -9,7 +9,6 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -93,12 +92,6 @@ def _read_qrels(path: Path, documents: set[str], queries: set[str]) -> dict[str,
     if unknown:
         raise InputError(f"{unknown[0]}; {len(unknown)} lines judge what is unknown")
     return grades
-
-
-def require_search() -> None:
-    """Raises InputError where no search can be scored: better before a long job than after."""
-    if not find_spec("ir_measures"):
-        raise InputError("search needs ir-measures: pip install -e '.[search]'")
 
 
 # Terms ------------------------------------------------------------------------------------------

@@ -139,6 +139,31 @@ def load_run(folder: Path) -> Run:
     return Run(model, splits, read_json(folder / "results.json").get("threshold"))
 
 
+def read_ablations(run: Path) -> dict[str, dict]:
+    """{folder: every part by name, "curves" by order} of each finished study of ablate.py."""
+    out = {}
+    for folder in sorted(path.parent for path in run.glob("*/curves.png")):
+        parts = {path.stem: read_json(path) for path in sorted(folder.glob("*-*.json"))}
+        curves = {name: parts.pop(name) for name in list(parts) if name.startswith("curve-")}
+        out[folder.name] = parts | {
+            "curves": {name.removeprefix("curve-"): curve for name, curve in curves.items()}
+        }
+    return out
+
+
+def read_prunings(run: Path) -> dict[str, dict[str, dict]]:
+    """{way: {stage: results.json}} of prune.py, most heads first."""
+    out: dict[str, dict[str, dict]] = {}
+    for path in sorted(run.glob("*/*/results.json")):
+        stage = read_json(path)
+        if "share" in stage:
+            out.setdefault(path.parts[-3], {})[path.parts[-2]] = stage
+    return {
+        way: dict(sorted(stages.items(), key=lambda stage: -len(stage[1]["heads"])))
+        for way, stages in out.items()
+    }
+
+
 def _compare(folder: Path, old: dict, new: dict) -> None:
     for part in ("settings", "inputs"):
         for key in sorted((old[part].keys() | new[part].keys()) - {*FREE}):
@@ -148,6 +173,12 @@ def _compare(folder: Path, old: dict, new: dict) -> None:
                     f"{folder}: holds a run with {key} = {was}, not {now}; "
                     "name another folder, or delete this one to start over"
                 )
+
+
+def read_log(run: Path) -> list[dict]:
+    """The lines of metrics.jsonl."""
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
 
 
 class Log:

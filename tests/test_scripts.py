@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,7 @@ def test_train_leaves_a_run_folder_and_prints_the_table(arguments, tmp_path, cap
     assert {p.name for p in run.iterdir()} == {
         *("config.json", "model.safetensors", "tokenizer.json"),
         *("run.json", "metrics.jsonl", "results.json", ".lock"),
+        *("texts.json", "training.png", "report.html"),
     }
     results = json.loads((run / "results.json").read_text())
     assert set(results["test"]) == {"minibert", "word prior", "no stop words"}
@@ -474,3 +476,104 @@ def test_a_diverging_recovery_leaves_no_model(run, capsys):
     assert pruned(run, *more) == 2
     assert "the loss is" in capsys.readouterr().err
     assert not (run / "prune-random-0-recover" / "keep-2" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(("before", "after", "kept"), [(0.5, 0.4, False), (0.4, 0.5, True)])
+def test_fine_tuning_is_kept_only_where_dev_is_better(run, monkeypatch, before, after, kept):
+    assert pruned(run, "--keep", "2", "--random", "--out", str(run / "plain")) == 0
+    scores = iter((before, after))
+    monkeypatch.setattr(prune, "dev_score", lambda *_: next(scores))
+    assert (
+        pruned(run, "--keep", "2", "--random", "--recover", "3", "--out", str(run / "tuned")) == 0
+    )
+    plain, tuned = (
+        load_pretrained(run / way / "keep-2").state_dict() for way in ("plain", "tuned")
+    )
+    assert json.loads((run / "tuned" / "keep-2" / "results.json").read_text())["recovered"] is kept
+    assert all(torch.equal(plain[name], tuned[name]) for name in plain) is not kept
+
+
+# report.html ------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """Every tag with its attributes, and all text, of a page whose tags are balanced."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.open: list[str] = []
+        self.words = ""
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "link", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words += data
+
+    def all(self, tag: str) -> list[dict]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def test_the_report_shows_what_there_is_and_escapes_it(arguments, corpus, tmp_path):
+    path = corpus / "test.jsonl"
+    first, *others = path.read_text(encoding="utf-8").splitlines()
+    text = "<script>alert('Wind')</script> & wind turbines turn. "
+    record = {"id": "</h3><b>1", "text": text, "keyphrases": ["wind turbines"]}
+    path.write_text("\n".join([json.dumps(record), first, *others]) + "\n", encoding="utf-8")
+    run = tmp_path / "run"
+    assert train.main(arguments) == 0
+    short = Page((run / "report.html").read_text(encoding="utf-8"))
+    assert len(short.all("img")) == 1
+    assert "Which heads matter" not in short.words
+    few = ["--run", str(run), "--device", "cpu", "--documents", "3"]
+    assert ablate.main([*few, "--orders", "gradient", "--random", "1"]) == 0
+    assert prune.main([*few, "--keep", "4", "2", "--steps", "3"]) == 0
+    assert prune.main([*few, "--keep", "3", "--random"]) == 0
+    page = Page((run / "report.html").read_text(encoding="utf-8"))
+    assert not page.all("script")
+    assert text in page.words
+    assert record["id"] in page.words
+    sources = [x for _, tag in page.tags for key, x in tag.items() if key in ("src", "href")]
+    assert len(sources) == 1 + 4  # the icon; training, curves, all ways, gates
+    assert all(source.startswith("data:") for source in sources)
+    single = json.loads((run / "ablation-zero" / "single-dev.json").read_text())["heads"]
+    gaze = json.loads((run / "ablation-zero" / "gaze-test.json").read_text())
+    told = [cell["title"] for cell in page.all("td") if "title" in cell]
+    assert [title.split(":")[0] for title in told] == 2 * [f"L{i}H{j}" for i, j in np.ndindex(2, 3)]
+    effect, ap = single["L1H2"]["loss"], gaze["L0H1"]["AP"]
+    assert told[5].startswith("L1H2: loss {value:+.4f} [{low:+.4f}, {high:+.4f}]".format(**effect))
+    assert told[7] == f"L0H1: AP {100 * ap:.1f}"
+    assert len(page.all("details")) == 6 + 2  # each head, all heads, settings
+    for word in (
+        "keep-4",
+        "keep-2",
+        "prune-random-0",
+        "gradient",
+        "batch_size",
+        "model.safetensors",
+    ):
+        assert word in page.words
+    pruned = run / "prune-keep" / "keep-4"
+    assert ablate.main(["--run", str(pruned), *few[2:], "--orders", "single"]) == 0
+    page = Page((pruned / "report.html").read_text(encoding="utf-8"))
+    assert page.words.count("\N{MULTIPLICATION SIGN}") == 2 * 2  # two lost heads, two heat maps
+
+
+def test_a_report_of_other_labels_has_no_texts(arguments, corpus, tmp_path):
+    for split in ("train", "dev", "test"):
+        lines = [
+            {"id": f"{split} {i}", "words": ["Cold", "wind"], "labels": ["J", "N"]} for i in (1, 2)
+        ]
+        (corpus / f"{split}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert train.main([*arguments, "--labels", "given"]) == 0
+    page = Page((tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
+    assert "accuracy" in page.words
+    assert "Texts of test" not in page.words

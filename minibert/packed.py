@@ -1,10 +1,44 @@
-"""Fused attention over packed sequences: the one place that knows how each device likes it."""
+"""Packed sequences: where their tokens sit, and fused attention as each device likes it."""
 
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+
+class Packing(NamedTuple):
+    """Where the T real tokens of a (B, L) batch sit."""
+
+    index: Tensor  # (T,) into the flattened (B * L)
+    lengths: list[int]  # real tokens of each of the B sequences
+    shape: torch.Size  # (B, L)
+
+    @classmethod
+    def of(cls, attention_mask: Tensor) -> "Packing":
+        real = attention_mask != 0
+        return cls(real.flatten().nonzero().squeeze(1), real.sum(1).tolist(), real.shape)
+
+    def pack(self, padded: Tensor) -> Tensor:
+        return padded.flatten(0, 1)[self.index]  # (B, L, ...) -> (T, ...)
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        padded = packed.new_zeros(self.shape.numel(), *packed.shape[1:])
+        return padded.index_copy(0, self.index, packed).unflatten(0, self.shape)
+
+    def to(self, device: torch.device) -> "Packing":
+        return self._replace(index=self.index.to(device, non_blocking=True))
+
+    @property
+    def rows(self) -> Tensor:
+        """(T,) the sequence of each token."""
+        return self.index // self.shape[1]
+
+    @property
+    def positions(self) -> Tensor:
+        """(T,) the column of each token."""
+        return self.index % self.shape[1]
 
 
 def attend(

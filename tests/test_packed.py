@@ -5,7 +5,7 @@ from itertools import accumulate, pairwise
 import pytest
 import torch
 
-from minibert.fused import at_once, attend, jagged, one_by_one
+from minibert.packed import at_once, attend, jagged, one_by_one
 
 
 def spelled_out(query, key, value, lengths):
