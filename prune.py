@@ -7,7 +7,7 @@ weights, the smaller model itself is pruned further. Give them falling (--keep) 
 
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -155,23 +155,23 @@ def run(settings: PruneSettings) -> None:
     if settings.order:
         inputs["order"] = sha256(settings.order)
     lock = open_run(out, settings, inputs)
-    trains = settings.joint or settings.recover > 0
-    size = sum(parameter.nbytes for parameter in dense.model.parameters()) / MIB
-    training, why = choose_plan(
-        dense.model.config,
-        settings.training,
-        dense.splits["train"].windows,
-        device,
-        frozen=not trains,
-        gates=settings.joint or not settings.recover,
-        beside=size if trains else 0.0,  # the dense model, to compare with
-    )
-    print(f"plan {training.plan}: {why}")
     targets = settings.keep or settings.l0
     folders = [out / f"{'keep' if settings.keep else 'l0'}-{target:g}" for target in targets]
+    make_models(settings, dense, ranking, dict(zip(folders, targets)))
+    show({folder.name: read_json(folder / "results.json") for folder in folders}, out)
+    print(f"\nThe models are in {out}, figures in {page.write_report(settings.run)}")
+    lock.close()
+
+
+def make_models(
+    settings: PruneSettings, dense: Run, ranking: Sequence[Head], targets: Mapping[Path, float]
+) -> None:
+    """The model for each target in its folder, if it is not there yet, from the one before it."""
+    device = dense.model.classifier.weight.device
+    training = planned(settings, dense)
     model, reference = dense.model, None
     gates = HardConcreteGates(model.config).to(device)
-    for folder, target in zip(folders, targets):
+    for folder, target in targets.items():
         if not (folder / "results.json").exists():
             reference = reference or measured(dense.model, dense.splits)
             folder.mkdir(exist_ok=True)
@@ -185,14 +185,33 @@ def run(settings: PruneSettings) -> None:
             gates = HardConcreteGates(model.config).to(device)
         else:
             gates.set_log_alpha(read_json(folder / "results.json")["log_alpha"])
-    stages = {folder.name: read_json(folder / "results.json") for folder in folders}
+
+
+def planned(settings: PruneSettings, dense: Run) -> TrainSettings:
+    """How to train, with the plan that fits."""
+    trains = settings.joint or settings.recover > 0
+    size = sum(parameter.nbytes for parameter in dense.model.parameters()) / MIB
+    training, why = choose_plan(
+        dense.model.config,
+        settings.training,
+        dense.splits["train"].windows,
+        dense.model.classifier.weight.device,
+        frozen=not trains,
+        gates=settings.joint or not settings.recover,
+        beside=size if trains else 0.0,  # the dense model, to compare with
+    )
+    print(f"plan {training.plan}: {why}")
+    return training
+
+
+def show(stages: Mapping[str, dict], out: Path) -> None:
+    """The table and the figures of one way to prune, and the figure of all ways so far."""
     table = report.as_text(report.pruning_rows(stages))
     write_text(out / "table.txt", table + "\n")
     if any(stage["gates"] for stage in stages.values()):
         figures.draw_gates(out / "gates.png", stages)
     figures.draw_pareto(out.parent / "pareto.png", read_prunings(out.parent))
-    print(f"{table}\n\nThe models are in {out}, figures in {page.write_report(settings.run)}")
-    lock.close()
+    print(table)
 
 
 def ranked_heads(settings: PruneSettings, config: BertConfig) -> list[Head]:

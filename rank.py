@@ -8,7 +8,7 @@ the words of a search index by them, and score the search.
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -322,15 +322,15 @@ def evaluate(settings: Evaluate) -> None:
     if not any(found.any() for found in gold):
         raise InputError(f"{settings.data}: no keyphrase stands in its text: nothing to find")
     dev = labelled(settings, settings.dev) if settings.dev else []
-    names = [name_of(head) for head in np.ndindex(ranker.shape)]
     by_head, dev_by_head = (list(received(ranker, part)) for part in (documents, dev))
-    best, alone = None, {}
+    alone, best = {}, None
     if settings.candidates != "tagger":
-        alone = dict(zip(names, f1_of_each(tasks_of(ranker, documents, by_head)).tolist()))
+        alone = f1_by_name(ranker, documents, by_head)
         if dev:
-            best = names[f1_of_each(tasks_of(ranker, dev, dev_by_head)).argmax()]
+            on_dev = f1_by_name(ranker, dev, dev_by_head)
+            best = max(on_dev, key=on_dev.get)
     rows, runs = weighings(ranker, documents, by_head, best)
-    on_dev, _ = weighings(ranker, dev, dev_by_head, best)
+    dev_rows, _ = weighings(ranker, dev, dev_by_head, best)
     dev_gold = inside(dev)
     draws = metrics.resamples(len(documents))
     values = {}
@@ -340,7 +340,7 @@ def evaluate(settings: Evaluate) -> None:
             for each in zip(documents, weights, runs)
         ]
         values[name] = phrase_measures(documents, ranked, draws)
-        values[name] |= of_words(gold, weights, dev_gold, on_dev.get(name), draws)
+        values[name] |= of_words(gold, weights, dev_gold, dev_rows.get(name), draws)
     shown = ("F1@5", "F1@10", "F1@15", "micro F1@10", "present F1@10", "F1@O", "P@10", "AP", "F1")
     table = {
         name: {m: metrics.interval(found[m]) for m in shown if m in found}
@@ -348,9 +348,24 @@ def evaluate(settings: Evaluate) -> None:
     }
     print(f"{len(documents)} documents, 95 % intervals over them; AP and F1 of single words")
     print(report.as_text(report.score_rows(table)))
+    show_f1({name: found["F1@10"] for name, found in values.items()}, alone)
+    if settings.out:
+        told = {"heads": names_of(ranker), "test": table, "F1@10 of each head": alone}
+        write_json(settings.out, told)
+
+
+def f1_by_name(
+    ranker: Ranker, documents: Sequence[Document], by_head: Sequence[Array]
+) -> dict[str, float]:
+    """{head: F1@10 of its weights alone}."""
+    names = (name_of(head) for head in np.ndindex(ranker.shape))
+    return dict(zip(names, f1_of_each(tasks_of(ranker, documents, by_head)).tolist()))
+
+
+def show_f1(values: Mapping[str, Array], alone: Mapping[str, float]) -> None:
+    """How F1@10 of each way differs from the first's, and what every head has alone."""
     first, *others = values
-    together = np.stack([values[name]["F1@10"] for name in (first, *others)], axis=1)
-    for name, change in zip(others, metrics.changes(together)):
+    for name, change in zip(others, metrics.changes(np.stack([*values.values()], axis=1))):
         print(
             f"F1@10, {name} less {first}: {100 * change.value:+.1f} "
             f"[{100 * change.low:+.1f}, {100 * change.high:+.1f}]"
@@ -360,9 +375,6 @@ def evaluate(settings: Evaluate) -> None:
             f"F1@10 of every head alone: mean {100 * np.mean([*alone.values()]):.1f}, highest "
             f"{100 * max(alone.values()):.1f} ({max(alone, key=alone.get)}, by this very set)"
         )
-    if settings.out:
-        told = {"heads": names_of(ranker), "test": table, "F1@10 of each head": alone}
-        write_json(settings.out, told)
 
 
 def names_of(ranker: Linker) -> dict[str, float]:

@@ -77,7 +77,6 @@ def evaluate(
     made from train.
     """
     names = model.config.labels
-    out = {"threshold": None, "dev": {}, "test": {}}
     log_probs = {
         name: predict(
             model, splits[name].windows, splits[name].documents, tokens=tokens, progress=progress
@@ -85,13 +84,7 @@ def evaluate(
         for name in ("dev", "test")
     }
     if OUTSIDE not in names:
-        usual = commonest_label(splits["train"])
-        for name, probs in log_probs.items():
-            split = splits[name]
-            out[name]["minibert"] = label_scores(probs, split.targets, names)
-            right = [np.array(t) == usual(d) for t, d in zip(split.targets, split.documents)]
-            out[name]["word's commonest label"] = {"accuracy": share(right)}
-        return out
+        return {"threshold": None} | _of_labels(log_probs, splits, names)
     gold = {name: positive(split.targets, names) for name, split in splits.items()}
     prior = word_prior(splits["train"].documents, gold["train"])
     systems = {
@@ -101,6 +94,7 @@ def evaluate(
         "word prior": {name: [prior(d) for d in splits[name].documents] for name in log_probs},
         "no stop words": {name: [content(d) for d in splits[name].documents] for name in log_probs},
     }
+    out: dict = {"threshold": None, "dev": {}, "test": {}}
     for system, ranks in systems.items():
         threshold = metrics.Ranking(gold["dev"], ranks["dev"]).best_threshold()
         for name in log_probs:
@@ -110,6 +104,22 @@ def evaluate(
     for name, probs in log_probs.items():
         targets = splits[name].targets
         out[name]["minibert"] |= label_scores(probs, targets, names, out["threshold"])
+    return out
+
+
+def _of_labels(
+    log_probs: Mapping[str, Sequence[Array]], splits: Mapping[str, Split], names: Sequence[str]
+) -> dict:
+    """The scores of a tagger whose labels have no O, beside each word's commonest label."""
+    usual = commonest_label(splits["train"])
+    out = {}
+    for name, probs in log_probs.items():
+        split = splits[name]
+        right = [np.array(t) == usual(d) for t, d in zip(split.targets, split.documents)]
+        out[name] = {
+            "minibert": label_scores(probs, split.targets, names),
+            "word's commonest label": {"accuracy": share(right)},
+        }
     return out
 
 

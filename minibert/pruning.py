@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from minibert.config import BertConfig, Head
 from minibert.data import Window, collate, make_batches
-from minibert.model import BertForTokenClassification, Packing, SelfAttention
+from minibert.model import BertForTokenClassification, SelfAttention
+from minibert.packed import Packing
 
 RIDGE = 0.01  # of `repair`: share of each input's own square
 
@@ -138,34 +139,29 @@ def repair(
         embedded = [model.bert.embed(ids, zero, packing) for model in (whole, smaller)]
         states.append((packing, *embedded))
     for layer, small in zip(whole.bert.layers, smaller.bert.layers):
-        known = [
-            (
-                packing,
-                old,
-                layer.attention(old, packing),
-                new,
-                small.attention.context(new, packing),
-            )
-            for packing, old, new in states
-        ]  # each: packing, stream and attention output of whole, stream and context of smaller
         output = small.attention.output
-        width = output.in_features * projection
-        gram, cross = 0.0, 0.0
-        for _, old, attended, new, context in known:
-            missing = (old + attended) - (new + output(context.flatten(1)))
-            given = torch.cat([context.flatten(1)[:, :width], torch.ones_like(old[:, :1])], 1)
-            gram = gram + given.double().T @ given.double()
-            cross = cross + given.double().T @ missing.double()
-        gram.diagonal()[:width] *= 1 + RIDGE
-        solution = torch.linalg.lstsq(gram.cpu(), cross.cpu(), driver="gelsd").solution
-        change = solution.to(output.weight)  # (width + 1, D); zero where an input is constant 0
-        output.weight[:, :width] += change[:width].T
-        output.bias += change[width]
+        contexts = [small.attention.context(new, packing).flatten(1) for packing, _, new in states]
+        attended = [layer.attention(old, packing) for packing, old, _ in states]
+        wanted = [old + a - new for (_, old, new), a in zip(states, attended)]
+        _refit(output, contexts, wanted, output.in_features * projection)
         states = [
-            (
-                packing,
-                layer.feed_forward(old, attended),
-                small.feed_forward(new, output(context.flatten(1))),
-            )
-            for packing, old, attended, new, context in known
+            (packing, layer.feed_forward(old, a), small.feed_forward(new, output(context)))
+            for (packing, old, new), a, context in zip(states, attended, contexts)
         ]
+
+
+def _refit(
+    output: nn.Linear, contexts: Sequence[Tensor], wanted: Sequence[Tensor], width: int
+) -> None:
+    """Change the bias, and the weights of the first `width` inputs, so that `output` of the
+    contexts, (T, inputs) each, comes near to what is wanted, (T, D) each."""
+    gram, cross = 0.0, 0.0
+    for context, target in zip(contexts, wanted):
+        given = torch.cat([context[:, :width], context.new_ones(len(context), 1)], 1).double()
+        gram = gram + given.T @ given
+        cross = cross + given.T @ (target - output(context)).double()
+    gram.diagonal()[:width] *= 1 + RIDGE
+    solution = torch.linalg.lstsq(gram.cpu(), cross.cpu(), driver="gelsd").solution
+    change = solution.to(output.weight)  # (width + 1, D); zero where an input is constant 0
+    output.weight[:, :width] += change[:width].T
+    output.bias += change[width]

@@ -365,8 +365,7 @@ def fit(
                 saved = time.monotonic()
         score = dev_score(model.eval(), dev, settings.tokens)
         better = score > best["dev_score"]
-        if better:
-            best = {"best_epoch": epoch, "dev_score": score}
+        best = {"best_epoch": epoch, "dev_score": score} if better else best
         if log:
             log.write(step=step, epoch=epoch, dev_score=score)
             if better:
