@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -219,12 +220,17 @@ class Study:
         }
 
     def pruned(self, name: str) -> dict:
-        """{"shares": {heads kept: {way: (share, low, high)}}, "figure"}."""
-        shares: dict[int, dict[str, tuple]] = {}
+        """{"shares": {heads kept: {way: (share, low, high)}}, "chance": {heads kept: shares of
+        random draws}, "figure"}."""
+        shares: dict[int, dict[str, tuple]] = defaultdict(dict)
+        chance: dict[int, list[float]] = defaultdict(list)
         for keep, way, *share in read_json(self.file("pruned", name)):
-            shares.setdefault(keep, {})[way] = share
+            if way.startswith("random"):
+                chance[keep].append(share[0])
+            else:
+                shares[keep][way] = share
         figure = self.figure(self.tagger(name) / "pareto.png", f"pareto-{name}.png")
-        return {"shares": shares, "figure": figure}
+        return {"shares": shares, "chance": chance, "figure": figure}
 
     def ranked(self, name: str) -> dict:
         """{"test": {way: {measure: Score}}, "alone": F1@10 of every head}."""
