@@ -16,7 +16,7 @@ from minibert.processes import add_up, share
 
 
 def head_gradients(
-    model: BertForTokenClassification, split: Split, tokens: int = 2048, progress: Progress = list
+    model: BertForTokenClassification, split: Split, tokens: int = 1024, progress: Progress = list
 ) -> Array:
     """(N, layers, heads) derivative of each document's summed loss by the head mask, at no mask.
 
