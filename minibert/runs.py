@@ -130,8 +130,9 @@ def load_run(folder: Path) -> Run:
         raise InputError(f"{folder}: not finished; run the same {again} again")
     corpus = load_corpus(settings["data"])
     for file, checksum in corpus.checksums.items():
-        if record["inputs"].get(file) != checksum:
-            raise InputError(f"{folder}: {file} is not what it was when the model was trained")
+        if (was := record["inputs"].get(file)) != checksum:
+            why = "is not what it was when" if was else "is none of the files on which"
+            raise InputError(f"{folder}: {file} {why} the model was trained")
     model = load_pretrained(folder)
     tokenizer = Tokenizer.load(folder, model.config.vocab_size)
     scheme, length = settings["labels"], settings["max_length"]
