@@ -180,6 +180,12 @@ def test_what_is_not_a_json_object_is_refused(content, tmp_path):
         BertConfig.load(path)
 
 
+@pytest.mark.parametrize("value", ["x" * 10_000, [[[["x"] * 99] * 99] * 99]])
+def test_of_a_long_value_the_beginning_is_told(value, load):
+    with pytest.raises(InputError, match=r"hidden_act .*(not one of gelu|must be .*\.\.\.)"):
+        load(hidden_act=value)
+
+
 def test_no_file_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"config\.json: not readable"):
         BertConfig.load(tmp_path / "config.json")
