@@ -3,12 +3,14 @@
 import json
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
+from reprlib import repr as short
 from types import UnionType
 from typing import Any, get_args, get_origin
 
 from minibert.errors import InputError
 from minibert.files import read_json
 
+LARGEST = 2**31 - 1  # of a size: the product of two is still a number to torch
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 
 # A key that changes what is computed, and the values under which it is what minibert computes.
@@ -79,9 +81,10 @@ class BertConfig:
         for f in fields(self):
             value = getattr(self, f.name)
             if not fits(value, f.type):
-                raise InputError(f"config: {f.name} must be {f.type}, not {value!r}")
-            if f.type is int and value < 1:
-                raise InputError(f"config: {f.name} must be at least 1, not {value}")
+                raise InputError(f"config: {f.name} must be {f.type}, not {short(value)}")
+            if f.type is int and not 1 <= value <= LARGEST:
+                bound = "at least 1" if value < 1 else f"at most {LARGEST}"
+                raise InputError(f"config: {f.name} must be {bound}, not {short(value)}")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
             if not 0 <= (getattr(self, name) or 0) < 1:
                 raise InputError(f"config: {name} must be in [0, 1), not {getattr(self, name)}")
@@ -98,18 +101,19 @@ class BertConfig:
             )
         if self.hidden_act not in ACTIVATIONS:
             raise InputError(
-                f"config: hidden_act {self.hidden_act!r} is not one of {', '.join(ACTIVATIONS)}"
+                f"config: hidden_act {short(self.hidden_act)} is not one of "
+                f"{', '.join(ACTIVATIONS)}"
             )
         if sorted(self.id2label) != list(range(len(self.id2label))):
             raise InputError("config: id2label must number its labels 0, 1, 2, ... without gaps")
         if len(set(self.labels)) < len(self.labels):
             raise InputError(f"config: id2label names a label twice: {', '.join(self.labels)}")
         for layer, heads in self.pruned_heads.items():
-            if not 0 <= layer < self.num_hidden_layers or not set(heads) <= set(
-                range(self.num_attention_heads)
+            if not 0 <= layer < self.num_hidden_layers or not all(
+                0 <= head < self.num_attention_heads for head in heads
             ):
                 raise InputError(
-                    f"config: pruned_heads names layer {layer}, heads {heads}: no such"
+                    f"config: pruned_heads names layer {layer}, heads {short(heads)}: no such"
                 )
 
     @property
@@ -142,7 +146,8 @@ class BertConfig:
         for key, allowed in FIXED.items():
             if key in raw and raw[key] not in allowed:
                 raise InputError(
-                    f"{path}: {key} is {raw[key]!r}; minibert loads encoders with {allowed[0]!r}"
+                    f"{path}: {key} is {short(raw[key])}; "
+                    f"minibert loads encoders with {allowed[0]!r}"
                 )
         required = [f.name for f in fields(cls) if f.default is f.default_factory is MISSING]
         if missing := [name for name in required if name not in raw]:
@@ -150,7 +155,7 @@ class BertConfig:
         values = {f.name: raw[f.name] for f in fields(cls) if f.name in raw}
         try:
             for key in ("id2label", "pruned_heads"):
-                values[key] = {int(k): v for k, v in (values.get(key) or {}).items()}
+                values[key] = _by_number(values.get(key))
             return cls(**values)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
@@ -165,3 +170,11 @@ class BertConfig:
         return json.dumps(
             {**head, **body, **({"label2id": label2id} if label2id else {})}, indent=2
         )
+
+
+def _by_number(given: dict[str, Any] | None) -> dict[int, Any]:
+    """{"0": x} -> {0: x}. Raises AttributeError or ValueError for what is not written so."""
+    found = {} if given is None else {int(key): value for key, value in given.items()}
+    if given and list(given) != list(map(str, found)):  # "00" would stand for "0" too
+        raise ValueError
+    return found

@@ -16,9 +16,10 @@ from minibert.files import read_json, replacing
 
 Span = tuple[int, int]  # characters (start, end), end exclusive
 
-# Scripts written without spaces: there each character is a word, as in BERT's own tokenizer.
+# Scripts written without spaces: there each character is a word, as in BERT's own tokenizer, with
+# the voicing marks behind it, which NFD writes apart.
 UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # kana, Chinese characters
-CHUNK = re.compile(rf"[{UNSPACED}]|[^\s/\u2013\u2014\u2026{UNSPACED}]+")
+CHUNK = re.compile(rf"[{UNSPACED}][\u3099\u309a]*|[^\s/\u2013\u2014\u2026{UNSPACED}]+")
 
 
 @cache

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from minibert.config import BertConfig
+from minibert.config import BertConfig, fits
 from minibert.errors import InputError
 from minibert.files import read_json, replacing, sha256, write_text
 from minibert.model import Bert, BertForTokenClassification
@@ -71,16 +71,19 @@ def load_pretrained(
     folder = find_model(source)
     config = replace(BertConfig.load(folder / "config.json"), **changes)
     tensors = _under_our_names(folder, read_weights(folder))
+    _check_size(folder, config, tensors)
     tagger = labels is not None or "classifier.weight" in tensors
     if labels is not None:
         tensors = {k: v for k, v in tensors.items() if not k.startswith("classifier.")}
         config = config.with_labels(labels)
     elif tagger:
         kinds = read_json(folder / "config.json").get("architectures") or [TAGGER]
+        if not fits(kinds, list[str]):
+            raise InputError(f"{folder}: config.json: architectures must be a list of names")
         if TAGGER not in kinds:
             raise InputError(f"{folder}: is a {kinds[0]}; give labels to train a tagger on it")
         if not config.labels:  # transformers writes no names where they are its default
-            rows = len(tensors["classifier.weight"])
+            rows = tensors["classifier.weight"].numel() // config.hidden_size
             config = config.with_labels(tuple(f"LABEL_{i}" for i in range(rows)))
     with torch.device("meta"):
         model = BertForTokenClassification(config) if tagger else Bert(config)
@@ -91,7 +94,9 @@ def load_pretrained(
     prefix = "bert." if tagger else ""
     tensors = {k if k.startswith("classifier.") else prefix + k: v for k, v in tensors.items()}
     _check(folder, model.state_dict(), tensors)
-    model.load_state_dict({k: v.to(dtype) for k, v in tensors.items()}, assign=True)
+    tensors = {k: v.to(dtype) for k, v in tensors.items()}
+    _check_finite(folder, tensors)
+    model.load_state_dict(tensors, assign=True)
     return model.eval().requires_grad_(True)
 
 
@@ -153,6 +158,29 @@ def _check(folder: Path, expected: Mapping[str, Tensor], found: Mapping[str, Ten
             problems.append(f"{name} is {found[name].dtype}, not 16-, 32- or 64-bit floating point")
     if problems:
         raise InputError(f"{folder}: the weights do not fit the model: {_some(problems, '; ')}")
+
+
+def _check_size(folder: Path, config: BertConfig, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse a config of a model that is far larger than the files, before it is built."""
+    rows = config.vocab_size + config.max_position_embeddings + config.type_vocab_size
+    rows += 2 * config.num_hidden_layers * config.intermediate_size
+    found = sum(tensor.numel() for tensor in tensors.values())
+    least = rows * config.hidden_size
+    if least > found or config.num_hidden_layers > len(tensors):
+        raise InputError(
+            f"{folder}: the weights do not fit the model: config.json describes "
+            f"{config.num_hidden_layers} layers and more than {least} numbers, the files hold "
+            f"{len(tensors)} tensors of {found} numbers"
+        )
+
+
+def _check_finite(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if not tensor.sum().isfinite() and not tensor.isfinite().all():  # the sum is cheap
+            raise InputError(
+                f"{folder}: damaged weights: {name} is not finite as {tensor.dtype}: it holds NaN "
+                "or a number that is too large"
+            )
 
 
 def _some(items: list[str], separator: str = ", ") -> str:
@@ -239,7 +267,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+    except (OSError, RuntimeError, TypeError, SafetensorError) as error:  # torch: shapes like 2^63
         raise InputError(f"{path}: not a whole safetensors file ({error})") from None
 
 

@@ -100,8 +100,14 @@ WRONG = [
     ("id2label", ["A", "B"]),
     ("id2label", "A"),
     ("id2label", 2),
+    ("id2label", []),
+    ("id2label", False),
+    ("id2label", {"0": "A", "00": "B"}),
+    ("id2label", {"0": "A", " 1": "B"}),
+    ("vocab_size", 2**31),
     ("pruned_heads", {"0": 1}),
     ("pruned_heads", {"0": ["1"]}),
+    ("pruned_heads", {"1_0": [1]}),
     ("pruned_heads", {"first": [1]}),
     ("pruned_heads", {"2": [0]}),
     ("pruned_heads", {"-1": [0]}),
@@ -172,6 +178,12 @@ def test_what_is_not_a_json_object_is_refused(content, tmp_path):
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"config\.json: (not readable as|expected a) JSON"):
         BertConfig.load(path)
+
+
+@pytest.mark.parametrize("value", ["x" * 10_000, [[[["x"] * 99] * 99] * 99]])
+def test_of_a_long_value_the_beginning_is_told(value, load):
+    with pytest.raises(InputError, match=r"hidden_act .*(not one of gelu|must be .*\.\.\.)"):
+        load(hidden_act=value)
 
 
 def test_no_file_is_refused(tmp_path):

