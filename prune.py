@@ -71,7 +71,8 @@ class PruneSettings:
     """Without training. mean: what removed heads put out on average goes into the bias; refit:
     least squares of the output projections on the training texts, without their labels."""
     recover: int = 0
-    """Optimizer steps that fine-tune what is left; undone where dev is better without."""
+    """Optimizer steps that fine-tune what is left, on the labels and on what the dense model
+    answers; undone where dev is better without."""
     steps: int = 200
     """Most optimizer steps of the gates."""
     batch_size: int = 4
@@ -259,17 +260,20 @@ def make_smaller(
         repair(whole, smaller, windows, settings.repair == "refit", settings.tokens)
     told = {"heads": [name_of(head) for head in smaller.config.present_heads], "gates": steps}
     if settings.recover:
-        told["recovered"] = recover(smaller, dense.splits, training, settings.recover)
+        told["recovered"] = recover(smaller, dense, training, settings.recover)
     return smaller.eval(), told | {"log_alpha": gates.log_alpha.tolist()}
 
 
 def recover(
-    model: BertForTokenClassification, splits: dict[str, Split], training: TrainSettings, steps: int
+    model: BertForTokenClassification, dense: Run, training: TrainSettings, steps: int
 ) -> bool:
-    """Fine-tune in place; whether dev is better for it. If not, the weights are what they were."""
+    """Fine-tune in place, with the dense model as teacher; whether dev is better for it. If not,
+    the weights are what they were."""
+    splits = dense.splits
     weights = {name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}
     before = dev_score(model.eval(), splits["dev"], training.tokens)
-    losses = fine_tune(model.requires_grad_(True), splits["train"], training, steps)
+    teacher = dense.model.eval()
+    losses = fine_tune(model.requires_grad_(True), splits["train"], training, steps, teacher)
     for _ in tqdm(losses, "recover", steps, disable=None):
         pass
     better = dev_score(model.eval(), splits["dev"], training.tokens) > before

@@ -30,7 +30,7 @@ class Settings:
     """Run folders of train.py."""
     keep: tuple[int, ...] = (54, 36, 18, 12, 6)
     """Heads to keep, falling."""
-    recovered: tuple[int, ...] = (36, 18, 12, 6)
+    recovered: tuple[int, ...] = (36, 18, 6)
     """Of these, the ones to fine-tune afterwards as well."""
     steps: int = 200
     """Most steps of the gates for each."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from minibert.data import Batch
 from minibert.gates import HardConcreteGates
-from minibert.model import BertForTokenClassification, summed_loss
+from minibert.model import IGNORED, BertForTokenClassification, summed_loss
 from minibert.packed import Packing
 
 
@@ -33,7 +33,8 @@ class Trace(NamedTuple):
 
 
 class Passes:
-    """Passes of one model. With `gates`, every sequence gets a draw of its own as head mask.
+    """Passes of one model. With `gates`, every sequence gets a draw of its own as head mask; with a
+    `teacher`, the loss is also how far the answers are from the teacher's.
 
     `autocast` makes the context of every forward computation; `scale` is put on each loss before
     it is differentiated. `parking` is the device that keeps what entered each stage.
@@ -46,9 +47,11 @@ class Passes:
         autocast: Callable[[], AbstractContextManager],
         scale: Callable[[Tensor], Tensor],
         parking: torch.device | None = None,
+        teacher: BertForTokenClassification | None = None,
     ):
         self.model = model
         self.gates = gates
+        self.teacher = teacher
         self.autocast = autocast
         self.scale = scale
         self.device = model.classifier.weight.device
@@ -61,19 +64,27 @@ class Passes:
         ids, labels = (_sent(t, self.device) for t in (batch.input_ids, batch.labels))
         return ids, packing, labels, self.gates.sample(len(ids)) if self.gates else None
 
+    @torch.no_grad()
+    def _answers(self, ids: Tensor, packing: Packing) -> Tensor | None:
+        """(B, L, labels) the teacher's logits."""
+        with self.autocast():
+            return self.teacher(ids, packing).logits if self.teacher else None
+
     def plain(self, batch: Batch, labelled: int) -> Tensor:
         """Add the gradient of a micro-batch's loss, summed and divided by `labelled`; returns the
         loss."""
         ids, packing, labels, head_mask = self._moved(batch)
+        answers = self._answers(ids, packing)
         with self.autocast():
             logits = self.model(ids, packing, head_mask=head_mask).logits
-        loss = summed_loss(logits, labels) / labelled
+        loss = _loss(logits, labels, answers) / labelled
         self.scale(loss).backward()
         return loss.detach()
 
     def forward(self, batch: Batch, labelled: int) -> tuple[Trace, Tensor]:
         """The loss; of the backward pass only the classifier's part is done."""
         ids, packing, labels, head_mask = self._moved(batch)
+        answers = self._answers(ids, packing)
         factors = self.model.bert.factors(head_mask, packing)
         leaves = [f if f is None else f.detach().requires_grad_() for f in factors]
         trace = Trace(packing.pack(ids), packing, factors, leaves, [], [], [])
@@ -86,7 +97,7 @@ class Passes:
         hidden.requires_grad_()
         with self.autocast():
             logits = self.model.classify(packing.unpack(hidden))
-        loss = summed_loss(logits, labels) / labelled
+        loss = _loss(logits, labels, answers) / labelled
         self.scale(loss).backward()
         trace.gradient.append(hidden.grad)
         return trace, loss.detach()
@@ -123,6 +134,23 @@ class Passes:
             out = self._run(trace, stage, given)
         torch.autograd.backward(out, trace.gradient.pop())
         trace.gradient.append(given.grad)
+
+
+def _loss(logits: Tensor, labels: Tensor, answers: Tensor | None) -> Tensor:
+    loss = summed_loss(logits, labels)
+    return loss if answers is None else loss + divergence(logits, answers, labels)
+
+
+def divergence(logits: Tensor, answers: Tensor, labels: Tensor) -> Tensor:
+    """How far a student's logits (B, L, labels) are from a teacher's: the Kullback-Leibler
+    divergence, summed over the labels (B, L) that are not IGNORED (Hinton et al. 2015, at
+    temperature 1)."""
+    scored = labels != IGNORED
+    ours, theirs = (
+        x[scored].to(torch.promote_types(x.dtype, torch.float32)).log_softmax(-1)
+        for x in (logits, answers)
+    )
+    return (theirs.exp() * (theirs - ours)).sum()
 
 
 def _sent(tensor: Tensor, device: torch.device) -> Tensor:

@@ -143,6 +143,7 @@ class Stepper:
         settings: TrainSettings,
         steps: int,
         gates: HardConcreteGates | None = None,
+        teacher: BertForTokenClassification | None = None,
     ):
         self.settings = settings
         self.steps = steps
@@ -158,7 +159,7 @@ class Stepper:
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
         autocast = partial(torch.autocast, self.device.type, dtype) if dtype else nullcontext
         parking = torch.device("cpu") if settings.plan == "layerwise" else None
-        self.passes = Passes(model, gates, autocast, self.scaler.scale, parking)
+        self.passes = Passes(model, gates, autocast, self.scaler.scale, parking, teacher)
         if gates:
             self.gate_optimizer = torch.optim.Adam([gates.log_alpha], lr=GATE_RATE)
 
@@ -306,10 +307,15 @@ def endless(split: Split, settings: TrainSettings) -> Iterator[list[Batch]]:
 
 
 def fine_tune(
-    model: BertForTokenClassification, split: Split, settings: TrainSettings, steps: int
+    model: BertForTokenClassification,
+    split: Split,
+    settings: TrainSettings,
+    steps: int,
+    teacher: BertForTokenClassification | None = None,
 ) -> Iterator[float]:
-    """So many optimizer steps in place, with the whole schedule; yields each step's loss."""
-    stepper = Stepper(model.train(), settings, steps)
+    """So many optimizer steps in place, with the whole schedule; yields each step's loss. With a
+    `teacher` the model learns its answers beside the labels."""
+    stepper = Stepper(model.train(), settings, steps, teacher=teacher)
     for number, batches in zip(range(steps), endless(split, settings)):
         yield stepper.step(number, batches)
 

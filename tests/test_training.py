@@ -1,5 +1,6 @@
 """One step, the schedule, and a run that is killed and resumed."""
 
+import copy
 import dataclasses
 import json
 import os
@@ -284,3 +285,34 @@ def test_ignored_labels_do_not_count(split, model):
     first = collate(split.windows[:1], split.targets)
     alone = Stepper(model, SETTINGS, 10).passes.plain(first, 1)
     assert values[0] - values[1] == pytest.approx(alone.item(), abs=1e-9)
+
+
+@pytest.mark.parametrize("plan", ["plain", "checkpoint", "layerwise"])
+def test_a_teacher_adds_how_far_its_answers_are(split, model, plan):
+    """By hand, for every word: cross-entropy, and the teacher's distribution against ours."""
+    teacher = randomise(copy.deepcopy(model), seed=5).eval()
+    groups = [collate(g, split.targets) for g in make_batches(split.windows, 150)]
+    by_hand, words = torch.zeros((), dtype=torch.float64), 0
+    for batch in groups:
+        ours, theirs = (m(batch.input_ids, batch.attention_mask).logits for m in (model, teacher))
+        for row, column in (batch.labels != IGNORED).nonzero().tolist():
+            p, q = (x[row, column].softmax(0) for x in (theirs.detach(), ours))
+            by_hand = by_hand - q[batch.labels[row, column]].log() + (p * (p / q).log()).sum()
+            words += 1
+    expected = torch.autograd.grad(by_hand / words, list(model.parameters()))
+    taken = []
+    settings = dataclasses.replace(SETTINGS, plan=plan, clip=1e9)
+    stepper = Stepper(model.train(), settings, steps=10, teacher=teacher)
+    before = weights(teacher)
+    apply = stepper._apply
+
+    def look(stage: int) -> None:
+        taken.extend((p, p.grad.clone()) for p in model.parameters() if p.grad is not None)
+        apply(stage)
+
+    stepper._apply = look
+    assert stepper.step(0, groups) == pytest.approx(by_hand.item() / words, abs=1e-10)
+    found = dict(reversed(taken))  # of each parameter the first gradient that was seen
+    for parameter, gradient in zip(model.parameters(), expected):
+        torch.testing.assert_close(found[parameter], gradient, rtol=0, atol=1e-10)
+    assert all(torch.equal(before[name], p) for name, p in teacher.named_parameters())
