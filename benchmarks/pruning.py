@@ -34,7 +34,7 @@ class Settings:
     """Of these, the ones to fine-tune afterwards as well."""
     steps: int = 200
     """Most steps of the gates for each."""
-    recover: int = 250
+    recover: int = 150
     """Steps of fine-tuning for each."""
     learning_rate: float = 1e-4
     """Of the fine-tuning."""

@@ -37,7 +37,7 @@ class Collection(NamedTuple):
 
     title: str
     task: tagger.Name
-    ablated: int  # documents of dev and of test to silence heads on: some 7,000 words
+    ablated: int  # documents of dev and of test to silence heads on: 5,000 to 7,000 words
     pruned: int  # the same for pruned models: at least 10,000
     pruning: tuple[str, ...]  # of benchmarks.pruning
     marking: tuple[str, ...]  # of a trained tagger's candidates; chosen on dev
@@ -46,7 +46,7 @@ class Collection(NamedTuple):
 
 COLLECTIONS = {
     "kpcrowd500": Collection(
-        "500N-KPCrowd", "kpcrowd500", 20, 30,
+        "500N-KPCrowd", "kpcrowd500", 15, 30,
         ("--batch-size", "2", "--learning-rate", "5e-5"), ("--aggregate", "often"),
     ),
     "inspec": Collection(
@@ -156,12 +156,9 @@ class Study:
         self.once(self.file("ranked", name), "evaluate", test, *heads)
 
     def mark(self, name: str) -> None:
-        """The trained taggers as rankers."""
-        for seed in self.settings.seeds:
-            model = ["--model", self.tagger(name, seed), "--weights", "tagger"]
-            test = self.data / name / "test.jsonl"
-            out = self.file(f"marked-{seed}", name)
-            self.once(out, "evaluate", test, *model, *COLLECTIONS[name].marking)
+        """The trained tagger as ranker."""
+        model = ["--model", self.tagger(name), "--weights", "tagger", *COLLECTIONS[name].marking]
+        self.once(self.file("marked", name), "evaluate", self.data / name / "test.jsonl", *model)
 
     def search(self, name: str) -> None:
         if (self.data / name).exists():
@@ -191,7 +188,7 @@ class Study:
             "pruning": {name: self.pruned(name) for name in COLLECTIONS},
             "choice": read_json(self.heads),
             "ranked": {name: self.ranked(name) for name in COLLECTIONS},
-            "marked": {name: self.marked(name) for name in COLLECTIONS},
+            "marked": {name: self.scores("marked", name)["tagger"] for name in COLLECTIONS},
             "searched": {
                 title: self.scores("searched", name)
                 for name, title in SEARCHES.items()
@@ -236,12 +233,6 @@ class Study:
         """{"test": {way: {measure: Score}}, "alone": F1@10 of every head}."""
         alone = read_json(self.file("ranked", name))["F1@10 of each head"]
         return {"test": self.scores("ranked", name), "alone": [100 * f1 for f1 in alone.values()]}
-
-    def marked(self, name: str) -> dict[str, list[float]]:
-        """{measure: value by seed} of the taggers as rankers."""
-        seeds = self.settings.seeds
-        found = [read_json(self.file(f"marked-{seed}", name))["test"]["tagger"] for seed in seeds]
-        return {m: [100 * scores[m]["value"] for scores in found] for m in ("F1@10", "P@10")}
 
     def scores(self, experiment: str, name: str) -> dict:
         """{way: {measure: Score, or a p value as it is}} of rank.py on test."""
