@@ -13,6 +13,11 @@ from minibert.tokenizer import Tokenizer
 
 torch.set_num_threads(1)  # models this small lose more to threads than they gain
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=9, help="of each script, in test_faults.py")
+
+
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TINY = BertConfig(
     vocab_size=53,

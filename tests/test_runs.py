@@ -133,11 +133,12 @@ def test_a_damaged_record_is_refused(settings, content):
         open_run(settings.out, settings, INPUTS)
 
 
-@pytest.mark.parametrize("left", [".run.json.12345.tmp", ".lock"])
+@pytest.mark.parametrize("left", [".run.json.tmp/run.json", ".run.json.tmp/.lock", ".lock"])
 def test_a_run_killed_before_its_record_was_written_can_be_begun_again(settings, left):
-    settings.out.mkdir(parents=True)
+    (settings.out / left).parent.mkdir(parents=True)
     (settings.out / left).write_text("")
     open_run(settings.out, settings, INPUTS).close()
+    assert {p.name for p in settings.out.iterdir()} == {"run.json", ".lock"}
 
 
 OTHER = """
