@@ -42,9 +42,9 @@ def open_run(folder: Path, settings: Any, inputs: dict[str, str], free: Sequence
             raise InputError(f"{folder}: not empty, and no run of ours; name another folder")
         busy = f"{folder}: another process is working there; wait or name another"
         lock = locked(folder / ".lock", busy)
+        clear_left_over(folder)
     except OSError as error:
         raise InputError(f"{folder}: no folder to write to ({error.strerror})") from None
-    clear_left_over(folder)
     if (folder / "run.json").exists():
         old = _read_record(folder)
         if PRUNED in old:

@@ -9,9 +9,11 @@ import os
 import random
 import shutil
 import signal
+import sys
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import NamedTuple
 
 import faults
 import pytest
@@ -69,6 +71,10 @@ class Job:
         process.join()
         return process.exitcode, said, line.recv() if process.exitcode >= 0 else 0
 
+    def clear(self) -> None:
+        shutil.rmtree(self.folder)
+        self.folder.mkdir()
+
     def files(self) -> set[Path]:
         """Those that are there to be read: a hidden one is nobody's business."""
         every = (p.relative_to(self.folder) for p in self.folder.rglob("*"))
@@ -100,6 +106,14 @@ def unmeasured(value: object) -> object:
     if isinstance(value, dict):
         return {key: each for key, each in value.items() if key not in MEASURED}
     return value
+
+
+class Whole(NamedTuple):
+    """A job, what comes of it undisturbed, and in how many changes on the disk."""
+
+    job: Job
+    result: dict[str, object]
+    changes: int
 
 
 @pytest.fixture(scope="module")
@@ -135,33 +149,47 @@ def commands(inputs: Path, encoder: Path, out: Path) -> dict[str, list[str]]:
     }
 
 
-@pytest.fixture(params=NAMES)
-def job(request, server, inputs, encoder_folder, tmp_path) -> Job:
-    folder = tmp_path / "out"
-    folder.mkdir()
-    return Job(server, commands(inputs, encoder_folder, folder)[request.param], folder)
-
-
-def strike(job: Job, kinds: list[str], count: int) -> None:
-    """Run the job with fault upon fault until `count` have struck. The nearer it comes to its end,
-    the sooner the next one strikes, down to its first change; then it runs through, and so on."""
+@pytest.fixture(scope="module", params=NAMES)
+def whole(request, server, inputs, encoder_folder, tmp_path_factory) -> Whole:
+    folder = tmp_path_factory.mktemp(request.param)
+    job = Job(server, commands(inputs, encoder_folder, folder)[request.param], folder)
     code, said, changes = job.run()
     assert code == 0, said
-    expected = job.result()
+    return Whole(job, job.result(), changes)
+
+
+@pytest.fixture
+def job(whole) -> Job:
+    """To be begun anew."""
+    whole.job.clear()
+    return whole.job
+
+
+def strike(whole: Whole, kinds: list[str], count: int) -> None:
+    """Run the job with fault upon fault until `count` have struck. The nearer it comes to its end,
+    the sooner the next one strikes, down to its first change; then it runs through, and so on."""
+    job = whole.job
     draw = random.Random(" ".join([*job.command[:2], *kinds]))
     while count > 0:
-        shutil.rmtree(job.folder)
-        job.folder.mkdir()
-        left = changes
+        job.clear()
+        left = whole.changes
         while left > 0 and count > 0:
             at = draw.randint(1, left)
             fault = Fault(draw.choice(kinds), at, int(2 ** draw.uniform(0, 17)))
-            left = left - at if struck(job, fault) else 0
-            count -= 1
-        code, said, _ = job.run()
-        assert code == 0, said
-        assert job.result() == expected
-        assert not job.left_over()
+            if struck(job, fault):
+                left -= at
+                count -= 1
+            else:
+                left = 0
+        assert_ends(whole)
+
+
+def assert_ends(whole: Whole) -> None:
+    """The same command goes on and ends as if nothing had happened."""
+    code, said, _ = whole.job.run()
+    assert code == 0, said
+    assert whole.job.result() == whole.result
+    assert not whole.job.left_over()
 
 
 def struck(job: Job, fault: Fault) -> bool:
@@ -188,28 +216,66 @@ def kills(request) -> int:
     return request.config.getoption("--kills")
 
 
-def test_killed_again_and_again_it_comes_to_the_same_result(job, kills):
+def test_killed_again_and_again_it_comes_to_the_same_result(whole, kills):
     """By SIGKILL before a change on the disk, or in the middle of a write."""
-    strike(job, ["killed", "torn"], kills)
+    strike(whole, ["killed", "torn"], kills)
 
 
-def test_a_full_or_read_only_disk_or_ctrl_c_loses_nothing(job, kills):
+def test_a_full_or_read_only_disk_or_ctrl_c_loses_nothing(whole, kills):
     """One sentence that names the file, every file whole, and the same command goes on."""
-    strike(job, ["full", "refused", "stopped"], kills // 2)
+    strike(whole, ["full", "refused", "stopped"], kills // 2)
 
 
-def test_a_second_process_is_refused_and_the_first_unharmed(job):
-    _, _, changes = job.run()
-    expected = job.result()
-    shutil.rmtree(job.folder)
-    job.folder.mkdir()
-    process, line, stderr = job.start(Fault("held", changes - 3))
+def test_a_second_process_is_refused_and_the_first_unharmed(job, whole):
+    process, *pipes = job.start(Fault("held", whole.changes - 3))
+    line, _ = pipes
     assert line.recv() == "held"
     code, said, _ = job.run()
     assert code == 2
     assert "another process is w" in said.splitlines()[-1]
     line.send("go on")
-    code, said, _ = job.end(process, line, stderr)
+    code, said, _ = job.end(process, *pipes)
     assert code == 0, said
-    assert job.result() == expected
+    assert job.result() == whole.result
     assert not job.left_over()
+
+
+@pytest.fixture(params=["train", "rank"])
+def printing(request, server, inputs, encoder_folder, tmp_path) -> Job:
+    """A job that prints its result, or a table of it."""
+    every = commands(inputs, encoder_folder, tmp_path)
+    command = every["train"] if request.param == "train" else every["extract"][:-4]
+    return Job(server, command, tmp_path)
+
+
+def test_nobody_reads_the_output(printing):
+    reader, closed = printing.server.Pipe(duplex=False)
+    reader.close()
+    assert printing.run(stdout=closed)[:2] == (1, "")
+    assert printing.run()[0] == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has it")
+def test_the_output_goes_to_a_full_disk(printing):
+    full = Connection(os.open("/dev/full", os.O_WRONLY), readable=False)
+    code, said, _ = printing.run(stdout=full)
+    assert (code, said.splitlines()[-1]) == (2, "error: No space left on device")
+    assert printing.run()[0] == 0
+
+
+def test_output_and_error_are_closed(printing, monkeypatch):
+    """As after `>&- 2>&-`: the work is done all the same."""
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    script, *arguments = printing.command
+    assert faults.SCRIPTS[script].main(arguments) == 0
+
+
+def test_a_device_is_not_replaced(server, inputs, encoder_folder, tmp_path):
+    """`--out /dev/null` by root would leave a plain file there."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    command = commands(inputs, encoder_folder, tmp_path)["extract"][:-4]
+    code, said, _ = Job(server, [*command, "--out", str(pipe)], tmp_path).run()
+    assert (code, said.splitlines()[-1]) == (2, f"error: {pipe}: cannot be written (not a file)")
+    assert pipe.is_fifo()

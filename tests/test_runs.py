@@ -1,8 +1,6 @@
 """The run folder: begun, taken up again, refused, locked, and its log cut back."""
 
 import json
-import subprocess
-import sys
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -139,30 +137,6 @@ def test_a_run_killed_before_its_record_was_written_can_be_begun_again(settings,
     (settings.out / left).write_text("")
     open_run(settings.out, settings, INPUTS).close()
     assert {p.name for p in settings.out.iterdir()} == {"run.json", ".lock"}
-
-
-OTHER = """
-import sys
-from pathlib import Path
-from minibert import InputError
-from minibert.runs import open_run
-sys.path.insert(0, sys.argv[2])
-from test_runs import INPUTS, Settings
-out = Path(sys.argv[1])
-try:
-    open_run(out, Settings(out), INPUTS)
-except InputError as error:
-    print(error)
-"""
-
-
-def test_a_second_process_is_refused_until_the_first_is_done(settings):
-    lock = open_run(settings.out, settings, INPUTS)
-    command = [sys.executable, "-c", OTHER, str(settings.out), str(Path(__file__).parent)]
-    other = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "another process is working there" in other.stdout
-    lock.close()
-    open_run(settings.out, settings, INPUTS).close()
 
 
 def test_the_record_of_a_locked_run_cannot_be_replaced(settings):
