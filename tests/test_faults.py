@@ -3,6 +3,7 @@
 `make soak` kills many more times.
 """
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -34,6 +35,7 @@ CERTAIN = ("killed", "stopped")  # the others strike only what is written after
 def server():
     """Forks processes that have imported everything."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTHONUNBUFFERED", raising=False)  # as most users have it
         patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, ROOT.parent))))
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["faults"])
@@ -52,16 +54,16 @@ class Job:
         """The process, our end of its line, and its standard error."""
         line, its_line = self.server.Pipe()
         stderr, its_stderr = self.server.Pipe(duplex=False)
-        streams = (stdout or its_stderr, its_stderr)
-        arguments = (self.command, self.folder, fault, its_line, *streams)
-        process = self.server.Process(target=faults.attempt, args=arguments)
+        stdout = stdout or Connection(os.open(os.devnull, os.O_WRONLY), readable=False)
+        arguments = (self.command, self.folder, fault, its_line, stdout, its_stderr)
+        process = self.server.Process(target=faults.attempt, args=arguments, daemon=True)
         process.start()
         for theirs in (its_line, its_stderr):
             theirs.close()
         return process, line, stderr
 
     def run(self, fault=Fault(), stdout=None) -> tuple[int, str, int]:  # noqa: B008
-        """Exit code (below 0: killed by that signal), what was printed, changes on the disk."""
+        """Exit code (below 0: killed by that signal), standard error, changes on the disk."""
         process, line, stderr = self.start(fault, stdout)
         return self.end(process, line, stderr)
 
@@ -69,7 +71,11 @@ class Job:
         with open(stderr.fileno(), closefd=False, encoding="utf-8") as stream:
             said = stream.read()
         process.join()
-        return process.exitcode, said, line.recv() if process.exitcode >= 0 else 0
+        try:
+            changes = line.recv()
+        except EOFError:  # it died
+            changes = 0
+        return process.exitcode, said, changes
 
     def clear(self) -> None:
         shutil.rmtree(self.folder)
@@ -93,13 +99,17 @@ def content(path: Path) -> object:
         return None
     if path.suffix == ".safetensors":
         with safe_open(path, "np") as file:
-            return {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118
+            return {name: digest(file.get_tensor(name).tobytes()) for name in file.keys()}  # noqa: SIM118
     if path.suffix == ".json":
         return unmeasured(json.loads(path.read_text(encoding="utf-8")))
     if path.suffix == ".jsonl":
         whole = (x for x in path.read_text(encoding="utf-8").splitlines(True) if x.endswith("\n"))
         return [unmeasured(json.loads(line)) for line in whole]
-    return path.read_bytes()
+    return digest(path.read_bytes())
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def unmeasured(value: object) -> object:
@@ -136,7 +146,7 @@ def commands(inputs: Path, encoder: Path, out: Path) -> dict[str, list[str]]:
     return {
         "train": [
             *("train", "--data", str(inputs), *model, "--out", str(out / "run")),
-            *("--epochs", "2", "--batch-size", "3", "--learning-rate", "0.01", "--device", "cpu"),
+            *("--epochs", "2", "--batch-size", "1", "--learning-rate", "0.01", "--device", "cpu"),
         ],
         "ablate": ["ablate", *run, "--orders", "gradient", "--random", "1", "--stride", "3"],
         "prune": ["prune", *run, "--keep", "4", "2", "--steps", "2", "--recover", "1", "--export"],
