@@ -15,7 +15,7 @@ torch.set_num_threads(1)  # models this small lose more to threads than they gai
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=9, help="of each script, in test_faults.py")
+    parser.addoption("--kills", type=int, default=12, help="of each script, in test_faults.py")
 
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

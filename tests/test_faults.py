@@ -146,7 +146,7 @@ def commands(inputs: Path, encoder: Path, out: Path) -> dict[str, list[str]]:
     return {
         "train": [
             *("train", "--data", str(inputs), *model, "--out", str(out / "run")),
-            *("--epochs", "2", "--batch-size", "1", "--learning-rate", "0.01", "--device", "cpu"),
+            *("--epochs", "3", "--batch-size", "2", "--learning-rate", "0.01", "--device", "cpu"),
         ],
         "ablate": ["ablate", *run, "--orders", "gradient", "--random", "1", "--stride", "3"],
         "prune": ["prune", *run, "--keep", "4", "2", "--steps", "2", "--recover", "1", "--export"],
