@@ -1,11 +1,12 @@
 # make demo: train on the bundled sample and show what comes out. make test: lint and tests.
 # make bench: speed beside other engines -> benchmarks/RESULTS.md. make study DATA=DIR: the whole
-# study on the collections in DIR -> docs/study.md.
+# study on the collections in DIR -> docs/study.md. make soak: kill each script KILLS times.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+KILLS ?= 170
 
-.PHONY: demo test bench study peers clean
+.PHONY: demo test soak bench study peers clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python train.py --out runs/demo --show 10
@@ -14,6 +15,9 @@ test: $(VENV)/.tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pytest
+
+soak: $(VENV)/.tests
+	$(BIN)/pytest tests/test_faults.py --kills $(KILLS)
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.run_all

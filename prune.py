@@ -175,7 +175,6 @@ def make_models(
     for folder, target in targets.items():
         if not (folder / "results.json").exists():
             reference = reference or measured(dense.model, dense.splits)
-            folder.mkdir(exist_ok=True)
             attempt = partial(make_smaller, model, dense, gates, target, ranking, settings)
             smaller, told = stepping_down(training, attempt)
             save(smaller, settings, folder)
@@ -314,7 +313,6 @@ def save(model: BertForTokenClassification, settings: PruneSettings, folder: Pat
     if settings.export:
         places[folder / "full-shape"] = at_full_shape(model)
     for place, saved in places.items():
-        place.mkdir(exist_ok=True)
         write_text(place / "tokenizer.json", tokenizer)
         save_pretrained(saved, place)
 

@@ -33,11 +33,13 @@ def run(
 ) -> int:
     """Parse the command line into `settings` and run the script; returns the exit code.
 
-    0: done. 1: nobody reads the output. 2: wrong input, told in one sentence. 130: stopped with
-    Ctrl-C.
+    0: done. 1: nobody reads the output. 2: wrong input, or a disk that is full or read-only, told
+    in one sentence. 130: stopped with Ctrl-C.
     """
+    _open_streams()
     try:
         script(tyro.cli(settings, args=argv, description=description))
+        sys.stdout.flush()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -45,10 +47,34 @@ def run(
         reason = str(error).splitlines()[0]
         print(f"error: out of memory ({reason}): lower --tokens; the run goes on", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # the reader of our output has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
         return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
+    finally:
+        _let_go()
     return 0
+
+
+def _open_streams() -> None:
+    """Standard output or error that is closed, as after `>&-`, is taken to be /dev/null."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(_nowhere(), "w"))
+
+
+def _let_go() -> None:
+    """Output that cannot be written: Python would try again as it ends, and fail."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(_nowhere(), sys.stdout.fileno())
+
+
+def _nowhere() -> int:
+    return os.open(os.devnull, os.O_WRONLY)

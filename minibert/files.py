@@ -1,30 +1,69 @@
 """Writing so that a kill at any moment leaves either the old file or the new one, whole."""
 
+import fcntl
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from minibert.errors import InputError
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path that takes the place of `path` when the block ends well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def writing(path: Path) -> Iterator[None]:
+    """What the disk refuses inside, for want of space, say, is an InputError that names `path`."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
+        yield
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+
+
+def locked(path: Path, busy: str) -> IO:
+    """`path`, made where it is missing, with a lock until it is closed. Raises InputError(busy)
+    where another process has the lock."""
+    lock = path.open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise InputError(busy) from None
+    return lock
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path that takes the place of `path` when the block ends well.
+
+    It is in a hidden folder beside `path`: whatever a library leaves there when it is killed, the
+    next write of `path` clears away. A second process that writes `path` meanwhile is refused.
+    """
+    folder = path.with_name(f".{path.name}.tmp")
+    with writing(path):
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: cannot be written (not a file)")
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = locked(folder / ".lock", f"{path}: another process is writing it")
+        try:
+            temporary = folder / path.name
+            yield temporary
+            # safetensors makes a file that nobody else may read
+            temporary.chmod(folder.stat().st_mode & 0o666)
+            os.replace(temporary, path)
+        finally:
+            lock.close()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def clear_left_over(folder: Path) -> None:
+    """Remove what killed writes left in and below `folder`, not what others are writing there."""
+    for left_over in filter(Path.is_dir, [*folder.rglob(".*.tmp")]):
+        with suppress(InputError), locked(left_over / ".lock", "in use"):
+            shutil.rmtree(left_over)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,6 +1,5 @@
 """A run folder: what was asked for, what came out, and going on after a kill."""
 
-import fcntl
 import json
 import platform
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from typing import IO, Any, NamedTuple
 
 from minibert.data import OUTSIDE, Split, first_documents, load_corpus, make_splits
 from minibert.errors import InputError
-from minibert.files import read_json, write_json, write_text
+from minibert.files import clear_left_over, locked, read_json, write_json, write_text, writing
 from minibert.model import BertForTokenClassification
 from minibert.tokenizer import Tokenizer
 from minibert.weights import load_pretrained
@@ -41,17 +40,11 @@ def open_run(folder: Path, settings: Any, inputs: dict[str, str], free: Sequence
         ours = (folder / "run.json").exists() or all(p.name[0] == "." for p in folder.iterdir())
         if not ours:
             raise InputError(f"{folder}: not empty, and no run of ours; name another folder")
-        lock = (folder / ".lock").open("w")
+        busy = f"{folder}: another process is working there; wait or name another"
+        lock = locked(folder / ".lock", busy)
+        clear_left_over(folder)
     except OSError as error:
         raise InputError(f"{folder}: no folder to write to ({error.strerror})") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise InputError(
-            f"{folder}: another process is working there; wait or name another"
-        ) from None
-    for left_over in folder.glob(".*.tmp"):  # from a write that was killed
-        left_over.unlink()
     if (folder / "run.json").exists():
         old = _read_record(folder)
         if PRUNED in old:
@@ -192,8 +185,11 @@ class Log:
         except (ValueError, KeyError, TypeError):
             raise InputError(f"{path}: damaged; delete the run folder to start over") from None
         write_text(path, "".join(kept))
-        self._file = path.open("a", encoding="utf-8")
+        self._path = path
+        with writing(path):
+            self._file = path.open("a", encoding="utf-8")
 
     def write(self, **values: Any) -> None:
-        self._file.write(json.dumps(values) + "\n")
-        self._file.flush()
+        with writing(self._path):
+            self._file.write(json.dumps(values) + "\n")
+            self._file.flush()

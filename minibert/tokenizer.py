@@ -12,7 +12,7 @@ from tokenizers import Tokenizer as PieceTokenizer
 from tokenizers.implementations import BertWordPieceTokenizer
 
 from minibert.errors import InputError
-from minibert.files import read_json, replacing
+from minibert.files import read_json, write_text
 
 Span = tuple[int, int]  # characters (start, end), end exclusive
 
@@ -97,8 +97,7 @@ class Tokenizer:
         return self._pieces.get_vocab_size()
 
     def save(self, folder: Path) -> None:
-        with replacing(folder / "tokenizer.json") as temporary:
-            self._pieces.save(str(temporary))
+        write_text(folder / "tokenizer.json", self._pieces.to_str(pretty=True))
 
     def encode(self, texts: Sequence[str], words: Sequence[Sequence[Span]]) -> list[Pieces]:
         """Cut each text into pieces and say to which of its words each belongs.

@@ -16,6 +16,11 @@ torch.set_num_threads(1)  # models this small lose more to threads than they gai
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.load_profile("same")  # the same examples in every run, however long they take
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=12, help="of each script, in test_faults.py")
+
+
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TINY = BertConfig(
     vocab_size=53,

@@ -1,8 +1,7 @@
 """The run folder: begun, taken up again, refused, locked, and its log cut back."""
 
 import json
-import subprocess
-import sys
+import resource
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from minibert import InputError, runs
-from minibert.files import write_json
+from minibert.files import replacing, write_json
 from minibert.runs import Log, open_run
 
 
@@ -133,35 +132,23 @@ def test_a_damaged_record_is_refused(settings, content):
         open_run(settings.out, settings, INPUTS)
 
 
-@pytest.mark.parametrize("left", [".run.json.12345.tmp", ".lock"])
+@pytest.mark.parametrize("left", [".run.json.tmp/.lock", ".run.json.tmp/run.json", ".lock"])
 def test_a_run_killed_before_its_record_was_written_can_be_begun_again(settings, left):
-    settings.out.mkdir(parents=True)
+    (settings.out / left).parent.mkdir(parents=True)
     (settings.out / left).write_text("")
     open_run(settings.out, settings, INPUTS).close()
+    assert {p.name for p in settings.out.iterdir()} == {"run.json", ".lock"}
 
 
-OTHER = """
-import sys
-from pathlib import Path
-from minibert import InputError
-from minibert.runs import open_run
-sys.path.insert(0, sys.argv[2])
-from test_runs import INPUTS, Settings
-out = Path(sys.argv[1])
-try:
-    open_run(out, Settings(out), INPUTS)
-except InputError as error:
-    print(error)
-"""
-
-
-def test_a_second_process_is_refused_until_the_first_is_done(settings):
-    lock = open_run(settings.out, settings, INPUTS)
-    command = [sys.executable, "-c", OTHER, str(settings.out), str(Path(__file__).parent)]
-    other = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "another process is working there" in other.stdout
-    lock.close()
+def test_what_killed_writes_left_goes_and_what_is_being_written_stays(settings):
     open_run(settings.out, settings, INPUTS).close()
+    left = settings.out / "below" / ".model.safetensors.tmp" / ".tmpQf8w2K"  # safetensors' own
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    with replacing(settings.out / "below" / "figure.png") as temporary:
+        open_run(settings.out, settings, INPUTS).close()
+        temporary.write_text("whole")
+    assert [p.name for p in (settings.out / "below").iterdir()] == ["figure.png"]
 
 
 def test_the_record_of_a_locked_run_cannot_be_replaced(settings):
@@ -239,3 +226,14 @@ def test_several_lines_of_one_step_stay(tmp_path):
     path.write_text('{"step": 2}\n{"step": 2, "dev": 1}\n{"step": 3}\n')
     Log(path, 2)
     assert steps(path) == [2, 2]
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_log(tmp_path):
+    log = Log(tmp_path / "metrics.jsonl", 0)
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8, usual[1]))
+    try:
+        with pytest.raises(InputError, match=r"metrics\.jsonl: cannot be written"):
+            log.write(step=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)

@@ -232,7 +232,7 @@ def run(arguments, tmp_path):
     return tmp_path / "run"
 
 
-def test_ablate_answers_and_leaves_figures_and_goes_on_after_a_kill(run, capsys):
+def test_ablate_answers_and_leaves_figures(run, capsys):
     arguments = ["--run", str(run), "--random", "2", "--device", "cpu", "--every", "2"]
     assert ablate.main(arguments) == 0
     out = run / "ablation-zero"
@@ -251,15 +251,6 @@ def test_ablate_answers_and_leaves_figures_and_goes_on_after_a_kill(run, capsys)
     first = single["heads"][curve["order"][0]]["loss"]["value"]
     step = curve["steps"]["loss"][1] - curve["steps"]["loss"][0]
     assert step == pytest.approx(first, abs=1e-6)
-    for name in (
-        "alone-test.json",
-        "order-greedy.json",
-        "curve-greedy.json",
-        "curve-random-1.json",
-    ):
-        (out / name).unlink()
-    assert ablate.main(arguments) == 0
-    assert {path.name: path.read_bytes() for path in out.glob("*.json")} == parts
     more = ["--ablation", "mean", "--orders", "single", "--stride", "4"]
     assert ablate.main([*arguments, *more]) == 0
     assert json.loads((run / "ablation-mean" / "single-test.json").read_text()) != single
@@ -341,7 +332,7 @@ def pruned(run: Path, *more: str) -> int:
     return prune.main([*given, *([] if "--steps" in more else ["--steps", "12"]), *more])
 
 
-def test_prune_makes_smaller_runs_and_goes_on_after_a_kill(run, arguments, capsys):
+def test_prune_makes_smaller_runs(run, arguments, capsys):
     sweep = ["--keep", "4", "1", "--repair", "refit", "--recover", "2", "--export"]
     assert pruned(run, *sweep) == 0
     printed = capsys.readouterr().out
@@ -363,10 +354,6 @@ def test_prune_makes_smaller_runs_and_goes_on_after_a_kill(run, arguments, capsy
     whole = load_pretrained(out / "keep-1" / "full-shape").config
     assert len(whole.present_heads) == 6
     assert (run / "pareto.png").stat().st_size > 1000
-    weights = (out / "keep-1" / "model.safetensors").read_bytes()
-    (out / "keep-1" / "results.json").unlink()
-    assert pruned(run, *sweep) == 0
-    assert (out / "keep-1" / "model.safetensors").read_bytes() == weights
     again = ["--run", str(out / "keep-4"), "--random", "1", "--orders", "--device", "cpu"]
     assert ablate.main(again) == 0  # a pruned run is a run
     assert train.main([*arguments, "--out", str(out / "keep-4")]) == 2  # but not one of train.py

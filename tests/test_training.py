@@ -1,12 +1,8 @@
-"""One step, the schedule, and a run that is killed and resumed."""
+"""One step, the schedule, and the loop; test_faults.py kills it."""
 
 import copy
 import dataclasses
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -222,28 +218,6 @@ def test_the_best_epoch_is_kept_not_the_last(split, model, tmp_path, monkeypatch
     for name, tensor in kept.named_parameters():
         assert torch.equal(tensor, seen[1][name])
     assert not torch.equal(kept.classifier.weight, seen[2]["classifier.weight"])
-
-
-def run_and_kill(encoder_folder: Path, out: Path, kill_at: list[int]) -> None:
-    """Train in a process of its own, which kills itself with SIGKILL after each given step."""
-    script = Path(__file__).parent / "killed_run.py"
-    for step in [*kill_at, -1]:
-        done = subprocess.run([sys.executable, script, encoder_folder, out, str(step)])
-        assert done.returncode == (-9 if step >= 0 else 0)
-
-
-def test_a_killed_run_ends_with_the_same_weights(encoder_folder, tmp_path):
-    run_and_kill(encoder_folder, tmp_path / "whole", [])
-    run_and_kill(encoder_folder, tmp_path / "killed", [1, 5, 6])
-    whole, killed = (load_pretrained(tmp_path / name) for name in ("whole", "killed"))
-    for name, tensor in whole.state_dict().items():
-        assert torch.equal(tensor, killed.state_dict()[name]), name
-    logs = []
-    for name in ("whole", "killed"):
-        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").open()]
-        logs.append([{k: v for k, v in line.items() if k != "tokens_per_s"} for line in lines])
-    assert logs[0] == logs[1]
-    assert not [p for p in os.listdir(tmp_path / "killed") if p.endswith(".tmp")]
 
 
 def test_settings_out_of_range_are_refused():
