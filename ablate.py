@@ -98,7 +98,8 @@ def ablate(settings: AblateSettings) -> None:
         write_figures(results, run.model.config, out)
         print(*report.ablation_answers(results), "", sep="\n")
         print(report.as_text(report.curve_rows(results["curves"])))
-        print(f"\nTables and figures are in {out}, and in {page.write_report(settings.run)}")
+        print(f"\nTables and figures are in {out}")
+        page.tell(settings.run, out)
         lock.close()
 
 

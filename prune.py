@@ -160,7 +160,8 @@ def run(settings: PruneSettings) -> None:
     folders = [out / f"{'keep' if settings.keep else 'l0'}-{target:g}" for target in targets]
     make_models(settings, dense, ranking, dict(zip(folders, targets)))
     show({folder.name: read_json(folder / "results.json") for folder in folders}, out)
-    print(f"\nThe models are in {out}, figures in {page.write_report(settings.run)}")
+    print(f"\nThe models are in {out}")
+    page.tell(settings.run, out)
     lock.close()
 
 

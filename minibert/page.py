@@ -77,6 +77,12 @@ def write_report(run: Path) -> Path:
     return run / "report.html"
 
 
+def tell(run: Path, out: Path) -> None:
+    """Add results in the folder `out` to the report of the run, if they are in the run folder."""
+    if out.resolve().parent == run.resolve():
+        print(f"To look at: {write_report(run)}")
+
+
 def _render(template: str, **values: object) -> str:
     from jinja2 import Environment, FileSystemLoader  # here: an extra
 

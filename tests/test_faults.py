@@ -26,7 +26,7 @@ from minibert.data import SAMPLE, read_documents
 ROOT = Path(__file__).parent
 NAMES = ["train", "ablate", "prune", "extract", "fit", "evaluate"]
 MEASURED = ("tokens_per_s", "costs")  # in JSON: times and memory
-CHANGING = ("table.txt", "pareto.png")  # which show them
+CHANGING = ("table.txt", "pareto.png", "report.html")  # which show them
 ENDS = {"killed": -signal.SIGKILL, "torn": -signal.SIGXFSZ, "stopped": 130, "refused": 2, "full": 2}
 CERTAIN = ("killed", "stopped")  # the others strike only what is written after
 
