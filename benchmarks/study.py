@@ -33,31 +33,24 @@ HERE = Path(__file__).parent
 
 
 class Collection(NamedTuple):
-    """How a collection is studied."""
+    """How a collection is studied. What is chosen here was chosen on dev."""
 
     title: str
     task: tagger.Name
     ablated: int  # documents of dev and of test to silence heads on: 5,000 to 7,000 words
-    pruned: int  # the same for pruned models: at least 10,000
-    pruning: tuple[str, ...]  # of benchmarks.pruning
-    marking: tuple[str, ...]  # of a trained tagger's candidates; chosen on dev
+    marking: tuple[str, ...]  # of a trained tagger's candidates
+    pruning: tuple[str, ...] = ()  # of benchmarks.pruning; none: its heads are not removed
     unseen: str = "test"  # what untrained heads are scored on
 
 
+BY_MEAN = ("--candidates", "tagger", "--aggregate", "mean")
+FEW = ("--documents", "30", "--batch-size", "2", "--learning-rate", "5e-5")
 COLLECTIONS = {
-    "kpcrowd500": Collection(
-        "500N-KPCrowd", "kpcrowd500", 15, 30,
-        ("--batch-size", "2", "--learning-rate", "5e-5"), ("--aggregate", "often"),
-    ),
-    "inspec": Collection(
-        "Inspec", "inspec bio", 60, 200,
-        (), ("--candidates", "tagger", "--aggregate", "mean"),
-    ),
-    "semeval2017": Collection(
-        "SemEval-2017", "semeval2017", 40, 50,
-        (), ("--candidates", "tagger", "--aggregate", "mean"), "liaad493",
-    ),
-}  # fmt: skip
+    "kpcrowd500": Collection("500N-KPCrowd", "kpcrowd500", 15, ("--aggregate", "often"), FEW),
+    "inspec": Collection("Inspec", "inspec bio", 60, BY_MEAN, ("--documents", "200")),
+    "semeval2017": Collection("SemEval-2017", "semeval2017", 40, BY_MEAN, unseen="liaad493"),
+}
+PRUNED = [name for name, collection in COLLECTIONS.items() if collection.pruning]
 SEARCHES = {"ir_cranfield": "Cranfield", "ir_scifact": "SciFact"}
 
 
@@ -87,8 +80,9 @@ def run(settings: Settings) -> None:
     study = Study(settings)
     with ThreadPoolExecutor(settings.processes) as pool:
         first = pool.submit(study.choose)
-        jobs = (study.prune, study.ablate, study.mark)
-        others = [pool.submit(job, name) for job in jobs for name in COLLECTIONS]
+        others = [pool.submit(study.prune, name) for name in PRUNED]
+        jobs = (study.ablate, study.mark)
+        others += [pool.submit(job, name) for job in jobs for name in COLLECTIONS]
         first.result()
         others += [pool.submit(study.rank, name) for name in COLLECTIONS]
         others += [pool.submit(study.search, name) for name in SEARCHES]
@@ -140,9 +134,8 @@ class Study:
 
     def prune(self, name: str) -> None:
         runs = [self.tagger(name, seed) for seed in self.settings.seeds[: self.settings.pruned]]
-        how = ["--documents", COLLECTIONS[name].pruned, *COLLECTIONS[name].pruning]
-        out = ["--out", self.file("pruned", name)]
-        self.call(f"prune-{name}", "-m", "benchmarks.pruning", "--runs", *runs, *how, *out)
+        how = [*COLLECTIONS[name].pruning, "--out", self.file("pruned", name)]
+        self.call(f"prune-{name}", "-m", "benchmarks.pruning", "--runs", *runs, *how)
 
     def choose(self) -> None:
         """The heads that pick keyphrases best on dev of Inspec, from the untrained model."""
@@ -185,7 +178,7 @@ class Study:
         return {
             "taggers": {name: self.trained(name) for name in COLLECTIONS},
             "ablation": {name: self.ablated(name) for name in COLLECTIONS},
-            "pruning": {name: self.pruned(name) for name in COLLECTIONS},
+            "pruning": {name: self.pruned(name) for name in PRUNED},
             "choice": read_json(self.heads),
             "ranked": {name: self.ranked(name) for name in COLLECTIONS},
             "marked": {name: self.scores("marked", name)["tagger"] for name in COLLECTIONS},
