@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import TINY
 
-from minibert.gates import HardConcreteGates
+from minibert.gates import START, HardConcreteGates
 
 DRAWS = 40_000
 
@@ -109,3 +109,8 @@ def test_log_alpha_stays_within_reach(gates):
     assert (gates.log_alpha[0, 0].item(), gates.log_alpha[2, 4].item()) == (-6, 6)
     assert gates.fixed()[0, 0] == 0
     assert gates.fixed()[2, 4] == 1
+
+
+def test_gates_of_earlier_training_start_no_further_out_than_new_ones(gates):
+    gates.set_log_alpha([[-6.0, -1.0, 0.0, 1.0, 6.0]] * 3)
+    assert gates.log_alpha.tolist() == [[-START, -1.0, 0.0, 1.0, START]] * 3
