@@ -287,3 +287,9 @@ def test_heads_pruned_with_a_fill_leave_it_in_the_bias(model, split):
     expected = naive(with_mean_output(model, fill, gone), split)
     for array, other in zip(naive(smaller, split), expected):
         np.testing.assert_allclose(array, other, rtol=0, atol=1e-10)
+
+
+def test_the_head_of_the_lowest_value_comes_first_in_an_order():
+    values = np.array([[3.0, 1.0], [2.0, 1.0]])
+    assert ablation.by_value(values, [(0, 0), (0, 1), (1, 0)]) == [(0, 1), (1, 0), (0, 0)]
+    assert ablation.by_value(values, [(1, 1), (0, 1)]) == [(0, 1), (1, 1)]  # a tie: by number

@@ -317,3 +317,21 @@ def test_costs_count_what_is_left(model, split):
     )
     assert pruned["allowed speed-up"] > 1
     assert pruned["bytes"] < pruned["peak bytes"] < dense["peak bytes"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_heads_that_were_lost_come_back_as_zeros(model):
+    smaller = without_heads(model, [(0, 1), (2, 0), (2, 4)])
+    torch.use_deterministic_algorithms(True)  # memory that is not written holds NaN
+    try:
+        wide = at_full_shape(smaller)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for layer, heads in {0: [1], 2: [0, 4]}.items():
+        attention = wide.bert.layers[layer].attention
+        for head in heads:
+            rows = slice(head * attention.head_size, (head + 1) * attention.head_size)
+            for part in (attention.query, attention.key, attention.value):
+                assert (part.weight[rows] == 0).all()
+                assert (part.bias[rows] == 0).all()
+            assert (attention.output.weight[:, rows] == 0).all()
