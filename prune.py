@@ -32,7 +32,7 @@ from minibert.metrics import Array
 from minibert.model import BertForTokenClassification
 from minibert.plans import MIB, choose_plan, stepping_down
 from minibert.pruning import at_full_shape, prune, repair
-from minibert.runs import Run, inherit, load_run, open_run, read_prunings
+from minibert.runs import Run, inherit, load_run, open_run
 from minibert.selection import Budget, Penalty, learn_gates
 from minibert.training import (
     Plan,
@@ -160,7 +160,6 @@ def run(settings: PruneSettings) -> None:
     folders = [out / f"{'keep' if settings.keep else 'l0'}-{target:g}" for target in targets]
     make_models(settings, dense, ranking, dict(zip(folders, targets)))
     show({folder.name: read_json(folder / "results.json") for folder in folders}, out)
-    print(f"\nThe models are in {out}")
     page.tell(settings.run, out)
     lock.close()
 
@@ -206,13 +205,12 @@ def planned(settings: PruneSettings, dense: Run) -> TrainSettings:
 
 
 def show(stages: Mapping[str, dict], out: Path) -> None:
-    """The table and the figures of one way to prune, and the figure of all ways so far."""
+    """The table and the figure of one way to prune."""
     table = report.as_text(report.pruning_rows(stages))
+    print(f"{table}\n\nThe models are in {out}")
     write_text(out / "table.txt", table + "\n")
     if any(stage["gates"] for stage in stages.values()):
         figures.draw_gates(out / "gates.png", stages)
-    figures.draw_pareto(out.parent / "pareto.png", read_prunings(out.parent))
-    print(table)
 
 
 def ranked_heads(settings: PruneSettings, config: BertConfig) -> list[Head]:

@@ -68,7 +68,8 @@ def train(settings: TrainSettings) -> None:
     told = processes.agree(read_json(results) if writes else None)
     model = load_pretrained(settings.out).to(device)
     if OUTSIDE in names:
-        shown = sample_texts(model, splits["test"], told["threshold"], max(SAMPLE, settings.show))
+        count = max(SAMPLE, settings.show)
+        shown = sample_texts(model, splits["test"], told["threshold"], count, settings.tokens)
         if writes:
             write_json(settings.out / "texts.json", shown[:SAMPLE])
             show_texts(shown[: settings.show])
@@ -135,7 +136,7 @@ def show_step(bar: tqdm, step: int, steps: int, loss: float, speed: float) -> No
 
 
 def sample_texts(
-    model: BertForTokenClassification, split: Split, threshold: float, count: int
+    model: BertForTokenClassification, split: Split, threshold: float, count: int, tokens: int
 ) -> list[dict]:
     """The first documents with the probability of every word to be in a keyphrase, the phrases
     that the tagger marks and the gold; of the first words of the first, what they receive of each
@@ -144,7 +145,7 @@ def sample_texts(
     labels = model.config.labels
     texts = []
     for document, log_probs, gold in zip(
-        documents, predict(model, windows, documents), positive(targets, labels)
+        documents, predict(model, windows, documents, tokens=tokens), positive(targets, labels)
     ):
         odds = positive_score(log_probs, labels)
         text = {"id": document.id, "text": document.text, "words": document.words}
@@ -157,14 +158,14 @@ def sample_texts(
     return texts
 
 
-def show(results: dict, page: Path) -> None:
+def show(results: dict, shown: Path) -> None:
     scores = {
         system: {measure: Score(**value) for measure, value in values.items()}
         for system, values in results["test"].items()
     }
     print(f"\nBest epoch on dev: {results['best_epoch'] + 1}. Test, 95 % intervals over documents:")
     print(as_text(score_rows(scores)))
-    print(f"\nModel, settings and scores are in {page.parent}; to look at: {page}")
+    print(f"\nModel, settings and scores are in {shown.parent}; to look at: {shown}")
 
 
 def show_texts(texts: Sequence[dict]) -> None:

@@ -86,8 +86,12 @@ def run(settings: Settings) -> None:
         first.result()
         others += [pool.submit(study.rank, name) for name in COLLECTIONS]
         others += [pool.submit(study.search, name) for name in SEARCHES]
-        for job in tqdm(others, desc="experiments"):
-            job.result()
+        try:
+            for job in tqdm(others, desc="experiments"):
+                job.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     loader = FileSystemLoader(HERE)
     environment = Environment(loader=loader, trim_blocks=True, lstrip_blocks=True)
     environment.filters["spread"] = spread
@@ -205,8 +209,10 @@ class Study:
         return {
             "answers": report.ablation_answers(parts),
             "orders": report.curve_rows(parts["curves"]),
-            "heads": self.figure(folder / "ablation-zero" / "heads.png", f"heads-{name}.png"),
-            "curves": self.figure(folder / "ablation-zero" / "curves.png", f"curves-{name}.png"),
+            "heads": self.figure(folder / "ablation-zero" / "heads.png", f"study-heads-{name}.png"),
+            "curves": self.figure(
+                folder / "ablation-zero" / "curves.png", f"study-curves-{name}.png"
+            ),
         }
 
     def pruned(self, name: str) -> dict:
@@ -219,7 +225,7 @@ class Study:
                 chance[keep].append(share[0])
             else:
                 shares[keep][way] = share
-        figure = self.figure(self.tagger(name) / "pareto.png", f"pareto-{name}.png")
+        figure = self.figure(self.tagger(name) / "pareto.png", f"study-pareto-{name}.png")
         return {"shares": shares, "chance": chance, "figure": figure}
 
     def ranked(self, name: str) -> dict:

@@ -18,7 +18,7 @@ def draw_training(path: Path, log: Sequence[Mapping]) -> None:
     losses = np.array([(x["step"], x["loss"]) for x in log if "loss" in x])
     width = max(1, len(losses) // 50)
     means = losses[: len(losses) // width * width].reshape(-1, width, 2).mean(1)
-    axes.plot(*means.T, color="0.4", label=f"loss, mean of {width} steps")
+    axes.plot(*means.T, ".-", color="0.4", markersize=2, label=f"loss, mean of {width} steps")
     axes.set(xlabel="step", ylabel="loss per word", ylim=(0, None), title="Training")
     score = axes.twinx()
     steps, scores = zip(*((x["step"], x["dev_score"]) for x in log if "dev_score" in x))
@@ -83,7 +83,9 @@ def draw_gates(path: Path, stages: Mapping[str, dict]) -> None:
     for name, end in zip(stages, ends):
         axes.axvline(end, color="0.3", linewidth=0.8)
         axes.annotate(name, (end, 0), (-3, 3), textcoords="offset points", ha="right", rotation=90)
-    axes.set(xlabel="step", ylabel="heads", xlim=(1, len(steps)), title="Gates while they learn")
+    axes.set(
+        xlabel="step", ylabel="heads", xlim=(0.5, len(steps) + 0.5), title="Gates while they learn"
+    )
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     _save(figure, path)
 
@@ -101,7 +103,7 @@ def draw_pareto(path: Path, ways: Mapping[str, Mapping[str, dict]]) -> None:
             for k, value in zip(kept, values):
                 random.setdefault(k, []).append(value)
         else:
-            bars = [values - low, high - values]
+            bars = np.maximum([values - low, high - values], 0)
             name = way.removeprefix("prune-")
             axes.errorbar(kept, values, bars, label=name, capsize=2, marker="o")
         full = next(iter(stages.values()))["dense"][main]["value"]

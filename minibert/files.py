@@ -55,8 +55,8 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.chmod(folder.stat().st_mode & 0o666)
             os.replace(temporary, path)
         finally:
-            lock.close()
             shutil.rmtree(folder, ignore_errors=True)
+            lock.close()
 
 
 def clear_left_over(folder: Path) -> None:

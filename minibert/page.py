@@ -2,6 +2,7 @@
 Everything that comes from data is escaped."""
 
 import base64
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +10,8 @@ from typing import NamedTuple
 from minibert import report
 from minibert.config import BertConfig, Head, head_of, name_of
 from minibert.data import Document
+from minibert.errors import InputError
+from minibert.figures import draw_pareto
 from minibert.files import read_json, write_text
 from minibert.keyphrases import Keyphrase
 from minibert.metrics import Array, Score
@@ -78,9 +81,16 @@ def write_report(run: Path) -> Path:
 
 
 def tell(run: Path, out: Path) -> None:
-    """Add results in the folder `out` to the report of the run, if they are in the run folder."""
-    if out.resolve().parent == run.resolve():
+    """Add results in the folder `out` to the report of the run, if they are in the run folder.
+    Another process may be at it: nothing is lost, the next report has them."""
+    if out.resolve().parent != run.resolve():
+        return
+    try:
+        if prunings := read_prunings(run):
+            draw_pareto(run / "pareto.png", prunings)
         print(f"To look at: {write_report(run)}")
+    except InputError as error:
+        print(f"no report: {error}", file=sys.stderr)
 
 
 def _render(template: str, **values: object) -> str:
@@ -134,7 +144,9 @@ def _effects_map(effects: Mapping[str, Mapping], config: BertConfig) -> HeatMap:
         sure = "told from noise" if loss["decided"] else "not told from noise"
         ends = (178, 24, 43) if loss["value"] > 0 else (33, 102, 172)
         colour = _mixed(ends, abs(loss["value"]) / limit)
-        cells[head_of(name)] = Cell(f"{name}: loss {told}, {sure}", colour, "·"[loss["decided"] :])
+        cells[head_of(name)] = Cell(
+            f"{name}: loss {told}, {sure}", colour, "" if loss["decided"] else "·"
+        )
     key = f"red: the loss rises, by at most {limit:.4f}; blue: it falls; dot: not told from noise"
     return HeatMap("What silencing a head does (dev)", key, _grid(cells, config))
 
@@ -174,14 +186,14 @@ def _pruning(folder: Path, stages: Mapping[str, dict]) -> dict:
 def _sample(text: Mapping) -> dict:
     """A text of texts.json: shaded by the tagger's probability."""
     pieces = _pieces(
-        text["text"], text["words"], text["weights"], map(tuple, text["spans"]), text["gold"]
+        text["text"], text["words"], text["weights"], map(tuple, text["spans"]), text["gold"], 1.0
     )
     return {"id": text["id"], "pieces": pieces}
 
 
 def _by_head(texts: Sequence[Mapping], ablations: Mapping) -> list[dict]:
     """The first text as each head weighs it; the heads that tell keyphrases best first."""
-    if not texts:
+    if not texts or not texts[0]["heads"]:
         return []
     gaze = next(iter(ablations.values()), {}).get("gaze-test", {})
     aps = {name: head["AP"] for name, head in gaze.items() if "AP" in head}
@@ -200,13 +212,15 @@ def _pieces(
     weights: Sequence[float],
     spans: Iterable[Span],
     gold: Sequence[bool] = (),
+    largest: float = 0.0,
 ) -> list[Piece]:
+    """`largest`: the weight of the darkest shade; by default the text's own."""
     apart: list[Span] = []
     for span in sorted(spans):
         if not apart or span[0] >= apart[-1][1]:  # the first of two that overlap
             apart.append(span)
     starts, ends = {start for start, _ in apart}, {end for _, end in apart}
-    largest = max(weights, default=0.0) or 1.0
+    largest = largest or max(weights, default=0.0) or 1.0
     pieces, at = [], 0
     for i, ((start, end), weight) in enumerate(zip(words, weights)):
         level = round(LEVELS * weight / largest)

@@ -116,9 +116,8 @@ class Passes:
         for stage in reversed(range(self.stages)):
             for trace in traces:
                 self._back_over(trace, stage)
-            if (
-                traces and stage == 0
-            ):  # all lookups at once: each gradient of its own is as large as the table
+            # All lookups at once: each gradient of its own is as large as the table.
+            if traces and stage == 0:
                 words = self.model.bert.embeddings.word(torch.cat([t.ids for t in traces]))
                 if words.requires_grad:
                     torch.autograd.backward(words, torch.cat([t.gradient.pop() for t in traces]))

@@ -159,7 +159,8 @@ def pruning_rows(stages: Mapping[str, dict]) -> Rows:
     rows[-1] += [_cell(main, Score(**first["dense"][main])), "100"]
     for name, stage in stages.items():
         undecided = str(stage["gates"][-1]["undecided"]) if stage["gates"] else "-"
-        rows.append([name, *_size(stage, "pruned"), undecided, *_costs(stage, "pruned")])
+        told = name if stage.get("recovered", True) else f"{name}, not fine-tuned: dev was worse"
+        rows.append([told, *_size(stage, "pruned"), undecided, *_costs(stage, "pruned")])
         rows[-1] += [_cell(main, Score(**stage["test"][main]))]
         rows[-1] += [_cell("share", Score(**stage["share"]))]
     return rows

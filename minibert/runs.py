@@ -137,6 +137,8 @@ def read_ablations(run: Path) -> dict[str, dict]:
     """{folder: every part by name, "curves" by order} of each finished study of ablate.py."""
     out = {}
     for folder in sorted(path.parent for path in run.glob("*/curves.png")):
+        if not (folder / "single-dev.json").exists():
+            continue
         parts = {path.stem: read_json(path) for path in sorted(folder.glob("*-*.json"))}
         curves = {name: parts.pop(name) for name in list(parts) if name.startswith("curve-")}
         out[folder.name] = parts | {
