@@ -23,7 +23,7 @@ from jinja2 import Environment, FileSystemLoader
 from tqdm import tqdm
 
 from benchmarks import tagger
-from minibert import cli, report
+from minibert import cli, figures, report
 from minibert.errors import InputError
 from minibert.files import read_json, write_text
 from minibert.metrics import Score
@@ -225,7 +225,12 @@ class Study:
                 chance[keep].append(share[0])
             else:
                 shares[keep][way] = share
-        figure = self.figure(self.tagger(name) / "pareto.png", f"study-pareto-{name}.png")
+        figure = f"study-pareto-{name}.png"
+        ways = sorted({way for found in shares.values() for way in found})
+        lines = {
+            way: {k: found[way] for k, found in shares.items() if way in found} for way in ways
+        }
+        figures.draw_shares(self.settings.page.parent / figure, lines, chance)
         return {"shares": shares, "chance": chance, "figure": figure}
 
     def ranked(self, name: str) -> dict:

@@ -119,6 +119,30 @@ def draw_pareto(path: Path, ways: Mapping[str, Mapping[str, dict]]) -> None:
     _save(figure, path)
 
 
+def draw_shares(
+    path: Path,
+    shares: Mapping[str, Mapping[int, Sequence[float]]],
+    chance: Mapping[int, Sequence[float]],
+) -> None:
+    """What each way of pruning leaves of the dense score against heads kept, {way: {heads kept:
+    (share, low, high)}}; the shares of random draws, {heads kept: shares}, as a band."""
+    figure, axes = _figure(7.5, 4.5)
+    kept = sorted(chance)
+    least, most = ([100 * bound(chance[k]) for k in kept] for bound in (min, max))
+    axes.fill_between(kept, least, most, color="0.85", label="random heads")
+    for way, points in shares.items():
+        kept = sorted(points)
+        values, low, high = 100 * np.array([points[k] for k in kept]).T
+        bars = np.maximum([values - low, high - values], 0)
+        axes.errorbar(kept, values, bars, label=way, capsize=2, marker="o", linewidth=1)
+    axes.axhline(100, color="0.5", linewidth=0.8, linestyle=":")
+    axes.set(
+        xlabel="heads kept", ylabel="% of the dense model's AP on test", title="Fewer heads, by way"
+    )
+    axes.legend(frameon=False)
+    _save(figure, path)
+
+
 def _figure(width: float, height: float):
     from matplotlib.figure import Figure  # here: an extra, and half a second to import
 
