@@ -64,6 +64,7 @@ def attempt(
     os.dup2(stdout.fileno(), 1)
     os.dup2(stderr.fileno(), 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     train.fit = partial(training.fit, save_every=0.0)  # a state after every step
     resamples = metrics.resamples  # of these, and of figures, less is as good here
     metrics.resamples = lambda documents, count=0: resamples(documents, 10)
