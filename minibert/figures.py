@@ -18,7 +18,13 @@ def draw_training(path: Path, log: Sequence[Mapping]) -> None:
     losses = np.array([(x["step"], x["loss"]) for x in log if "loss" in x])
     width = max(1, len(losses) // 50)
     means = losses[: len(losses) // width * width].reshape(-1, width, 2).mean(1)
-    axes.plot(*means.T, ".-", color="0.4", markersize=2, label=f"loss, mean of {width} steps")
+    axes.plot(
+        *means.T,
+        ".-",
+        color="0.4",
+        markersize=2,
+        label="loss" if width == 1 else f"loss, mean of {width} steps",
+    )
     axes.set(xlabel="step", ylabel="loss per word", ylim=(0, None), title="Training")
     score = axes.twinx()
     steps, scores = zip(*((x["step"], x["dev_score"]) for x in log if "dev_score" in x))

@@ -557,7 +557,7 @@ def test_the_report_shows_what_there_is_and_escapes_it(arguments, corpus, tmp_pa
     effect, ap = single["L1H2"]["loss"], gaze["L0H1"]["AP"]
     assert told[5].startswith("L1H2: loss {value:+.4f} [{low:+.4f}, {high:+.4f}]".format(**effect))
     assert told[7] == f"L0H1: AP {100 * ap:.1f}"
-    assert len(page.all("details")) == 6 + 2  # each head, all heads, settings
+    assert len(page.all("details")) == 6 + 3  # each head and all of them, a table, settings
     for word in (
         "keep-4",
         "keep-2",
