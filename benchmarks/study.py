@@ -193,14 +193,10 @@ class Study:
             },
         }
 
-    def results(self, name: str) -> list[dict]:
-        """Test scores of the taggers, by seed."""
-        seeds = self.settings.seeds
-        return [read_json(self.tagger(name, seed) / "results.json")["test"] for seed in seeds]
-
     def trained(self, name: str) -> dict[str, list[float]]:
         """{system: AP by seed}."""
-        found = self.results(name)
+        folders = [self.tagger(name, seed) for seed in self.settings.seeds]
+        found = [read_json(folder / "results.json")["test"] for folder in folders]
         return {s: [100 * scores[s]["AP"]["value"] for scores in found] for s in found[0]}
 
     def ablated(self, name: str) -> dict:
@@ -230,7 +226,9 @@ class Study:
         lines = {
             way: {k: found[way] for k, found in shares.items() if way in found} for way in ways
         }
-        figures.draw_shares(self.settings.page.parent / figure, lines, chance)
+        figures.draw_kept(
+            self.settings.page.parent / figure, lines, chance, 1.0, "share of the dense AP on test"
+        )
         return {"shares": shares, "chance": chance, "figure": figure}
 
     def ranked(self, name: str) -> dict:

@@ -98,21 +98,36 @@ def draw_gates(path: Path, stages: Mapping[str, dict]) -> None:
 
 def draw_pareto(path: Path, ways: Mapping[str, Mapping[str, dict]]) -> None:
     """Score against heads kept, a line for every way of prune.py; random heads as a band."""
-    figure, axes = _figure(7.5, 4.5)
+    lines: dict[str, dict[int, list[float]]] = {}
     random: dict[int, list[float]] = {}
     for way, stages in ways.items():
-        kept = [len(stage["heads"]) for stage in stages.values()]
-        scores = [stage["test"] for stage in stages.values()]
-        main = main_measure(scores[0])
-        values, low, high = (np.array([s[main][end] for s in scores]) for end in ENDS)
-        if re.fullmatch(r"prune-random-\d+", way):
-            for k, value in zip(kept, values):
-                random.setdefault(k, []).append(value)
-        else:
-            bars = np.maximum([values - low, high - values], 0)
-            name = way.removeprefix("prune-")
-            axes.errorbar(kept, values, bars, label=name, capsize=2, marker="o")
+        main = main_measure(next(iter(stages.values()))["test"])
+        for stage in stages.values():
+            kept, score = len(stage["heads"]), stage["test"][main]
+            if re.fullmatch(r"prune-random-\d+", way):
+                random.setdefault(kept, []).append(score["value"])
+            else:
+                line = lines.setdefault(way.removeprefix("prune-"), {})
+                line[kept] = [score[end] for end in ENDS]
         full = next(iter(stages.values()))["dense"][main]["value"]
+    draw_kept(path, lines, random, full, f"{main} on test")
+
+
+def draw_kept(
+    path: Path,
+    lines: Mapping[str, Mapping[int, Sequence[float]]],
+    random: Mapping[int, Sequence[float]],
+    full: float,
+    label: str,
+) -> None:
+    """A measure against heads kept: {way: {heads kept: (value, low, high)}} as lines, the values
+    of random draws, {heads kept: values}, as a band, and what all heads have."""
+    figure, axes = _figure(7.5, 4.5)
+    for way, points in lines.items():
+        kept = sorted(points)
+        values, low, high = np.array([points[k] for k in kept]).T
+        bars = np.maximum([values - low, high - values], 0)
+        axes.errorbar(kept, values, bars, label=way, capsize=2, marker="o")
     if random:
         kept = sorted(random)
         least, most = ([bound(random[k]) for k in kept] for bound in (min, max))
@@ -120,31 +135,7 @@ def draw_pareto(path: Path, ways: Mapping[str, Mapping[str, dict]]) -> None:
         axes.plot(kept, most, ".", color="0.6")
         axes.plot(kept, least, ".", color="0.6")
     axes.axhline(full, color="0.5", linewidth=0.8, linestyle=":", label="all heads")
-    axes.set(xlabel="heads kept", ylabel=f"{main} on test", title="Fewer heads, by every way tried")
-    axes.legend(frameon=False)
-    _save(figure, path)
-
-
-def draw_shares(
-    path: Path,
-    shares: Mapping[str, Mapping[int, Sequence[float]]],
-    chance: Mapping[int, Sequence[float]],
-) -> None:
-    """What each way of pruning leaves of the dense score against heads kept, {way: {heads kept:
-    (share, low, high)}}; the shares of random draws, {heads kept: shares}, as a band."""
-    figure, axes = _figure(7.5, 4.5)
-    kept = sorted(chance)
-    least, most = ([100 * bound(chance[k]) for k in kept] for bound in (min, max))
-    axes.fill_between(kept, least, most, color="0.85", label="random heads")
-    for way, points in shares.items():
-        kept = sorted(points)
-        values, low, high = 100 * np.array([points[k] for k in kept]).T
-        bars = np.maximum([values - low, high - values], 0)
-        axes.errorbar(kept, values, bars, label=way, capsize=2, marker="o", linewidth=1)
-    axes.axhline(100, color="0.5", linewidth=0.8, linestyle=":")
-    axes.set(
-        xlabel="heads kept", ylabel="% of the dense model's AP on test", title="Fewer heads, by way"
-    )
+    axes.set(xlabel="heads kept", ylabel=label, title="Fewer heads, by every way tried")
     axes.legend(frameon=False)
     _save(figure, path)
 

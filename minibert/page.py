@@ -63,6 +63,8 @@ def write_report(run: Path) -> Path:
     texts = read_json(run / "texts.json") if (run / "texts.json").exists() else []
     ablations, prunings = read_ablations(run), read_prunings(run)
     config = BertConfig.load(run / "config.json")
+    if prunings:
+        draw_pareto(run / "pareto.png", prunings)
     page = _render(
         "report.html",
         title=run.resolve().name,
@@ -86,8 +88,6 @@ def tell(run: Path, out: Path) -> None:
     if out.resolve().parent != run.resolve():
         return
     try:
-        if prunings := read_prunings(run):
-            draw_pareto(run / "pareto.png", prunings)
         print(f"To look at: {write_report(run)}")
     except InputError as error:
         print(f"no report: {error}", file=sys.stderr)
