@@ -16,6 +16,9 @@ from minibert.metrics import Array, Score
 from minibert.model import BertForTokenClassification
 from minibert.tokenizer import Span, normal_form
 
+# Without a type the letters but B are left to other tasks.
+TYPED_BOUNDARIES = tuple(f"{tag}-" for tag in ("B", *metrics.CLOSES))
+
 Progress = Callable[[Sequence], Sequence]  # wraps a list of batches, e.g. in a progress bar
 
 
@@ -55,8 +58,8 @@ def positive_score(log_probs: Array, labels: Sequence[str]) -> Array:
 
 
 def tells_spans(labels: Sequence[str]) -> bool:
-    """Whether labels say where a phrase begins: B, I, O, with or without types."""
-    return any(name == "B" or name.startswith("B-") for name in labels)
+    """Whether labels say where a phrase begins or ends: B, or a typed tag such as B-X or S-X."""
+    return any(name == "B" or name.startswith(TYPED_BOUNDARIES) for name in labels)
 
 
 def positive(targets: Sequence[Sequence[int]], labels: Sequence[str]) -> list[NDArray]:
@@ -139,7 +142,7 @@ def label_scores(
     names: Sequence[str],
     threshold: float | None = None,
 ) -> dict[str, Score]:
-    """Loss per word; entity F1, as `decode` reads it, where there are B labels; word accuracy
+    """Loss per word; entity F1, as `decode` reads it, where labels mark spans; word accuracy
     where no label is O."""
     draws = metrics.resamples(len(targets))
     words = draws @ np.array([len(t) for t in targets], dtype=np.float64)

@@ -120,7 +120,7 @@ def noun_runs(document: Document, max_words: int) -> list[Run]:
 
 
 def tagged_runs(document: Document, labels: Sequence[str]) -> list[Run]:
-    """The entities of a tagger's labels: B I I, with or without types."""
+    """The entities of a tagger's labels, as `metrics.spans` reads them."""
     _check_length(document, labels)
     return sorted((first, last) for first, last, _ in metrics.spans(labels))
 

@@ -108,21 +108,31 @@ class Ranking:
         return float(self.scores[self.last[np.argmax(2 * hits / (taken + hits[-1]))]])
 
 
-def spans(labels: Sequence[str]) -> set[tuple[int, int, str]]:
-    """The entities (first word, last + 1, type) of B-X / I-X / O labels ("B" and "I" have type "").
+# Tags of BIO, BIOES (IOBES), BILOU and BMEWO: B begins an entity, I and M are inside one, E and L
+# are its last word, S, U and W its only word.
+CONTINUES = ("I", "M", "E", "L")
+CLOSES = ("E", "L", "S", "U", "W")
 
-    An I that continues nothing of its type opens an entity, as conlleval and seqeval count it.
+
+def spans(labels: Sequence[str]) -> set[tuple[int, int, str]]:
+    """The entities (first word, last + 1, type) of labels such as B-X, I-X, O ("B" has type "").
+
+    A tag that continues nothing of its type opens an entity, as conlleval and seqeval's default
+    mode count it.
     """
-    found = set()
-    start, kind = 0, None
+    entities = set()
+    start, kind, closed = 0, None, False  # of the open entity; kind is None where none is open
+
     for i, label in enumerate([*labels, "O"]):
-        tag, _, this = label.partition("-")
-        if kind is not None and (tag != "I" or this != kind):
-            found.add((start, i, kind))
+        tag, _, this_kind = label.partition("-")
+        if kind is not None and (closed or tag not in CONTINUES or this_kind != kind):
+            entities.add((start, i, kind))
             kind = None
         if kind is None and tag != "O":
-            start, kind = i, this
-    return found
+            start, kind = i, this_kind
+        closed = tag in CLOSES
+
+    return entities
 
 
 def span_counts(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> Array:

@@ -225,6 +225,10 @@ def test_label_scores_are_means_over_words():
         (("O", "B", "I"), {"loss", "entity F1"}),
         (("O", "B-X", "I-X"), {"loss", "entity F1"}),
         (("B-X", "I-X"), {"loss", "accuracy", "entity F1"}),
+        (("O", "S-X", "E-X"), {"loss", "entity F1"}),
+        (("O", "U-X"), {"loss", "entity F1"}),
+        (("O", "I-X"), {"loss"}),
+        (("O", "S", "W"), {"loss"}),
         (("ADJ", "Be"), {"loss", "accuracy"}),
     ],
 )

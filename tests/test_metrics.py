@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import seqeval.scheme
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import false_discovery_control, norm, spearmanr
@@ -11,6 +12,7 @@ from seqeval.metrics import f1_score as seqeval_f1
 from seqeval.metrics import precision_score as seqeval_precision
 from seqeval.metrics import recall_score as seqeval_recall
 from seqeval.metrics.sequence_labeling import get_entities
+from seqeval.scheme import Entities
 from sklearn import metrics as sklearn
 
 from minibert.metrics import (
@@ -138,9 +140,6 @@ def test_measures_keep_the_leading_axes_and_are_zero_over_nothing():
 
 # Spans ------------------------------------------------------------------------------------------
 
-TAGS = st.lists(st.sampled_from(["O", "B-X", "I-X", "B-Y", "I-Y", "B-X-Y", "I-X-Y"]), max_size=12)
-PLAIN = st.lists(st.sampled_from(["O", "B", "I"]), max_size=12)
-
 
 @pytest.mark.parametrize(
     ("labels", "found"),
@@ -154,29 +153,77 @@ PLAIN = st.lists(st.sampled_from(["O", "B", "I"]), max_size=12)
         ("B-X I-Y I-Y", {(0, 1, "X"), (1, 3, "Y")}),
         ("O I-X I-Y B-Y I-Y", {(1, 2, "X"), (2, 3, "Y"), (3, 5, "Y")}),
         ("B-a-b I-a-b I-a", {(0, 2, "a-b"), (2, 3, "a")}),
+        ("B E S S O S", {(0, 2, ""), (2, 3, ""), (3, 4, ""), (5, 6, "")}),
+        ("B-X L-X U-X B-X I-X L-X", {(0, 2, "X"), (2, 3, "X"), (3, 6, "X")}),
+        ("B-X M-X E-X W-X W-X O", {(0, 3, "X"), (3, 4, "X"), (4, 5, "X")}),
+        ("B M E B E S", {(0, 3, ""), (3, 5, ""), (5, 6, "")}),
+        ("I-X E-X E-X S-X I-X", {(0, 2, "X"), (2, 3, "X"), (3, 4, "X"), (4, 5, "X")}),
+        ("B-X E-Y E-Y O", {(0, 1, "X"), (1, 2, "Y"), (2, 3, "Y")}),
     ],
 )
 def test_spans_by_hand(labels, found):
     assert spans(labels.split()) == found
 
 
+# The tags of each scheme as IOBES has them, which is what seqeval's default mode reads.
+IOBES = dict(zip("OBIES", "OBIES"))
+SCHEMES = {
+    "BIO": dict(zip("OBI", "OBI")),
+    "BIOES": IOBES,
+    "BILOU": dict(zip("OBILU", "OBIES")),
+    "BMEWO": dict(zip("OBMEW", "OBIES")),
+    "BMES": dict(zip("OBMES", "OBIES")),
+}
+
+
+@st.composite
+def labels_of_a_scheme(draw, of=1):
+    """(as_iobes, `of` label sequences of one length): any order of the tags, typed or not."""
+    as_iobes = SCHEMES[draw(st.sampled_from([*SCHEMES]))]
+    types = draw(st.sampled_from([[""], ["-X", "-Y", "-X-Y"]]))
+    label = st.builds(
+        lambda tag, kind: tag if tag == "O" else tag + kind,
+        st.sampled_from([*as_iobes]),
+        st.sampled_from(types),
+    )
+    rows = draw(st.lists(st.tuples(*[label] * of), max_size=12))
+    return as_iobes, [[row[i] for row in rows] for i in range(of)]
+
+
+def translated(labels, as_iobes):
+    return [as_iobes[label[0]] + label[1:] for label in labels]
+
+
+@settings(deadline=None, max_examples=200)
+@given(labels_of_a_scheme())
+def test_spans_are_seqevals(case):
+    as_iobes, [labels] = case
+    entities = get_entities(translated(labels, as_iobes))
+    assert spans(labels) == {(a, b + 1, "" if kind == "_" else kind) for kind, a, b in entities}
+
+
+@pytest.mark.parametrize("scheme", ["IOBES", "BILOU"])
 @settings(deadline=None, max_examples=50)
-@given(TAGS | PLAIN)
-def test_spans_are_seqevals(labels):
-    theirs = {(a, b + 1, "" if kind == "_" else kind) for kind, a, b in get_entities(labels)}
-    assert spans(labels) == theirs
-
-
-PAIRS = st.lists(st.tuples(*[st.sampled_from(["O", "B-X", "I-X", "I-Y"])] * 2), max_size=12)
+@given(entities=st.lists(st.tuples(st.integers(1, 4), st.sampled_from(["X", "Y", "O"]))))
+def test_spans_of_well_formed_labels_are_those_of_seqevals_schemes(scheme, entities):
+    last, single = ("E", "S") if scheme == "IOBES" else ("L", "U")
+    labels = []
+    for size, kind in entities:
+        tags = [single] if size == 1 else ["B", *["I"] * (size - 2), last]
+        labels += ["O"] * size if kind == "O" else [f"{tag}-{kind}" for tag in tags]
+    strict = Entities([labels], getattr(seqeval.scheme, scheme)).entities[0]
+    assert spans(labels) == {(e.start, e.end, e.tag) for e in strict}
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@settings(deadline=None, max_examples=50)
-@given(st.lists(PAIRS, min_size=1, max_size=4))
-def test_span_measures_are_seqevals(documents):
-    gold, predicted = ([[pair[i] for pair in d] for d in documents] for i in (0, 1))
+@settings(deadline=None, max_examples=100)
+@given(labels_of_a_scheme(of=2), st.integers(0, 12))
+def test_span_measures_are_seqevals(case, cut):
+    as_iobes, sequences = case
+    gold, predicted = ([labels[:cut], labels[cut:]] for labels in sequences)
     counts = span_counts(gold, predicted)
-    assert counts.shape == (len(documents), 4)
+    assert counts.shape == (2, 4)
+    gold, predicted = ([translated(d, as_iobes) for d in side] for side in (gold, predicted))
     for ours, theirs in [
         (precision, seqeval_precision),
         (recall, seqeval_recall),
@@ -191,6 +238,14 @@ def test_span_counts_by_hand():
     gold = [["B-X", "I-X", "O", "B-Y"], ["O", "B-X"], ["O"]]
     predicted = [["B-X", "I-X", "O", "B-X"], ["B-X", "I-X"], ["B-Y"]]
     assert span_counts(gold, predicted)[:, :3].tolist() == [[1, 1, 1], [0, 1, 1], [0, 1, 0]]
+
+
+@pytest.mark.parametrize("tags", ["BES", "BLU", "BEW"])
+def test_entity_f1_by_scheme_by_hand(tags):
+    """Gold: a phrase of two words and one of one; the second is missed: P 1, R 1/2, F1 2/3."""
+    first, last, single = (f"{tag}-X" for tag in tags)
+    counts = span_counts([[first, last, single, "O"]], [[first, last, "O", "O"]])
+    assert float(f1(counts.sum(0))) == pytest.approx(2 / 3)
 
 
 # Intervals --------------------------------------------------------------------------------------
