@@ -118,7 +118,7 @@ class Search(LinkSettings):
     cross-validation over queries, beside plain BM25, IDF and all heads."""
 
     data: cli.Positional[Path] = cli.MISSING
-    """Folder with corpus.jsonl, queries.jsonl and qrels.tsv."""
+    """Folder with corpus.jsonl, queries.jsonl and qrels.tsv or qrels/test.tsv."""
     out: Path | None = None
     """File for the scores as JSON."""
 
@@ -441,8 +441,7 @@ def inside(documents: Sequence[Document]) -> list[NDArray]:
 def search(settings: Search) -> None:
     cli.require("search")
     ranker = Linker(settings)
-    files = (settings.data / name for name in ("corpus.jsonl", "queries.jsonl", "qrels.tsv"))
-    collection = retrieval.read_collection(*files)
+    collection = retrieval.read_collection(*retrieval.collection_files(settings.data))
     rows = search_weights(ranker, collection)
     plain = [retrieval.uniform(document) for document in collection.documents]
     counted, mixed = retrieval.grid([0.0]), retrieval.grid()
@@ -457,6 +456,8 @@ def search(settings: Search) -> None:
         f"{len(collection.documents)} documents, {len(collection.queries)} queries ({unmatched} "
         "without a known term); p of nDCG@10 against BM25, tuned, by a randomisation test"
     )
+    if collection.note:
+        print(collection.note)
     baseline = outcomes["BM25, tuned"].values["nDCG@10"]
     told = {}
     for name, outcome in outcomes.items():

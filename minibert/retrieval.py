@@ -25,7 +25,10 @@ from minibert.metrics import Array, Score
 from minibert.tokenizer import normal_form, word_spans
 
 MEASURES = {"nDCG@10": "nDCG@10", "MAP": "AP", "R@100": "R@100"}  # as ir_measures calls them
-QRELS_HEADER = ["query-id", "corpus-id", "score"]
+QUERY_COLUMN = re.compile(
+    "(q|query|topic)[-_ ]?id|query|topic", re.IGNORECASE
+)  # its name in a header
+GRADE = re.compile(r"(-?\d{1,9})(\.0*)?")  # 1, -1 or 1.0
 HYPHEN = re.compile("[-\u2010\u2011]")
 
 # Reading ----------------------------------------------------------------------------------------
@@ -37,24 +40,47 @@ class Collection(NamedTuple):
     documents: list[Document]
     queries: list[Document]
     qrels: dict[str, dict[str, int]]  # query -> document -> grade; above 0 is relevant
+    note: str = ""  # what was left out, to be shown to the user
+
+
+def collection_files(folder: Path) -> tuple[Path, Path, Path]:
+    """corpus.jsonl, queries.jsonl and the judgements: qrels.tsv, or BEIR's qrels/test.tsv."""
+    qrels = folder / "qrels.tsv"
+    if not qrels.exists() and (folder / "qrels").is_dir():
+        qrels = folder / "qrels" / "test.tsv"
+    return folder / "corpus.jsonl", folder / "queries.jsonl", qrels
 
 
 def read_collection(corpus: Path, queries: Path, qrels: Path) -> Collection:
     """Read a collection as BEIR or TREC publish it: JSONL of {"id" or "_id", "title" (optional),
-    "text"}, JSONL of {"id" or "_id", "text"}, and lines "query document grade" (with or without
-    BEIR's header) or "query 0 document grade".
+    "text"}, JSONL of {"id" or "_id", "text"}, and lines "query document grade" or "query 0 document
+    grade", separated by tabs or white space, with or without a header.
 
-    A document without words is allowed, and never found. Queries without a relevant document are
-    left out. Raises InputError, with file and line, for anything wrong.
+    A document without words is allowed, and never found. A judged document that the corpus lacks
+    stays in the qrels, so it counts as not found; judgements of queries that are not there, and
+    queries without a relevant document, are left out. The note counts them. Raises InputError, with
+    file and line, for anything wrong.
     """
     documents, asked = _read_texts(corpus), _read_texts(queries)
     if not any(any(terms(document)) for document in documents):
         raise InputError(f"{corpus}: no document has a word to search for")
-    grades = _read_qrels(qrels, {d.id for d in documents}, {q.id for q in asked})
-    judged = [q for q in asked if any(grade > 0 for grade in grades[q.id].values())]
-    if not judged:
-        raise InputError(f"{qrels}: no query has a relevant document")
-    return Collection(documents, judged, {q.id: grades[q.id] for q in judged})
+    grades = _read_qrels(qrels)
+    of_asked = {q.id: grades.pop(q.id, {}) for q in asked}
+    known = {document.id for document in documents}
+    judged = [q for q in asked if any(grade > 0 for grade in of_asked[q.id].values())]
+    counts = {
+        "judgements of unknown documents, which count as not found": sum(
+            id not in known for judgements in of_asked.values() for id in judgements
+        ),
+        "judgements of unknown queries, passed over": sum(map(len, grades.values())),
+        "queries without a relevant document, passed over": len(asked) - len(judged),
+    }
+    note = "; ".join(f"{what}: {count}" for what, count in counts.items() if count)
+
+    relevant = (id for judgements in of_asked.values() for id, g in judgements.items() if g > 0)
+    if known.isdisjoint(relevant):
+        raise InputError(f"{qrels}: no query has a relevant document; {note}")
+    return Collection(documents, judged, {q.id: of_asked[q.id] for q in judged}, note)
 
 
 def _read_texts(path: Path) -> list[Document]:
@@ -72,26 +98,22 @@ def _read_texts(path: Path) -> list[Document]:
     return list(found.values())
 
 
-def _read_qrels(path: Path, documents: set[str], queries: set[str]) -> dict[str, dict[str, int]]:
+def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
     grades: dict[str, dict[str, int]] = defaultdict(dict)
-    unknown = []
     for where, line in read_lines(path):
-        fields = line.split()
-        if fields == QRELS_HEADER:
-            continue
-        if len(fields) not in (3, 4) or not re.fullmatch(r"-?\d{1,9}", fields[-1]):
+        fields = line.strip().split("\t")  # ids may hold spaces
+        if len(fields) not in (3, 4):
+            fields = line.split()
+        grade = GRADE.fullmatch(fields[-1].strip())
+        if not grade and QUERY_COLUMN.fullmatch(fields[0]):
+            continue  # a header
+        if not grade or len(fields) not in (3, 4):
             raise InputError(f"{where}: expected query, document, grade; found {line[:40]!r}")
-        query, document, grade = fields[0], fields[-2], int(fields[-1])
-        if query not in queries:
-            unknown.append(f"{where}: judges the unknown query {query!r}")
-        elif document not in documents:
-            unknown.append(f"{where}: judges the unknown document {document!r}")
-        if document in grades[query]:
-            raise InputError(f"{where}: {document!r} is judged twice for query {query!r}")
-        grades[query][document] = grade
-    if unknown:
-        raise InputError(f"{unknown[0]}; {len(unknown)} lines judge what is unknown")
-    return grades
+
+        query, document, value = fields[0], fields[-2], int(grade[1])
+        if grades[query].setdefault(document, value) != value:
+            raise InputError(f"{where}: {document!r} has two grades for query {query!r}")
+    return dict(grades)
 
 
 # Terms ------------------------------------------------------------------------------------------

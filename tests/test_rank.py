@@ -247,10 +247,14 @@ def test_search_beside_its_controls(model, tmp_path, capsys):
         lines = [json.dumps(row) + "\n" for row in rows]
         (tmp_path / f"{name}.jsonl").write_text("".join(lines))
     judged = [f"q{i}\t{d.id}\t1\n" for i, d in enumerate(documents)]
-    (tmp_path / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(judged))
+    judged += ["q0\tgone\t1\n", "gone\tgone\t1\n"]
+    (tmp_path / "qrels").mkdir()  # as in BEIR
+    header = "query-id\tcorpus-id\tscore\n"
+    (tmp_path / "qrels" / "test.tsv").write_text(header + "".join(judged))
     out = tmp_path / "scores.json"
     assert rank.main(["search", str(tmp_path), *model, "--heads", "L1H1", "--out", str(out)]) == 0
     printed = capsys.readouterr().out
+    assert "judgements of unknown documents, which count as not found: 1; judgements of" in printed
     scores = json.loads(out.read_text())["test"]
     assert [*scores] == [
         *("BM25, k1 1.5, b 0.75", "BM25, tuned", "IDF", "all heads", "these heads"),

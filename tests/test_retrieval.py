@@ -18,6 +18,7 @@ from minibert.retrieval import (
     Setting,
     average,
     best,
+    collection_files,
     cross_validate,
     grid,
     impacts,
@@ -359,7 +360,13 @@ def read(folder, corpus=CORPUS, queries=QUERIES, qrels=BEIR) -> Collection:
     return read_collection(*paths)
 
 
-@pytest.mark.parametrize("qrels", [BEIR, TREC])
+TREC_TABS = TREC.replace(" ", "\t")
+POINT_ZERO = "query_id\tdoc_id\trelevance\n1\t7\t2.0\n1\ta\t0.0\n2\tc\t1.\n3\ta\t0.0\n"
+MARK_AND_CRLF = "\ufeff" + BEIR.replace("\n", "\r\n")
+MIXED_SPACE = "qid 0 docid rel\n1  0\t7 2 \n1 0 a 0\n2 0 c 1\n2 0 c 1\n3 0 a 0"
+
+
+@pytest.mark.parametrize("qrels", [BEIR, TREC, TREC_TABS, POINT_ZERO, MARK_AND_CRLF, MIXED_SPACE])
 def test_collections_of_both_kinds_are_read(tmp_path, qrels):
     collection = read(tmp_path, qrels=qrels)
     assert [(d.id, d.text) for d in collection.documents] == [
@@ -386,9 +393,14 @@ def test_collections_of_both_kinds_are_read(tmp_path, qrels):
         ({"queries": [["1", "x"]]}, "queries.jsonl:1: expected an object"),
         ({"qrels": "1 7"}, "qrels.tsv:1: expected query, document, grade; found '1 7'"),
         ({"qrels": "1 7 1\n1 a high"}, "qrels.tsv:2: expected query, document, grade"),
-        ({"qrels": "1 7 1\n1 0 7 0"}, "qrels.tsv:2: '7' is judged twice for query '1'"),
-        ({"qrels": "1 7 1\n1 x 1\n9 7 1"}, "qrels.tsv:2: judges the unknown document 'x'; 2 lines"),
-        ({"qrels": "9 x 1\n1 7 1"}, "qrels.tsv:1: judges the unknown query '9'; 1 lines"),
+        ({"qrels": "1 7 1\n1 0 7 0"}, "qrels.tsv:2: '7' has two grades for query '1'"),
+        ({"qrels": "1 7 0.5"}, "qrels.tsv:1: expected query, document, grade"),
+        ({"qrels": "1 7 yes"}, "qrels.tsv:1: expected query, document, grade"),
+        ({"qrels": "1\t7"}, "qrels.tsv:1: expected query, document, grade"),
+        (
+            {"qrels": "1 x 1\n9 7 1"},
+            "no query has a relevant document; judgements of unknown do",
+        ),
         ({"qrels": "1 7 0\n1 a -1"}, "qrels.tsv: no query has a relevant document"),
         ({"qrels": ""}, "qrels.tsv: no query has a relevant document"),
     ],
@@ -397,6 +409,40 @@ def test_what_is_wrong_is_said_with_its_place(tmp_path, change, message):
     with pytest.raises(InputError) as error:
         read(tmp_path, **change)
     assert message in str(error.value)
+
+
+def test_unknown_documents_count_as_not_found(tmp_path):
+    """x is relevant and not in the corpus: recall and AP of query 1 are 1/2, of query 2 are 0."""
+    qrels = "1 7 1\n1 x 1\n1 y 0\n2 x 2\n9 7 1\n9 x 1\n"
+    collection = read(tmp_path, qrels=qrels)
+    assert [q.id for q in collection.queries] == ["1", "2"]
+    values = judge(collection, [np.array([1]), np.array([0])])
+    assert values["R@100"].tolist() == [0.5, 0]
+    assert values["MAP"].tolist() == [0.5, 0]
+    assert values["nDCG@10"].tolist() == pytest.approx([1 / (1 + 1 / math.log2(3)), 0])
+    assert collection.note == (
+        "judgements of unknown documents, which count as not found: 3; judgements of unknown "
+        "queries, passed over: 2; queries without a relevant document, passed over: 1"
+    )
+
+
+def test_ids_with_spaces_stand_between_tabs(tmp_path):
+    corpus = [{"_id": "my doc 1", "text": "gas"}, {"_id": "my", "text": "wing"}]
+    queries = [{"_id": "query one", "text": "gas", "metadata": {"url": "x"}}]
+    for qrels in ("query one\tmy doc 1\t1\n", "query one\t0\tmy doc 1\t1\t\n"):
+        collection = read(tmp_path, corpus, queries, qrels)
+        assert collection.qrels == {"query one": {"my doc 1": 1}}
+        assert collection.note == ""
+
+
+def test_judgements_lie_beside_the_corpus_or_in_a_folder_as_in_beir(tmp_path):
+    assert collection_files(tmp_path)[2] == tmp_path / "qrels.tsv"
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "dev.tsv").write_text(BEIR)
+    names = ("corpus.jsonl", "queries.jsonl", "qrels/test.tsv")
+    assert collection_files(tmp_path) == tuple(tmp_path / name for name in names)
+    (tmp_path / "qrels.tsv").write_text(BEIR)
+    assert collection_files(tmp_path)[2] == tmp_path / "qrels.tsv"
 
 
 def test_what_is_not_there_is_said(tmp_path):
