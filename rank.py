@@ -6,12 +6,14 @@ the words of a search index by them, and score the search.
 """
 
 import json
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -25,11 +27,13 @@ from minibert.config import head_of, name_of
 from minibert.data import (
     OUTSIDE,
     Document,
+    document_file,
     field,
     make_windows,
     parse_document,
     parse_object,
     read_documents,
+    share_in_text,
     word_labels,
 )
 from minibert.errors import InputError
@@ -42,6 +46,9 @@ from minibert.ranking import Linker, LinkSettings, Ranker, RankSettings, chunks,
 from minibert.tokenizer import word_spans
 
 PAGE = 100  # texts on a page at most
+BLANK = b" \t\n\r\v\f\xef\xbb\xbf"  # bytes of a blank line, with a byte order mark
+# How JSON lines begin, or a list of objects; but not {{Infobox}} or [1].
+JSON = re.compile(rb'(\xef\xbb\xbf)?\s*(\{\s*("|\}|$)|\[\s*(\{\s*"|$))')
 
 
 @dataclass(frozen=True)
@@ -49,8 +56,8 @@ class Extract(RankSettings):
     """Keyphrases, word weights, vectors or graphs of texts, in the order of the input."""
 
     files: cli.Positional[tuple[Path, ...]] = ()
-    """JSON lines with id and text (*.json, *.jsonl), or plain texts, one a file; none: JSON lines
-    from standard input."""
+    """JSON lines with id and text, recognised by the first line, or plain texts, one a file; none:
+    JSON lines from standard input."""
     out: Path | None = None
     """File to write; by default standard output."""
     format: Literal["keyphrases", "weights", "vectors", "graph"] = "keyphrases"
@@ -189,26 +196,54 @@ def results(
 def read_texts(settings: Extract, skipped: list[str]) -> Iterator[Document]:
     """The texts of the input, one after another; what is wrong goes to `skipped`, or is raised."""
     for path in settings.files or [None]:
-        if path and not path.suffix.lower().startswith(".json"):
-            try:
-                text = path.read_bytes().decode("utf-8-sig")  # line ends as they are
-            except (OSError, UnicodeDecodeError) as error:
-                raise InputError(f"{path}: not readable as UTF-8 text ({error})") from None
-            yield Document(path.name, text, word_spans(text))
-            continue
         try:
             stream = path.open("rb") if path else sys.stdin.buffer
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from None
         with stream:
-            for number, line in enumerate(stream, 1):
-                if line.strip():
-                    try:
-                        yield parse_text(line, f"{path or 'standard input'}:{number}", number)
-                    except InputError as error:
-                        if not settings.skip_errors:
-                            raise
-                        skipped.append(str(error))
+            # A pipe cannot be read twice: the lines that show the format go before the others.
+            opening = list(opening_lines(stream))
+            lines = chain(opening, stream)
+            if path and not is_json_lines(path, b"".join(opening)):
+                yield parse_plain(b"".join(lines), path)
+            else:
+                where = str(path or "standard input")
+                yield from parse_lines(lines, where, skipped if settings.skip_errors else None)
+
+
+def opening_lines(stream: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines up to and with the first that is not blank."""
+    for line in stream:
+        yield line
+        if line.strip(BLANK):
+            return
+
+
+def is_json_lines(path: Path, opening: bytes) -> bool:
+    """By name, or because the first line begins an object. A list of objects is taken for JSON too:
+    it is refused with a sentence, and no text with braces in it."""
+    return path.suffix.lower().startswith((".json", ".ndjson")) or bool(JSON.match(opening))
+
+
+def parse_lines(
+    lines: Iterable[bytes], where: str, skipped: list[str] | None
+) -> Iterator[Document]:
+    for number, line in enumerate(lines, 1):
+        if line.strip(BLANK):
+            try:
+                yield parse_text(line, f"{where}:{number}", number)
+            except InputError as error:
+                if skipped is None:
+                    raise
+                skipped.append(str(error))
+
+
+def parse_plain(content: bytes, path: Path) -> Document:
+    try:
+        text = content.decode("utf-8-sig")  # line ends as they are
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not readable as UTF-8 text ({error})") from None
+    return Document(path.name, text, word_spans(text))
 
 
 def parse_text(line: bytes, where: str, number: int) -> Document:
@@ -299,17 +334,24 @@ def fit(settings: Fit) -> None:
 
 
 def labelled(settings: RankSettings, path: Path) -> list[Document]:
-    """Documents with keyphrases; for noun phrases with the words and tags of NAME.pos.jsonl."""
-    documents = [document for document in read_documents(path) if document.keyphrases]
+    """Documents with keyphrases; for noun phrases with the words and tags of NAME.pos.jsonl. Prints
+    what is left out, and how much of the gold can be found."""
+    every = read_documents(path)
+    documents = [document for document in every if document.keyphrases]
     if not documents:
         raise InputError(f"{path}: no document has keyphrases")
-    if settings.candidates != "nouns":
-        return documents
-    tags = path.with_suffix(".pos.jsonl")
-    tagged = {document.id: document for document in read_documents(tags)}
-    if missing := [d.id for d in documents if d.id not in tagged]:
-        raise InputError(f"{tags}: no document {missing[0]!r}")
-    return [tagged[d.id]._replace(keyphrases=d.keyphrases) for d in documents]
+    if settings.candidates == "nouns":
+        tags = document_file(path).with_suffix(".pos.jsonl")
+        tagged = {document.id: document for document in read_documents(tags)}
+        if missing := [d.id for d in documents if d.id not in tagged]:
+            raise InputError(f"{tags}: no document {missing[0]!r}")
+        documents = [tagged[d.id]._replace(keyphrases=d.keyphrases) for d in documents]
+
+    print(
+        f"{path}: {len(documents)} documents, {len(every) - len(documents)} without keyphrases "
+        f"passed over; {share_in_text(documents):.1%} of the keyphrases stand in the text"
+    )
+    return documents
 
 
 # Evaluate ---------------------------------------------------------------------------------------

@@ -17,7 +17,15 @@ from tqdm import tqdm
 from minibert import cli, figures, page, processes
 from minibert.attention import received_by_head
 from minibert.config import name_of
-from minibert.data import OUTSIDE, Split, first_documents, label_names, load_corpus, make_splits
+from minibert.data import (
+    OUTSIDE,
+    Split,
+    first_documents,
+    label_names,
+    load_corpus,
+    make_splits,
+    share_in_text,
+)
 from minibert.errors import InputError
 from minibert.evaluation import evaluate, positive, positive_score, predict, predicted_spans
 from minibert.files import read_json, sha256, write_json
@@ -120,12 +128,13 @@ def describe(splits: dict[str, Split], names: Sequence[str]) -> str:
     lines = []
     for name, split in splits.items():
         words = sum(map(len, split.targets))
-        inside = sum(names[i] != OUTSIDE for target in split.targets for i in target)
-        share = f", {inside / words:.1%} of them in a keyphrase" if OUTSIDE in names else ""
-        lines.append(
-            f"{name}: {len(split.documents)} documents, {words} words{share}, "
-            f"{len(split.windows)} windows"
-        )
+        parts = [f"{len(split.documents)} documents", f"{words} words"]
+        if OUTSIDE in names:
+            inside = sum(names[i] != OUTSIDE for target in split.targets for i in target)
+            parts.append(f"{inside / words:.1%} of them in a keyphrase")
+        if (share := share_in_text(split.documents)) is not None:
+            parts.append(f"{share:.1%} of the keyphrases in the text")
+        lines.append(f"{name}: {', '.join(parts)}, {len(split.windows)} windows")
     return "\n".join(lines)
 
 

@@ -24,9 +24,15 @@ from minibert.tokenizer import Span, Tokenizer, normal_form, word_spans
 from minibert.weights import download
 
 Scheme = Literal["io", "bio", "given"]
-SPLITS = ("train", "dev", "test")
+# The names under which data sets publish each split, and what their JSON lines are called.
+SPLITS = {"train": ["train"], "dev": ["dev", "validation", "valid", "val"], "test": ["test"]}
+SUFFIXES = (".jsonl", ".json", ".ndjson")
 SAMPLE = Path(__file__).parent / "sample"
+AnyPath = Path | zipfile.Path
 OUTSIDE = "O"  # the label of a word in no keyphrase
+
+# A phrase of a line of several, as in "a; b": semicolons end it, but for those of "R&amp;D".
+PHRASE = re.compile(r"(?:&(?:#\w+|[a-z]{2,}\d*);|[^;])+")
 
 # Fields under the names that published data sets use -> ours.
 ALIASES = {"document": "words", "doc_bio_tags": "labels", "tokens": "words", "tags": "labels"}
@@ -52,22 +58,41 @@ class Document(NamedTuple):
 
 
 def read_documents(path: Path) -> list[Document]:
-    """Documents of a JSONL file, or of a folder or zip with docsutf8/NAME.txt and keys/NAME.key.
+    """Documents of a JSONL file or of a folder with one split's JSONL file; or of a folder or zip
+    with docsutf8/NAME.txt and keys/NAME.key.
 
     Raises InputError, with file and line, for anything that is not a document.
     """
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
-    if path.is_dir() or path.suffix == ".zip":
-        documents = list(_read_published(path))
-    else:
-        documents = list(_read_jsonl(path))
+    path = document_file(path)
+    read = _read_published if _is_published(path) else _read_jsonl
+    documents = list(read(path))
     if not documents:
         raise InputError(f"{path}: no documents in it")
     for id, count in Counter(d.id for d in documents).items():
         if count > 1:
             raise InputError(f"{path}: the id {id!r} is there {count} times; ids must differ")
     return documents
+
+
+def document_file(path: Path) -> Path:
+    """`path`, or the train, dev or test file in it where it is a folder with one of them. Raises
+    InputError where it holds several, or docsutf8 too."""
+    if not path.is_dir():
+        return path
+    names = {name for names in SPLITS.values() for name in names}
+    files = [
+        file
+        for file in sorted(_visible(path))
+        if file.suffix.lower() in SUFFIXES and file.stem.lower() in names
+    ]
+    layouts = [file.name for file in files]
+    if _subfolder(path, "docsutf8"):
+        layouts.append("docsutf8")
+    if len(layouts) > 1:
+        raise InputError(f"{path}: holds {', '.join(layouts)}; name one file")
+    return files[0] if files else path
 
 
 def _read_jsonl(path: Path) -> Iterator[Document]:
@@ -158,33 +183,65 @@ def field(raw: dict, name: str, kind: Any, where: str) -> Any:
     return raw[name]
 
 
-def _read_published(path: Path) -> Iterator[Document]:
-    """docsutf8/NAME.txt with keys/NAME.key (a phrase a line), as 500N-KPCrowd is published."""
+def _is_published(path: Path) -> bool:
+    return path.is_dir() or path.suffix.lower() == ".zip"
+
+
+def _visible(folder: AnyPath) -> list[AnyPath]:
+    """What a folder holds, less what macOS adds to it: .DS_Store, ._NAME, __MACOSX."""
+    return [p for p in folder.iterdir() if not p.name.startswith((".", "__MACOSX"))]
+
+
+def _subfolder(folder: AnyPath, name: str) -> AnyPath | None:
+    """The folder of this name in `folder`, in upper or lower case."""
+    return next((p for p in _visible(folder) if p.is_dir() and p.name.lower() == name), None)
+
+
+def _files_in(folder: AnyPath | None, suffix: str) -> list[tuple[str, AnyPath]]:
+    """(name without suffix, file) of each file with this suffix, in upper or lower case."""
+    files = [Path(p.name) for p in _visible(folder)] if folder else []
+    names = sorted(file for file in files if file.suffix.lower() == suffix)
+    return [(name.stem, folder / name.name) for name in names]
+
+
+def _published_files(path: Path) -> list[tuple[str, AnyPath, AnyPath]]:
+    """(id, text, keys) of docsutf8/NAME.txt with keys/NAME.key, as 500N-KPCrowd is published, in
+    `path` or one folder down. Raises InputError."""
     try:
-        root = zipfile.Path(path) if path.suffix == ".zip" else path
+        root = path if path.is_dir() else zipfile.Path(path)
     except (OSError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: not a zip file ({error})") from None
-    inner = [root, *(p for p in root.iterdir() if p.is_dir())]
-    home = next((p for p in inner if (p / "docsutf8").is_dir()), None)
-    if home is None:
+    folders = [root, *filter(lambda p: p.is_dir(), _visible(root))]
+    homes = [folder for folder in folders if _subfolder(folder, "docsutf8")]
+    if not homes:
         raise InputError(
-            f"{path}: neither train.jsonl, dev.jsonl, test.jsonl nor docsutf8/*.txt with keys/*.key"
+            f"{path}: neither train.jsonl, dev.jsonl, test.jsonl nor docsutf8/*.txt with "
+            "keys/*.key; name a file"
         )
-    for file in sorted((home / "docsutf8").iterdir(), key=lambda p: p.name):
-        if not file.name.endswith(".txt"):
-            continue
-        id = file.name.removesuffix(".txt")
-        key = home / "keys" / f"{id}.key"
-        if not key.is_file():
-            raise InputError(f"{path}: docsutf8/{id}.txt has no keys/{id}.key")
+    if len(homes) > 1:
+        names = ", ".join(sorted(home.name for home in homes))
+        raise InputError(f"{path}: docsutf8 is in each of {names}; give one of them alone")
+
+    keys = dict(_files_in(_subfolder(homes[0], "keys"), ".key"))
+    texts = _files_in(_subfolder(homes[0], "docsutf8"), ".txt")
+    for id, text in texts:
+        if id not in keys:
+            raise InputError(f"{path}: docsutf8/{text.name} has no keys/{id}.key")
+    return [(id, text, keys[id]) for id, text in texts]
+
+
+def _read_published(path: Path) -> Iterator[Document]:
+    for id, file, key in _published_files(path):
         text = _decode(file, path)
-        phrases = [line.strip() for line in _decode(key, path).splitlines() if line.strip()]
         if not word_spans(text):
-            raise InputError(f"{path}: docsutf8/{id}.txt has no word in it; remove it")
-        yield Document(id, text, word_spans(text), phrases)
+            raise InputError(f"{path}: docsutf8/{file.name} has no word in it; remove it")
+        phrases = [
+            p.strip() for line in _decode(key, path).splitlines() for p in PHRASE.findall(line)
+        ]
+        yield Document(id, text, word_spans(text), list(filter(None, phrases)))
 
 
-def _decode(file: Path | zipfile.Path, path: Path) -> str:
+def _decode(file: AnyPath, path: Path) -> str:
     try:
         return file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
     except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
@@ -214,21 +271,48 @@ def load_corpus(source: str) -> Corpus:
     source = os.path.expanduser(source)
     path = Path(source)
     if "{split}" in source:
-        files = {split: Path(source.replace("{split}", split)) for split in SPLITS}
+        patterns = [source]
     else:
         if not path.exists():
             if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source):
                 raise InputError(f"{source}: no such file or folder")
             path = download(source, ["*.jsonl"], kind="dataset")
-        files = {split: path / f"{split}.jsonl" for split in SPLITS}
-        if not files["dev"].exists() and (validation := path / "validation.jsonl").exists():
-            files["dev"] = validation
-    if any(file.exists() for file in files.values()):
-        splits = {split: read_documents(file) for split, file in files.items()}
-        return Corpus(splits, {str(f): sha256(f) for f in files.values()})
+        patterns = [f"{path}/{{split}}{suffix}" for suffix in SUFFIXES]
+
+    for files in map(_split_files, patterns):
+        if "{split}" in source or any(file.exists() for file in files.values()):
+            splits = {split: read_documents(file) for split, file in files.items()}
+            note = "docsutf8 beside these files is not read" if (path / "docsutf8").exists() else ""
+            return Corpus(splits, {str(f): sha256(f) for f in files.values()}, note)
+    return _load_unsplit(path)
+
+
+def _split_files(pattern: str) -> dict[str, Path]:
+    """The file of each split for a path with {split} in it, whether it exists or not. Raises
+    InputError where several could be it."""
+    files = {}
+    for split, names in SPLITS.items():
+        paths = [Path(pattern.replace("{split}", name)) for name in names]
+        present = [p for path in paths for p in _same_but_case(path)]
+        if len(present) > 1:
+            both = f"{present[0]} and {present[1]}"
+            raise InputError(f"{both}: either could be {split}; remove one")
+        files[split] = (present or paths)[0]
+    return files
+
+
+def _same_but_case(path: Path) -> list[Path]:
+    return [p for p in path.parent.glob("*") if p.name.lower() == path.name.lower()]
+
+
+def _load_unsplit(path: Path) -> Corpus:
+    """One JSONL file, or a docsutf8 folder or zip, split by us."""
+    if not (path.is_file() or path.is_dir()):
+        raise InputError(f"{path}: not a file; the documents are read again later, so save them")
     documents = read_documents(path)
     note = "split by minibert: 70 % train, 10 % dev, 20 % test, near-duplicates together"
-    if path.suffix != ".jsonl":
+    sources = [path]
+    if _is_published(path):
         whole = list(filter(_has_its_phrases, documents))
         if len(whole) < len(documents):
             note += (
@@ -236,7 +320,8 @@ def load_corpus(source: str) -> Corpus:
                 "quarter of their keyphrases"
             )
         documents = whole
-    sources = [*path.glob("**/docsutf8/*.txt"), *path.glob("**/keys/*.key")] or [path]
+    if path.is_dir():
+        sources = [file for _, *files in _published_files(path) for file in files]
     return Corpus(split_documents(documents), {str(f): sha256(f) for f in sorted(sources)}, note)
 
 
@@ -313,6 +398,12 @@ def find_phrases(document: Document, phrases: Iterable[str]) -> list[list[tuple[
             [(at[s], at[s + len(form)]) for s in starts if s in at and s + len(form) in at]
         )
     return found
+
+
+def share_in_text(documents: Iterable[Document]) -> float | None:
+    """The share of the keyphrases that `find_phrases` finds in their texts; None without any."""
+    places = [runs for d in documents for runs in find_phrases(d, d.keyphrases or [])]
+    return sum(map(bool, places)) / len(places) if places else None
 
 
 def word_labels(document: Document, scheme: Scheme) -> list[str]:

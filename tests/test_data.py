@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import random
 import zipfile
 from collections import Counter
@@ -151,6 +152,62 @@ def test_published_form(tmp_path, form):
         doc("Alpha x", ["alpha"], "a2"),
         doc("B side.\nEnd", ["side", "b side"], "b1"),
     ]
+
+
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_published_form_in_upper_case_and_with_what_macos_adds(tmp_path, form):
+    folder = tmp_path / "CORPUS"
+    names = [
+        "DOCSUTF8/0.TXT",
+        "KEYS/0.KEY",
+        "DOCSUTF8/._0.TXT",
+        "DOCSUTF8/.DS_Store",
+        "KEYS/._0.KEY",
+    ]
+    names += ["__MACOSX/docsutf8/._0.txt", "__MACOSX/docsutf8/0.txt", "__MACOSX/keys/0.key"]
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"\x00\x05\x16\x07")
+    (folder / "DOCSUTF8/0.TXT").write_text("Alpha x")
+    (folder / "KEYS/0.KEY").write_text("alpha")
+    path = folder if form == "folder" else zipped(tmp_path / "PLAIN.ZIP", folder)
+    assert read_documents(path) == [doc("Alpha x", ["alpha"], "0")]
+
+
+@pytest.mark.parametrize(
+    ("keys", "phrases"),
+    [
+        ("red fox; blue dog", ["red fox", "blue dog"]),
+        ("red fox;blue dog;\n ; den ;;", ["red fox", "blue dog", "den"]),
+        ("\ufeffred fox ;\r\nblue dog\r\n", ["red fox", "blue dog"]),
+        ("R&amp;D; AT&T; &#252;ber; a&b", ["R&amp;D", "AT&T", "&#252;ber", "a&b"]),
+        ("", []),
+    ],
+)
+def test_keys_are_a_phrase_a_line_or_several_between_semicolons(tmp_path, keys, phrases):
+    folder = published(tmp_path / "corpus", {"a": ("Red fox", keys)})
+    assert read_documents(folder)[0].keyphrases == phrases
+
+
+@pytest.mark.parametrize("name", ["test.jsonl", "valid.json", "TRAIN.JSONL", "dev.ndjson"])
+def test_the_only_split_of_a_folder_is_read(tmp_path, name):
+    (tmp_path / name).write_text(json.dumps(GOOD))
+    for other in ("._" + name, "test.pos.jsonl", "notes.jsonl", "test.txt"):
+        (tmp_path / other).write_text("not to be read")
+    assert [d.id for d in read_documents(tmp_path)] == ["a"]
+
+
+@pytest.mark.parametrize("other", ["train.jsonl", "validation.json", "docsutf8", "DOCSUTF8"])
+def test_a_folder_with_several_sets_of_documents_is_refused(tmp_path, other):
+    (tmp_path / "test.jsonl").write_text(json.dumps(GOOD))
+    (tmp_path / other).mkdir() if "." not in other else (tmp_path / other).write_text("")
+    refused(tmp_path, "test.jsonl", other.lower() if "." not in other else other, "name one file")
+
+
+def test_a_folder_with_several_published_collections_is_refused(tmp_path):
+    for name in ("one", "two"):
+        published(tmp_path / name, {"a": (name, name)})
+    refused(tmp_path, "docsutf8 is in each of one, two")
 
 
 def refused(path, *parts):
@@ -342,13 +399,39 @@ def test_the_sample():
         assert checksum == hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize("dev", ["dev", "validation"])
-def test_a_folder_with_three_splits(tmp_path, dev):
+@pytest.mark.parametrize("dev", ["dev", "validation", "valid", "val", "Valid"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".ndjson", ".JSONL"])
+@pytest.mark.parametrize("source", ["{}", "{}/{{split}}.jsonl"])
+def test_a_folder_with_three_splits(tmp_path, dev, suffix, source):
     for first, split in enumerate(("train", dev, "test")):
+        (tmp_path / f"{split}{suffix}").write_text(lines_of(1, first))
+    corpus = load_corpus(source.format(tmp_path) if suffix == ".jsonl" else str(tmp_path))
+    assert ids_of(corpus.splits) == {"train": {"0"}, "dev": {"1"}, "test": {"2"}}
+    assert str(tmp_path / f"{dev}{suffix}") in corpus.checksums
+    assert corpus.note == ""
+
+
+@pytest.mark.parametrize("source", ["{}", "{}/{{split}}.jsonl"])
+def test_two_files_that_could_be_one_split_are_refused(tmp_path, source):
+    for first, split in enumerate(("train", "dev", "valid", "test")):
+        (tmp_path / f"{split}.jsonl").write_text(lines_of(1, first))
+    with pytest.raises(InputError, match=r"dev.jsonl and .*valid.jsonl: either could be dev"):
+        load_corpus(source.format(tmp_path))
+
+
+def test_splits_beside_docsutf8_are_read_and_the_note_says_so(tmp_path):
+    published(tmp_path, {"a": ("one", "one")})
+    for first, split in enumerate(("train", "dev", "test")):
         (tmp_path / f"{split}.jsonl").write_text(lines_of(1, first))
     corpus = load_corpus(str(tmp_path))
     assert ids_of(corpus.splits) == {"train": {"0"}, "dev": {"1"}, "test": {"2"}}
-    assert str(tmp_path / f"{dev}.jsonl") in corpus.checksums
+    assert "docsutf8 beside these files is not read" in corpus.note
+
+
+def test_a_pipe_is_no_corpus(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="pipe: not a file; .* save them"):
+        load_corpus(str(tmp_path / "pipe"))
 
 
 def test_a_path_with_the_split_in_it(tmp_path):
@@ -394,8 +477,10 @@ def test_a_hub_id_is_downloaded_as_a_data_set(tmp_path, monkeypatch):
     assert ids_of(load_corpus("some.one/a-set").splits)["dev"] == {"1"}
 
 
-def test_a_single_file_is_split_70_10_20(tmp_path):
-    path = tmp_path / "all.jsonl"
+@pytest.mark.parametrize("name", ["all.jsonl", "all.json", "all.ndjson", "all"])
+def test_a_single_file_is_split_70_10_20(tmp_path, name):
+    """Of texts without keyphrases, which is no reason to leave them out."""
+    path = tmp_path / name
     path.write_text(lines_of(50))
     corpus = load_corpus(str(path))
     assert {split: len(d) for split, d in corpus.splits.items()} == {

@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import huggingface_hub
@@ -48,6 +50,60 @@ def test_keyphrases_come_in_the_order_of_the_input_with_every_place(model, texts
     assert pumps["spans"] == [[0, 10], [31, 41]]
     scores = [phrase["score"] for phrase in found[2]["keyphrases"]]
     assert scores == sorted(scores, reverse=True)
+
+
+LINES = b'\n \r\n{"id": "a", "text": "old castles"}\r\n\n{ "text": "green hills"}\n'
+
+
+@pytest.mark.parametrize("name", ["x.ndjson", "x.NDJSON", "x.txt", "x", "x.jsonl", "x.Json"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_json_lines_are_recognised_by_content(model, tmp_path, capsys, name, mark):
+    (tmp_path / name).write_bytes(mark + LINES)
+    assert rank.main(["extract", str(tmp_path / name), *model]) == 0
+    lines = told(capsys)
+    assert [line["id"] for line in lines] == ["a", "5"]
+    assert [line["keyphrases"][0]["text"] for line in lines] == ["old castles", "green hills"]
+
+
+def test_json_lines_and_plain_texts_from_pipes(model, tmp_path, capsys):
+    """As from <(zcat x.gz): read once, more than a pipe holds, the first line far from the rest."""
+    text = " ".join(["old castles"] * 10_000)
+    many = LINES + json.dumps({"id": "c", "text": text}).encode()
+    for content, ids in ((many, ["a", "5", "c"]), (text.encode(), ["pipe"])):
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        writer = threading.Thread(target=pipe.write_bytes, args=[content])
+        writer.start()
+        assert rank.main(["extract", str(pipe), *model]) == 0
+        writer.join()
+        pipe.unlink()
+        assert [line["id"] for line in told(capsys)] == ids
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\n", b"{{Infobox}}", b"{\\rtf1 x}", b"[1] Old castles", b"{a} old", b"[x"]
+)
+def test_plain_texts_are_not_taken_for_json(tmp_path, content):
+    (tmp_path / "x.txt").write_bytes(content)
+    (document,) = rank.read_texts(rank.Extract(files=(tmp_path / "x.txt",)), [])
+    assert (document.id, document.text) == ("x.txt", content.decode())
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b'{\n "id": 1,\n "text": "x"}', "x.txt:1: not JSON"),
+        (b'[{"id": 1, "text": "x"}]', "x.txt:1: expected an object"),
+        (b'[\n {"id": 1, "text": "x"}]', "x.txt:1: not JSON"),
+        (b'{"id": 1, "te', "x.txt:1: not JSON"),
+        (b"{}", "x.txt:1: no field 'text'"),
+        ("é".encode("latin-1"), "x.txt: not readable as UTF-8"),
+    ],
+)
+def test_other_json_and_other_encodings_are_refused(model, tmp_path, capsys, content, why):
+    (tmp_path / "x.txt").write_bytes(content)
+    assert rank.main(["extract", str(tmp_path / "x.txt"), *model]) == 2
+    assert why in capsys.readouterr().err.strip().splitlines()[-1]
 
 
 def test_top_and_standard_input(model, capsys, monkeypatch):
@@ -141,7 +197,7 @@ def test_a_broken_line_is_named_and_nothing_is_written(model, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["extract", "gone.txt"], "gone.txt: not readable"),
+        (["extract", "gone.txt"], "gone.txt: cannot be read"),
         (["extract", "gone.jsonl"], "gone.jsonl: cannot be read"),
         (["extract", "--heads", "L9H0"], "another model"),
         (["fit", "gone.jsonl"], "no such file"),
