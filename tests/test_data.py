@@ -31,6 +31,7 @@ from minibert.data import (
     make_windows,
     parse_document,
     read_documents,
+    share_in_text,
     split_documents,
     word_labels,
 )
@@ -430,7 +431,7 @@ def test_splits_beside_docsutf8_are_read_and_the_note_says_so(tmp_path):
 
 def test_a_pipe_is_no_corpus(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InputError, match="pipe: not a file; .* save them"):
+    with pytest.raises(InputError, match=r"pipe: not a file; .* save them"):
         load_corpus(str(tmp_path / "pipe"))
 
 
@@ -746,6 +747,18 @@ def test_given_labels_and_the_names_of_each_scheme():
 def test_labels_of_a_document_without_any_are_refused(scheme):
     with pytest.raises(InputError, match=r"'some id'.*--labels given"):
         word_labels(doc("text", id="some id"), scheme)
+
+
+def test_the_share_of_the_gold_that_stands_in_the_text():
+    """fox and red-dog, of four phrases; those given as spans count like the others."""
+    documents = [
+        doc("A red dog.", ["red-dog", "dogs"]),
+        doc("The fox", ["fox", "wind"], spans=[(4, 7)]),
+        doc("No gold", []),
+        doc("None given"),
+    ]
+    assert share_in_text(documents) == 0.5
+    assert share_in_text(documents[2:]) is None
 
 
 # Windows and batches ----------------------------------------------------------------------------

@@ -274,6 +274,25 @@ def test_a_choice_is_saved_and_used(model, tmp_path, capsys):
     assert scores["F1@10"]["value"] == pytest.approx(alone[first], abs=1e-6)
 
 
+def test_what_is_left_out_and_what_stands_in_the_text_is_printed(model, tmp_path, capsys):
+    """A folder with one split alone; of four documents two have gold, one of three is there."""
+    lines = [
+        {"id": 1, "text": "Green hills fade", "keyphrases": ["green hills", "lakes"]},
+        {"id": 2, "text": "Deep lakes", "keyphrases": []},
+        {"id": 3, "text": "Deep lakes"},
+        {"id": 4, "text": "Deep lakes", "keyphrases": ["lake"]},
+    ]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert rank.main(["evaluate", str(tmp_path), *model]) == 0
+    assert capsys.readouterr().out.startswith(
+        f"{tmp_path}: 2 documents, 2 without keyphrases passed over; "
+        "33.3% of the keyphrases stand in the text\n"
+    )
+    (tmp_path / "train.jsonl").write_text("")
+    assert rank.main(["evaluate", str(tmp_path), *model]) == 2
+    assert "holds test.jsonl, train.jsonl; name one file" in capsys.readouterr().err
+
+
 def test_noun_phrases_need_tags_and_take_them(model, tmp_path, capsys):
     """Of the line itself for extract, of NAME.pos.jsonl for evaluate."""
     sentence = [["Green", "JJ"], ["hills", "NNS"], ["quickly", "RB"], ["fade", "VB"]]
@@ -288,7 +307,11 @@ def test_noun_phrases_need_tags_and_take_them(model, tmp_path, capsys):
     assert rank.main(["evaluate", str(gold), *nouns, "--out", str(out)]) == 2
     assert "nothing to find" in capsys.readouterr().err
     gold.write_text('{"id": "1", "text": "Green hills fade", "keyphrases": ["green hills"]}')
-    assert rank.main(["evaluate", str(gold), *nouns, "--out", str(out)]) == 0
+    gold.rename(tmp_path / "test.jsonl")
+    tags.rename(tmp_path / "test.pos.jsonl")
+    assert rank.main(["evaluate", str(tmp_path), *nouns, "--out", str(out)]) == 0
+    (tmp_path / "test.jsonl").rename(gold)
+    (tmp_path / "test.pos.jsonl").rename(tags)
     assert json.loads(out.read_text())["test"]["these heads"]["F1@10"]["value"] == 1
     gold.write_text('{"id": "2", "text": "Green hills fade", "keyphrases": ["green hills"]}')
     assert rank.main(["evaluate", str(gold), *nouns]) == 2

@@ -52,6 +52,8 @@ def test_train_leaves_a_run_folder_and_prints_the_table(arguments, tmp_path, cap
     assert train.main(arguments) == 0
     out = capsys.readouterr().out
     assert "word prior" in out
+    assert "test: 4 documents, " in out
+    assert ", 100.0% of the keyphrases in the text, " in out
     assert "[[" in out
     run = tmp_path / "run"
     assert {p.name for p in run.iterdir()} == {
