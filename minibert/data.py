@@ -158,7 +158,7 @@ def _from_words(id: str, raw: dict, where: str) -> Document:
 
 def _from_text(id: str, raw: dict, where: str) -> Document:
     text = field(raw, "text", str, where)
-    spans = None
+    keyphrases, spans = _keyphrases(raw, where), None
     if "spans" in raw:
         given = field(raw, "spans", list[list[int | str]], where)
         spans = [(span[0], span[1]) for span in given if len(span) >= 2]
@@ -166,7 +166,9 @@ def _from_text(id: str, raw: dict, where: str) -> Document:
             fits([a, b], list[int]) and 0 <= a < b <= len(text) for a, b in spans
         ):
             raise InputError(f"{where}: spans must be [start, end, ...] inside the text")
-    return Document(id, text, word_spans(text), _keyphrases(raw, where), spans)
+        if keyphrases is None:
+            keyphrases = list(dict.fromkeys(text[start:end] for start, end in spans))
+    return Document(id, text, word_spans(text), keyphrases, spans)
 
 
 def _keyphrases(raw: dict, where: str) -> list[str] | None:

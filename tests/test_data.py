@@ -102,6 +102,11 @@ def test_spans_keep_start_and_end():
     assert document.keyphrases == []
 
 
+def test_spans_alone_are_the_keyphrases():
+    line = '{"id": 1, "text": "big dog, big", "spans": [[0, 3], [9, 12], [4, 7]]}'
+    assert parse_document(line, "f:1").keyphrases == ["big", "dog"]
+
+
 @pytest.mark.parametrize(
     "fields",
     [
