@@ -13,6 +13,8 @@ from typing import IO, Any
 
 from minibert.errors import InputError
 
+LFS = b"version https://git-lfs.github.com/spec/"  # how every pointer of Git LFS begins
+
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
@@ -80,7 +82,18 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, to_json(value))
 
 
-def read_json(path: Path) -> Any:
+def refuse_pointer(path: Path) -> None:
+    """Raises InputError where Git LFS has not yet replaced its pointer by the file."""
+    if not path.is_file():  # of a pipe, what is read here would be lost
+        return
+    with suppress(OSError), path.open("rb") as file:
+        if file.read(len(LFS)) == LFS:
+            raise InputError(f"{path}: a Git LFS pointer, not the file: run git lfs pull there")
+
+
+def read_json(path: str | Path) -> Any:
+    path = Path(path)
+    refuse_pointer(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
