@@ -39,7 +39,7 @@ class Collection(NamedTuple):
     qrels: dict[str, dict[str, int]]  # query -> document -> grade; above 0 is relevant
 
 
-def read_collection(corpus: Path, queries: Path, qrels: Path) -> Collection:
+def read_collection(corpus: str | Path, queries: str | Path, qrels: str | Path) -> Collection:
     """Read a collection as BEIR or TREC publish it: JSONL of {"id" or "_id", "title" (optional),
     "text"}, JSONL of {"id" or "_id", "text"}, and lines "query document grade" (with or without
     BEIR's header) or "query 0 document grade".

@@ -284,8 +284,9 @@ def download(repository: str, patterns: list[str], kind: str = "model") -> Path:
         ) from None
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
+def read_weights(folder: str | Path) -> dict[str, Tensor]:
     """Every tensor of a model folder under its name in the file; one file or numbered shards."""
+    folder = Path(folder)
     index = folder / "model.safetensors.index.json"
     if (single := folder / "model.safetensors").exists():
         return read_tensors(single)[0]
@@ -314,7 +315,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     raise InputError(f"{folder}: no model.safetensors")
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of one safetensors file, mapped from disk and not copied, and its metadata."""
     refuse_pointer(path)
     try:
@@ -325,7 +326,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def write_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
     contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as temporary:

@@ -349,6 +349,17 @@ def test_a_folder_with_three_splits(tmp_path, dev):
     corpus = load_corpus(str(tmp_path))
     assert ids_of(corpus.splits) == {"train": {"0"}, "dev": {"1"}, "test": {"2"}}
     assert str(tmp_path / f"{dev}.jsonl") in corpus.checksums
+    assert load_corpus(tmp_path) == corpus
+    assert read_documents(str(tmp_path / "test.jsonl")) == corpus.splits["test"]
+
+
+@pytest.mark.parametrize("name", ["test.jsonl", "texts.zip"])
+def test_a_git_lfs_pointer_is_refused_by_its_name(tmp_path, name):
+    (tmp_path / name).write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    )
+    with pytest.raises(InputError, match=f"{name}: a Git LFS pointer"):
+        read_documents(tmp_path / name)
 
 
 def test_a_path_with_the_split_in_it(tmp_path):
