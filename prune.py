@@ -34,6 +34,7 @@ from minibert.plans import MIB, choose_plan, stepping_down
 from minibert.pruning import at_full_shape, prune, repair
 from minibert.runs import Run, inherit, load_run, open_run
 from minibert.selection import Budget, Penalty, learn_gates
+from minibert.tokenizer import Tokenizer
 from minibert.training import (
     Plan,
     Precision,
@@ -307,12 +308,12 @@ def save(model: BertForTokenClassification, settings: PruneSettings, folder: Pat
     if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
         raise InputError("the weights are no longer finite: try a lower --learning-rate")
     inherit(settings.run, folder, settings)
-    tokenizer = (settings.run / "tokenizer.json").read_text(encoding="utf-8")
+    tokenizer = Tokenizer.load(settings.run, model.config.vocab_size)
     places = {folder: model}
     if settings.export:
         places[folder / "full-shape"] = at_full_shape(model)
     for place, saved in places.items():
-        write_text(place / "tokenizer.json", tokenizer)
+        tokenizer.save(place)
         save_pretrained(saved, place)
 
 

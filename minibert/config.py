@@ -138,8 +138,9 @@ class BertConfig:
         return replace(self, id2label=dict(enumerate(labels)))
 
     @classmethod
-    def load(cls, path: Path) -> "BertConfig":
-        """Read a config.json. Keys that do not change the computation are ignored."""
+    def load(cls, path: str | Path, **changes: Any) -> "BertConfig":
+        """Read a config.json, with `changes` in place of the fields of the file. Keys that do not
+        change the computation are ignored."""
         raw = read_json(path)
         if not isinstance(raw, dict):
             raise InputError(f"{path}: expected a JSON object, found {type(raw).__name__}")
@@ -152,11 +153,11 @@ class BertConfig:
         required = [f.name for f in fields(cls) if f.default is f.default_factory is MISSING]
         if missing := [name for name in required if name not in raw]:
             raise InputError(f"{path}: missing {', '.join(missing)}: is this a BERT config.json?")
-        values = {f.name: raw[f.name] for f in fields(cls) if f.name in raw}
+        values = {f.name: raw[f.name] for f in fields(cls) if f.name in raw.keys() - changes.keys()}
         try:
             for key in ("id2label", "pruned_heads"):
                 values[key] = _by_number(values.get(key))
-            return cls(**values)
+            return cls(**values | changes)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
         except (AttributeError, ValueError):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from minibert.config import BertConfig, fits
 from minibert.errors import InputError
-from minibert.files import sha256
+from minibert.files import refuse_pointer, sha256
 from minibert.model import IGNORED
 from minibert.tokenizer import Span, Tokenizer, normal_form, word_spans
 from minibert.weights import download
@@ -57,15 +57,17 @@ class Document(NamedTuple):
 # Reading ----------------------------------------------------------------------------------------
 
 
-def read_documents(path: Path) -> list[Document]:
+def read_documents(path: str | Path) -> list[Document]:
     """Documents of a JSONL file or of a folder with one split's JSONL file; or of a folder or zip
     with docsutf8/NAME.txt and keys/NAME.key.
 
     Raises InputError, with file and line, for anything that is not a document.
     """
+    path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     path = document_file(path)
+    refuse_pointer(path)
     read = _read_published if _is_published(path) else _read_jsonl
     documents = list(read(path))
     if not documents:
@@ -100,10 +102,11 @@ def _read_jsonl(path: Path) -> Iterator[Document]:
         yield parse_document(line, where)
 
 
-def read_lines(path: Path) -> Iterator[tuple[str, str]]:
+def read_lines(path: str | Path) -> Iterator[tuple[str, str]]:
     """("file:line", line) of every line that is not blank. Raises InputError."""
+    refuse_pointer(path)
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not readable as UTF-8 text ({error})") from None
     return ((f"{path}:{i}", line) for i, line in enumerate(lines, 1) if line.strip())
@@ -261,7 +264,7 @@ class Corpus(NamedTuple):
     note: str = ""
 
 
-def load_corpus(source: str) -> Corpus:
+def load_corpus(source: str | Path) -> Corpus:
     """Train, dev and test documents.
 
     `source`: "sample"; a folder with train.jsonl, dev.jsonl and test.jsonl; a path with {split} in

@@ -12,7 +12,7 @@ from minibert.metrics import main_measure
 ENDS = ("value", "low", "high")  # of a score
 
 
-def draw_training(path: Path, log: Sequence[Mapping]) -> None:
+def draw_training(path: str | Path, log: Sequence[Mapping]) -> None:
     """The lines of metrics.jsonl: loss by step, and the score on dev after each epoch."""
     figure, axes = _figure(7.5, 3.5)
     losses = np.array([(x["step"], x["loss"]) for x in log if "loss" in x])
@@ -34,7 +34,7 @@ def draw_training(path: Path, log: Sequence[Mapping]) -> None:
     _save(figure, path)
 
 
-def heat_map(path: Path, values: np.ndarray, undecided: np.ndarray, title: str) -> None:
+def heat_map(path: str | Path, values: np.ndarray, undecided: np.ndarray, title: str) -> None:
     """(layers, heads) as colours about zero; a dot marks the undecided, missing ones are blank."""
     figure, axes = _figure(0.55 * values.shape[1] + 1.8, 0.5 * values.shape[0] + 1.4)
     limit = float(np.nanmax(np.abs(values))) or 1.0
@@ -49,7 +49,7 @@ def heat_map(path: Path, values: np.ndarray, undecided: np.ndarray, title: str) 
     _save(figure, path)
 
 
-def draw_curves(path: Path, curves: Mapping[str, dict]) -> None:
+def draw_curves(path: str | Path, curves: Mapping[str, dict]) -> None:
     """Score against heads masked, one line an order; random orders as a band."""
     figure, axes = _figure(7.5, 4.5)
     first = next(iter(curves.values()))
@@ -72,7 +72,7 @@ def draw_curves(path: Path, curves: Mapping[str, dict]) -> None:
     _save(figure, path)
 
 
-def draw_gates(path: Path, stages: Mapping[str, dict]) -> None:
+def draw_gates(path: str | Path, stages: Mapping[str, dict]) -> None:
     """How gate training went, one stage of prune.py after the other: heads open, undecided and
     expected open, by step."""
     figure, axes = _figure(7.5, 3.5)
@@ -96,7 +96,7 @@ def draw_gates(path: Path, stages: Mapping[str, dict]) -> None:
     _save(figure, path)
 
 
-def draw_pareto(path: Path, ways: Mapping[str, Mapping[str, dict]]) -> None:
+def draw_pareto(path: str | Path, ways: Mapping[str, Mapping[str, dict]]) -> None:
     """Score against heads kept, a line for every way of prune.py; random heads as a band."""
     lines: dict[str, dict[int, list[float]]] = {}
     random: dict[int, list[float]] = {}
@@ -114,7 +114,7 @@ def draw_pareto(path: Path, ways: Mapping[str, Mapping[str, dict]]) -> None:
 
 
 def draw_kept(
-    path: Path,
+    path: str | Path,
     lines: Mapping[str, Mapping[int, Sequence[float]]],
     random: Mapping[int, Sequence[float]],
     full: float,
@@ -147,6 +147,6 @@ def _figure(width: float, height: float):
     return figure, figure.subplots()
 
 
-def _save(figure, path: Path) -> None:
+def _save(figure, path: str | Path) -> None:
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150, format="png")

@@ -13,9 +13,11 @@ from typing import IO, Any
 
 from minibert.errors import InputError
 
+LFS = b"version https://git-lfs.github.com/spec/"  # how every pointer of Git LFS begins
+
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: str | Path) -> Iterator[None]:
     """What the disk refuses inside, for want of space, say, is an InputError that names `path`."""
     try:
         yield
@@ -23,9 +25,10 @@ def writing(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
-def locked(path: Path, busy: str) -> IO:
+def locked(path: str | Path, busy: str) -> IO:
     """`path`, made where it is missing, with a lock until it is closed. Raises InputError(busy)
     where another process has the lock."""
+    path = Path(path)
     lock = path.open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -36,12 +39,13 @@ def locked(path: Path, busy: str) -> IO:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path that takes the place of `path` when the block ends well.
 
     It is in a hidden folder beside `path`: whatever a library leaves there when it is killed, the
     next write of `path` clears away. A second process that writes `path` meanwhile is refused.
     """
+    path = Path(path)
     folder = path.with_name(f".{path.name}.tmp")
     with writing(path):
         if path.exists() and not path.is_file():
@@ -59,14 +63,14 @@ def replacing(path: Path) -> Iterator[Path]:
             lock.close()
 
 
-def clear_left_over(folder: Path) -> None:
+def clear_left_over(folder: str | Path) -> None:
     """Remove what killed writes left in and below `folder`, not what others are writing there."""
-    for left_over in filter(Path.is_dir, [*folder.rglob(".*.tmp")]):
+    for left_over in filter(Path.is_dir, [*Path(folder).rglob(".*.tmp")]):
         with suppress(InputError), locked(left_over / ".lock", "in use"):
             shutil.rmtree(left_over)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: str | Path, text: str) -> None:
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -75,18 +79,29 @@ def to_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, default=asdict) + "\n"
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: str | Path, value: Any) -> None:
     """`value` may hold dataclasses anywhere; they become objects."""
     write_text(path, to_json(value))
 
 
-def read_json(path: Path) -> Any:
+def refuse_pointer(path: str | Path) -> None:
+    """Raises InputError where Git LFS has not yet replaced its pointer by the file."""
+    path = Path(path)
+    if not path.is_file():  # of a pipe, what is read here would be lost
+        return
+    with suppress(OSError), path.open("rb") as file:
+        if file.read(len(LFS)) == LFS:
+            raise InputError(f"{path}: a Git LFS pointer, not the file: run git lfs pull there")
+
+
+def read_json(path: str | Path) -> Any:
+    refuse_pointer(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not readable as JSON ({error})") from None
 
 
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
+def sha256(path: str | Path) -> str:
+    with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -15,7 +15,7 @@ from minibert.keyphrases import Aggregate, Candidate, distinct, phrase_score
 from minibert.metrics import Array
 
 
-def read_heads(source: str, config: BertConfig) -> dict[Head, float]:
+def read_heads(source: str | Path, config: BertConfig) -> dict[Head, float]:
     """Heads with their weights.
 
     `source`: "all"; names, as in "L5H10,L4H2"; a JSON file with "heads", which are names or
@@ -23,6 +23,7 @@ def read_heads(source: str, config: BertConfig) -> dict[Head, float]:
     ablate.py, of which the 12 most important are taken. Raises InputError for anything else, and
     for a head that the model never had.
     """
+    source = str(source)
     if source == "all":
         return dict.fromkeys(config.present_heads, 1.0)
     path, _, count = source.rpartition(":")
@@ -54,9 +55,9 @@ def read_heads(source: str, config: BertConfig) -> dict[Head, float]:
     return heads
 
 
-def chosen_strength(source: str) -> str | None:
+def chosen_strength(source: str | Path) -> str | None:
     """Of the links by which the heads of a file were chosen; None where it does not say."""
-    found = read_json(Path(source)) if source.endswith(".json") else None
+    found = read_json(source) if str(source).endswith(".json") else None
     return found.get("strength") if isinstance(found, dict) else None
 
 

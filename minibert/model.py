@@ -10,6 +10,7 @@ same output and the same gradient as scaling its attention probabilities (Michel
 eq. 2), and it leaves the fused attention kernel in use.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -17,14 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minibert.config import BertConfig
-from minibert.packed import Packing, attend
+from minibert.packed import Packing, attend, check_shapes
 
 IGNORED = -100  # the label of a token that is not scored, as in torch and transformers
 
 ACTIVATIONS = {
     "gelu": F.gelu,
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_new": partial(F.gelu, approximate="tanh"),  # a lambda cannot be pickled
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
     "relu": F.relu,
 }
 
@@ -162,10 +163,11 @@ class Bert(nn.Module):
         place of the mask also the `packing` of one: on a GPU it saves waiting for the mask's sums.
         head_mask: (layers, heads) or, one per sequence, (B, layers, heads), over the heads the
         model was born with; 1 keeps a head, 0 silences it, values between scale it.
-        Raises ValueError for a head mask of another shape or a sequence longer than the model's.
+        Raises ValueError for any other shape and for a sequence longer than the model's.
         """
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         token_type_ids = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+        check_shapes(input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
         packing = self.packing(attention_mask)
         factors = self.factors(head_mask, packing)
         hidden = self.embed(input_ids, token_type_ids, packing)
@@ -188,30 +190,28 @@ class Bert(nn.Module):
 
     def embed(self, input_ids: Tensor, token_type_ids: Tensor, packing: Packing) -> Tensor:
         """(B, L) indices -> the first layer's input (T, D)."""
-        return self.embeddings(
-            packing.pack(input_ids), packing.positions, packing.pack(token_type_ids)
-        )
+        words, types = packing.pack(input_ids), packing.pack(token_type_ids)
+        return self.embeddings(words, packing.positions, types)
 
     def factors(self, head_mask: Tensor | None, packing: Packing) -> list[Tensor | None]:
         """Per layer the factor on each of its heads: (H,), or (T, H) for a mask per sequence."""
         layers, heads = self.config.num_hidden_layers, self.config.num_attention_heads
         if head_mask is None:
             return [None] * layers
-        shape = tuple(head_mask.shape)
+        shape = tuple(head_mask.shape) if isinstance(head_mask, Tensor) else type(head_mask)
         if shape not in ((layers, heads), (packing.shape[0], layers, heads)):
             raise ValueError(
-                f"head_mask must be (layers, heads) = ({layers}, {heads}) or "
+                f"head_mask must be a tensor (layers, heads) = ({layers}, {heads}) or "
                 f"({packing.shape[0]}, {layers}, {heads}), not {shape}"
             )
         head_mask = head_mask.to(self.embeddings.word.weight.dtype)
-        per_token = head_mask if head_mask.ndim == 2 else head_mask[packing.rows]
-        return [
-            per_token[..., i, list(layer.attention.heads)] for i, layer in enumerate(self.layers)
-        ]
+        factor = head_mask if head_mask.ndim == 2 else head_mask[packing.rows]
+        return [factor[..., i, list(layer.attention.heads)] for i, layer in enumerate(self.layers)]
 
 
 def summed_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """(B, L, labels) and (B, L) -> cross-entropy summed over the labels that are not IGNORED."""
+    check_shapes(logits[..., 0], labels=labels)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(0, 1)
     return F.cross_entropy(logits, labels.flatten(), ignore_index=IGNORED, reduction="sum")
 
@@ -240,10 +240,9 @@ class BertForTokenClassification(nn.Module):
         """As `Bert.forward`; `labels` (B, L) adds the mean cross-entropy over those not IGNORED."""
         out = self.bert(input_ids, attention_mask, token_type_ids, head_mask, return_attentions)
         logits = self.classify(out.last_hidden_state)
-        loss = None
         if labels is not None:
-            loss = summed_loss(logits, labels) / (labels != IGNORED).sum()
-        return out._replace(logits=logits, loss=loss)
+            out = out._replace(loss=summed_loss(logits, labels) / (labels != IGNORED).sum())
+        return out._replace(logits=logits)
 
     def classify(self, hidden: Tensor) -> Tensor:
         """(B, L, D) -> (B, L, labels)."""

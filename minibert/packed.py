@@ -41,6 +41,16 @@ class Packing(NamedTuple):
         return self.index % self.shape[1]
 
 
+def check_shapes(input_ids: Tensor, **others: Tensor | Packing) -> None:
+    """Raises ValueError for token ids that are not (B, L), and for others of another shape."""
+    shape = tuple(input_ids.shape)
+    if len(shape) != 2:
+        raise ValueError(f"input_ids must be (B, L), not {shape}")
+    for name, other in others.items():
+        if tuple(other.shape) != shape:
+            raise ValueError(f"{name} must be (B, L) = {shape}, not {tuple(other.shape)}")
+
+
 def attend(
     query: Tensor, key: Tensor, value: Tensor, lengths: list[int], dropout: float = 0.0
 ) -> Tensor:

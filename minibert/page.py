@@ -56,9 +56,10 @@ def texts_page(title: str, texts: Sequence[tuple[Document, Array, list[Keyphrase
     return _render("texts.html", title=title, texts=shown)
 
 
-def write_report(run: Path) -> Path:
+def write_report(run: str | Path) -> Path:
     """report.html in a run folder: settings, scores, heads, curves, pruning and sample texts, as
     far as train.py, ablate.py and prune.py have left them there."""
+    run = Path(run)
     results = read_json(run / "results.json")
     texts = read_json(run / "texts.json") if (run / "texts.json").exists() else []
     ablations, prunings = read_ablations(run), read_prunings(run)
@@ -82,10 +83,10 @@ def write_report(run: Path) -> Path:
     return run / "report.html"
 
 
-def tell(run: Path, out: Path) -> None:
+def tell(run: str | Path, out: str | Path) -> None:
     """Add results in the folder `out` to the report of the run, if they are in the run folder.
     Another process may be at it: nothing is lost, the next report has them."""
-    if out.resolve().parent != run.resolve():
+    if Path(out).resolve().parent != Path(run).resolve():
         return
     try:
         print(f"To look at: {write_report(run)}")

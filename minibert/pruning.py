@@ -28,7 +28,14 @@ def keep_heads(attention: SelfAttention, config: BertConfig, heads: Sequence[int
         part.bias = nn.Parameter(whole.bias.detach()[rows])
     kept.output.weight = nn.Parameter(attention.output.weight.detach()[:, rows])
     kept.output.bias = nn.Parameter(attention.output.bias.detach().clone())
+    _freeze_as(kept, attention)
     return kept.train(attention.training)
+
+
+def _freeze_as(attention: SelfAttention, other: SelfAttention) -> None:
+    """Train the parameters that are trained in `other`."""
+    for parameter, source in zip(attention.parameters(), other.parameters()):
+        parameter.requires_grad_(source.requires_grad)
 
 
 def _rows(attention: SelfAttention, heads: Sequence[int]) -> Tensor:
@@ -44,7 +51,9 @@ def without_heads(
     model: BertForTokenClassification, heads: Sequence[Head], fill: Tensor | None = None
 ) -> BertForTokenClassification:
     """A copy of the model that lacks these heads. What `fill` (layers, heads, K) puts in their
-    place goes into the output bias."""
+    place goes into the output bias. Raises ValueError where `heads` is a dictionary."""
+    if isinstance(heads, dict):  # of transformers' prune_heads
+        raise ValueError("heads must be pairs (layer, head), such as [(0, 1)], not a dictionary")
     smaller = deepcopy(model)
     gone = {layer: set(old) for layer, old in model.config.pruned_heads.items()}
     for layer, head in heads:
@@ -67,8 +76,12 @@ def prune(model: BertForTokenClassification, head_mask: Tensor) -> BertForTokenC
     """A smaller copy that computes what the model computes under `head_mask` (layers, heads): heads
     at 0 are removed, other factors folded into the output projection.
 
-    Raises RuntimeError, in place of returning a model that is not the same in float64.
+    Raises ValueError for a head mask of another shape, and RuntimeError, in place of returning a
+    model that is not the same in float64.
     """
+    shape = (model.config.num_hidden_layers, model.config.num_attention_heads)
+    if not isinstance(head_mask, Tensor) or tuple(head_mask.shape) != shape:
+        raise ValueError(f"head_mask must be a tensor (layers, heads) = {shape}")
     silent = [head for head in model.config.present_heads if head_mask[head] == 0]
     dtype, device = model.classifier.weight.dtype, model.classifier.weight.device
     whole = deepcopy(model).cpu().double()
@@ -111,6 +124,7 @@ def at_full_shape(model: BertForTokenClassification) -> BertForTokenClassificati
             whole.bias.zero_()[rows] = part.bias
         layer.attention.output.weight.zero_()[:, rows] = narrow.output.weight
         layer.attention.output.bias.copy_(narrow.output.bias)
+        _freeze_as(layer.attention, narrow)
         layer.attention.train(narrow.training)
     return wide
 

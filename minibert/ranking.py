@@ -179,7 +179,7 @@ class Ranker(Linker):
         return rank_phrases(document, group(document, runs), weights, self.settings)
 
 
-def read_phrases(path: Path) -> list[str]:
+def read_phrases(path: str | Path) -> list[str]:
     """A phrase a line. Raises InputError where there is none."""
     phrases = [line.strip() for _, line in read_lines(path)]
     if not phrases:
@@ -190,9 +190,13 @@ def read_phrases(path: Path) -> list[str]:
 def extract_keyphrases(docs: str | Iterable[str], **settings) -> list[list[Keyphrase]]:
     """The keyphrases of one text, or of each of several: their score, and every place (characters,
     end exclusive) where they stand. `settings`: fields of `RankSettings`. The model is loaded at
-    every call: give many texts at once, or keep a `Ranker`."""
+    every call: give many texts at once, or keep a `Ranker`. Raises InputError where one of them is
+    no string."""
+    texts = [docs] if isinstance(docs, str) else list(docs)
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"text {number}, counted from 0, is {text!r}, not a string")
     ranker = Ranker(RankSettings(**settings))
-    texts = [docs] if isinstance(docs, str) else docs
     documents = (Document(str(i), text, word_spans(text)) for i, text in enumerate(texts))
     return [
         ranker.keyphrases(document, *found)

@@ -51,7 +51,7 @@ def collection_files(folder: Path) -> tuple[Path, Path, Path]:
     return folder / "corpus.jsonl", folder / "queries.jsonl", qrels
 
 
-def read_collection(corpus: Path, queries: Path, qrels: Path) -> Collection:
+def read_collection(corpus: str | Path, queries: str | Path, qrels: str | Path) -> Collection:
     """Read a collection as BEIR or TREC publish it: JSONL of {"id" or "_id", "title" (optional),
     "text"}, JSONL of {"id" or "_id", "text"}, and lines "query document grade" or "query 0 document
     grade", separated by tabs or white space, with or without a header.

@@ -22,12 +22,15 @@ PRUNED = "pruned"  # in run.json: how prune.py made this model from that of the 
 LIBRARIES = ("minibert", "torch", "numpy", "tokenizers", "safetensors")
 
 
-def open_run(folder: Path, settings: Any, inputs: dict[str, str], free: Sequence[str] = ()) -> IO:
+def open_run(
+    folder: str | Path, settings: Any, inputs: dict[str, str], free: Sequence[str] = ()
+) -> IO:
     """Begin a run in `folder`, or take up the one there if settings and inputs are the same.
 
     `settings`: a dataclass, compared but for FREE and `free`. `inputs`: their checksums. Returns
     the lock, to be kept: a second process on the folder is refused. Raises InputError.
     """
+    folder = Path(folder)
     record = {
         "settings": _as_json(settings),
         "inputs": inputs,
@@ -59,10 +62,10 @@ def _as_json(settings: Any) -> dict:
     return json.loads(json.dumps(asdict(settings), default=str))
 
 
-def inherit(parent: Path, folder: Path, settings: Any) -> None:
+def inherit(parent: str | Path, folder: str | Path, settings: Any) -> None:
     """Make `folder` a run on what `parent` was trained and reported on, pruned by `settings`."""
-    record = _read_record(parent)
-    write_json(folder / "run.json", record | {PRUNED: _as_json(settings)})
+    record = _read_record(Path(parent))
+    write_json(Path(folder) / "run.json", record | {PRUNED: _as_json(settings)})
 
 
 def _read_record(folder: Path) -> dict:
@@ -107,11 +110,12 @@ class Run(NamedTuple):
         )
 
 
-def load_run(folder: Path) -> Run:
+def load_run(folder: str | Path) -> Run:
     """The model of a run with the documents it was trained, chosen and reported on.
 
     Raises InputError where the folder is no finished run or the documents have changed since.
     """
+    folder = Path(folder)
     if not (folder / "run.json").exists():
         raise InputError(f"{folder}: no run.json in it; make a run with train.py --out {folder}")
     record = _read_record(folder)
@@ -133,10 +137,10 @@ def load_run(folder: Path) -> Run:
     return Run(model, splits, read_json(folder / "results.json").get("threshold"))
 
 
-def read_ablations(run: Path) -> dict[str, dict]:
+def read_ablations(run: str | Path) -> dict[str, dict]:
     """{folder: every part by name, "curves" by order} of each finished study of ablate.py."""
     out = {}
-    for folder in sorted(path.parent for path in run.glob("*/curves.png")):
+    for folder in sorted(path.parent for path in Path(run).glob("*/curves.png")):
         if not (folder / "single-dev.json").exists():
             continue
         parts = {path.stem: read_json(path) for path in sorted(folder.glob("*-*.json"))}
@@ -147,10 +151,10 @@ def read_ablations(run: Path) -> dict[str, dict]:
     return out
 
 
-def read_prunings(run: Path) -> dict[str, dict[str, dict]]:
+def read_prunings(run: str | Path) -> dict[str, dict[str, dict]]:
     """{way: {stage: results.json}} of prune.py, most heads first."""
     out: dict[str, dict[str, dict]] = {}
-    for path in sorted(run.glob("*/*/results.json")):
+    for path in sorted(Path(run).glob("*/*/results.json")):
         stage = read_json(path)
         if "share" in stage:
             out.setdefault(path.parts[-3], {})[path.parts[-2]] = stage
@@ -171,16 +175,17 @@ def _compare(folder: Path, old: dict, new: dict) -> None:
                 )
 
 
-def read_log(run: Path) -> list[dict]:
+def read_log(run: str | Path) -> list[dict]:
     """The lines of metrics.jsonl."""
-    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (Path(run) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 
 class Log:
     """metrics.jsonl: one JSON object a line, each with its step, cut back to a step on resume."""
 
-    def __init__(self, path: Path, step: int):
+    def __init__(self, path: str | Path, step: int):
+        path = Path(path)
         lines = path.read_text(encoding="utf-8").splitlines(True) if path.exists() else []
         try:
             kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] <= step]

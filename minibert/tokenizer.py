@@ -1,18 +1,20 @@
 """Words <-> word pieces, tied together by character offsets."""
 
+import json
 import re
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from reprlib import repr as short
+from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer as PieceTokenizer
 from tokenizers.implementations import BertWordPieceTokenizer
 
 from minibert.errors import InputError
-from minibert.files import read_json, write_text
+from minibert.files import read_json, refuse_pointer, write_json, write_text
 
 Span = tuple[int, int]  # characters (start, end), end exclusive
 
@@ -20,6 +22,22 @@ Span = tuple[int, int]  # characters (start, end), end exclusive
 # the voicing marks behind it, which NFD writes apart.
 UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # kana, Chinese characters
 CHUNK = re.compile(rf"[{UNSPACED}][\u3099\u309a]*|[^\s/\u2013\u2014\u2026{UNSPACED}]+")
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+AS_IT_IS = ("PreTrainedTokenizerFast", "TokenizersBackend")  # these classes obey tokenizer.json
+
+# A key of tokenizer_config.json that changes ids, and the values with which they are minibert's.
+# Where transformers does not split Chinese characters, its pieces are larger than our words.
+FIXED = {
+    "tokenizer_class": (None, "BertTokenizer", "BertTokenizerFast", "DistilBertTokenizer",
+                        "DistilBertTokenizerFast", "ElectraTokenizer", "ElectraTokenizerFast",
+                        *AS_IT_IS),
+    "do_lower_case": (True, False),
+    "strip_accents": (None, True, False),
+    "tokenize_chinese_chars": (True,),
+    "split_special_tokens": (False,),
+    **{f"{token.strip('[]').lower()}_token": (token,) for token in SPECIAL},
+}  # fmt: skip
 
 
 @cache
@@ -57,47 +75,58 @@ class Pieces(NamedTuple):
 
 
 class Tokenizer:
-    """A BERT WordPiece tokenizer, read from tokenizer.json or, where there is none, vocab.txt."""
+    """A BERT WordPiece tokenizer, read from tokenizer.json or, where there is none, vocab.txt.
 
-    def __init__(self, pieces: PieceTokenizer, source: str):
+    `settings`: of tokenizer_config.json, with which transformers gives the same ids.
+    """
+
+    def __init__(self, pieces: PieceTokenizer, source: str, settings: dict | None = None):
         pieces.no_truncation()  # a tokenizer.json may carry both, and would cut silently
         pieces.no_padding()
         self._pieces = pieces
-        ids = {name: pieces.token_to_id(name) for name in ("[PAD]", "[UNK]", "[CLS]", "[SEP]")}
+        self._settings = settings
+        ids = {name: pieces.token_to_id(name) for name in SPECIAL if name != "[MASK]"}
         if missing := [name for name, id in ids.items() if id is None]:
             raise InputError(f"{source}: no {', '.join(missing)}: not a BERT WordPiece tokenizer")
         self.pad_id, self.unk_id, self.cls_id, self.sep_id = ids.values()
 
     @classmethod
-    def load(cls, folder: Path, vocab_size: int) -> "Tokenizer":
-        """Raises InputError where the folder has none or its ids exceed the model's vocab_size."""
+    def load(cls, folder: str | Path, vocab_size: int | None = None) -> "Tokenizer":
+        """Raises InputError where the folder has none, where transformers would give other ids,
+        and where ids exceed the model's vocab_size."""
+        folder = Path(folder)
+        settings = _read_settings(folder)
         path = folder / "tokenizer.json"
+        if not path.exists() and not (path := folder / "vocab.txt").exists():
+            raise InputError(f"{folder}: no tokenizer.json and no vocab.txt")
+        refuse_pointer(path)
         try:
-            if path.exists():
-                pieces = PieceTokenizer.from_file(str(path))
-            elif (path := folder / "vocab.txt").exists():
-                settings = folder / "tokenizer_config.json"
-                lower = not settings.exists() or read_json(settings).get("do_lower_case", True)
-                pieces = BertWordPieceTokenizer(str(path), lowercase=lower)._tokenizer
+            if path.name == "vocab.txt":
+                pieces = _word_pieces(str(path), settings)
             else:
-                raise InputError(f"{folder}: no tokenizer.json and no vocab.txt")
-        except InputError:
-            raise
+                pieces = PieceTokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
             raise InputError(f"{path}: not a tokenizer ({error})") from None
-        if (largest := max(pieces.get_vocab().values(), default=0)) >= vocab_size:
+        if settings.get("tokenizer_class") not in AS_IT_IS:
+            _check_rules(path, pieces, settings)
+        _check_added_tokens(path, pieces, settings)
+        largest = max(pieces.get_vocab().values(), default=0)
+        if vocab_size is not None and largest >= vocab_size:
             raise InputError(
                 f"{path}: has a piece {largest}, but the model's vocab_size is {vocab_size}: "
                 "the tokenizer belongs to another model"
             )
-        return cls(pieces, str(path))
+        return cls(pieces, str(path), settings)
 
     @property
     def size(self) -> int:
         return self._pieces.get_vocab_size()
 
-    def save(self, folder: Path) -> None:
-        write_text(folder / "tokenizer.json", self._pieces.to_str(pretty=True))
+    def save(self, folder: str | Path) -> None:
+        """Write tokenizer.json, and tokenizer_config.json where there was one."""
+        write_text(Path(folder) / "tokenizer.json", self._pieces.to_str(pretty=True))
+        if self._settings:
+            write_json(Path(folder) / "tokenizer_config.json", self._settings)
 
     def encode(self, texts: Sequence[str], words: Sequence[Sequence[Span]]) -> list[Pieces]:
         """Cut each text into pieces and say to which of its words each belongs.
@@ -120,3 +149,97 @@ class Tokenizer:
             ids.insert(at, self.unk_id)
             owners.insert(at, word)
         return Pieces(ids, owners)
+
+
+# What transformers reads beside the vocabulary --------------------------------------------------
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    """tokenizer_config.json, with a tokenizer class that only config.json names. Raises InputError
+    where transformers cuts text by them in a way that minibert does not have."""
+    path = folder / "tokenizer_config.json"
+    settings = _read_object(path)
+    kind = _read_object(folder / "config.json").get("tokenizer_class")
+    if kind and not settings.get("tokenizer_class"):
+        settings["tokenizer_class"] = kind
+    older = _read_object(folder / "special_tokens_map.json")
+    for key, allowed in FIXED.items():
+        value = _content((settings | older).get(key, allowed[0]))
+        if value not in allowed:
+            raise InputError(f"{path}: {key} is {short(value)}; minibert has {allowed[0]!r} only")
+    return settings
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """A JSON object, empty where there is no file."""
+    found = read_json(path) if path.exists() else {}
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: expected a JSON object, found {type(found).__name__}")
+    return found
+
+
+def _content(token: Any) -> Any:
+    """The text of a token, which may be written as an object with options."""
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _word_pieces(vocabulary: str | dict[str, int], settings: dict[str, Any]) -> PieceTokenizer:
+    return BertWordPieceTokenizer(
+        vocabulary,
+        lowercase=settings.get("do_lower_case", True),
+        strip_accents=settings.get("strip_accents"),
+    )._tokenizer
+
+
+def _check_rules(path: Path, pieces: PieceTokenizer, settings: dict[str, Any]) -> None:
+    """Of a tokenizer.json transformers takes the vocabulary, and its rules from the settings.
+    Raises InputError where the two differ."""
+    theirs = _rules(_word_pieces({token: i for i, token in enumerate(SPECIAL)}, settings))
+    ours = _rules(pieces)
+    for key in sorted(ours.keys() | theirs.keys()):
+        if ours.get(key) != theirs.get(key):
+            raise InputError(
+                f"{path}: {key} is {short(ours.get(key))}, but by tokenizer_config.json, or its "
+                f"defaults, transformers takes {short(theirs.get(key))}: correct the one or the "
+                'other, or write "tokenizer_class": "PreTrainedTokenizerFast" into '
+                "tokenizer_config.json to keep what tokenizer.json says"
+            )
+
+
+def _rules(pieces: PieceTokenizer) -> dict[str, Any]:
+    """What decides how a text is cut, but for the vocabulary."""
+    raw = json.loads(pieces.to_str())
+    rules = {
+        f"{part}.{key}": value
+        for part in ("normalizer", "pre_tokenizer", "model")
+        for key, value in (raw[part] or {}).items()
+        if key != "vocab"
+    }
+    if rules.get("normalizer.strip_accents", False) is None:  # then as lower-casing is
+        rules["normalizer.strip_accents"] = rules["normalizer.lowercase"]
+    return rules
+
+
+def _check_added_tokens(path: Path, pieces: PieceTokenizer, settings: dict[str, Any]) -> None:
+    """Raises InputError where transformers adds other tokens to the vocabulary than `pieces`."""
+    present = {token.content: id for id, token in pieces.get_added_tokens_decoder().items()}
+    added = _read_object(path.with_name("added_tokens.json"))
+    missing = set()
+    try:
+        if (decoder := settings.get("added_tokens_decoder")) is not None:
+            added = {_content(token): int(id) for id, token in decoder.items()}
+            missing = present.keys() - added.keys()
+        every = settings | _read_object(path.with_name("special_tokens_map.json"))
+        named = [v for k, v in every.items() if k.endswith("_token") and not isinstance(v, bool)]
+        for key in ("additional_special_tokens", "extra_special_tokens"):
+            tokens = every.get(key) or []
+            named += tokens.values() if isinstance(tokens, dict) else tokens
+        missing |= {_content(token) for token in named} - {None} - present.keys()
+    except (AttributeError, TypeError, ValueError):
+        raise InputError(f"{path.parent}: damaged list of added tokens") from None
+    missing |= {token for token, id in added.items() if present.get(token) != id}
+    if missing := sorted(map(str, missing - {*SPECIAL})):
+        raise InputError(
+            f"{path}: does not have the same added tokens as the files beside it, such as "
+            f"{missing[0]!r}: load the folder with transformers' AutoTokenizer and save it again"
+        )

@@ -256,7 +256,7 @@ class Stepper:
             self.scaler.step(optimizer)
             optimizer.zero_grad(set_to_none=True)
 
-    def save(self, path: Path, step: int, best: dict) -> None:
+    def save(self, path: str | Path, step: int, best: dict) -> None:
         """Keep weights, both moments of AdamW, the scaler and how far the run is in one file."""
         tensors = {f"weight.{name}": parameter for parameter, name in self.names.items()}
         for optimizer in filter(None, self.optimizers):
@@ -266,9 +266,9 @@ class Stepper:
         progress = {"step": step, "best": best, "scaler": self.scaler.state_dict()}
         write_tensors(path, tensors, {"progress": json.dumps(progress)})
 
-    def load(self, path: Path) -> tuple[int, dict]:
+    def load(self, path: str | Path) -> tuple[int, dict]:
         """Take up what `save` kept -> step and best so far; from the beginning if nothing is."""
-        if not path.exists():
+        if not Path(path).exists():
             return 0, {"best_epoch": -1, "dev_score": -1.0}
         tensors, metadata = read_tensors(path)
         with torch.no_grad():
@@ -349,9 +349,10 @@ def fit(
     per_epoch = -(-len(train.windows) // settings.batch_size)
     steps = settings.epochs * per_epoch
     stepper = Stepper(model, settings, steps)
-    checkpoint = settings.out / CHECKPOINT
+    out = Path(settings.out)
+    checkpoint = out / CHECKPOINT
     step, best = stepper.load(checkpoint)
-    log = Log(settings.out / "metrics.jsonl", step) if processes.rank() == 0 else None
+    log = Log(out / "metrics.jsonl", step) if processes.rank() == 0 else None
     saved = time.monotonic()
     for epoch in range(step // per_epoch, settings.epochs):
         model.train()
@@ -375,6 +376,6 @@ def fit(
         if log:
             log.write(step=step, epoch=epoch, dev_score=score)
             if better:
-                save_pretrained(model, settings.out)
+                save_pretrained(model, out)
             stepper.save(checkpoint, step, best)
     return processes.agree(best)  # once the first has written everything

@@ -2,19 +2,20 @@
 
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from minibert.config import BertConfig, fits
 from minibert.errors import InputError
-from minibert.files import read_json, replacing, sha256, write_text
+from minibert.files import read_json, refuse_pointer, replacing, sha256, write_text
 from minibert.model import Bert, BertForTokenClassification
 
 TAGGER = "BertForTokenClassification"  # transformers' name of it
@@ -52,65 +53,116 @@ PACKAGED = {
     )
 }
 FILES = ["config.json", "*.safetensors", "model.safetensors.index.json",
-         "tokenizer.json", "tokenizer_config.json", "vocab.txt"]  # fmt: skip
+         "tokenizer.json", "tokenizer_config.json", "vocab.txt", "added_tokens.json",
+         "special_tokens_map.json"]  # fmt: skip
 
 
 def load_pretrained(
     source: str | Path,
-    labels: tuple[str, ...] | None = None,
+    labels: Sequence[str] | None = None,
     dtype: torch.dtype = torch.float32,
     **changes: float,
 ) -> Bert | BertForTokenClassification:
     """Build a model from a local folder or a Hub id, in eval mode on the CPU.
 
-    Without `labels`: exactly what the file holds, a tagger if it has a classifier, else the
-    encoder. With `labels`: the encoder under a new classifier with random weights, one output per
-    label, to be trained. `changes` replace fields of its config, such as dropout. Raises
-    InputError for anything missing, unexpected or of a wrong shape.
+    Without `labels`: a tagger where the file holds one, else the encoder. With `labels`: the
+    encoder under a new classifier with random weights, one output per label, to be trained. Heads
+    of other tasks are dropped. `changes` replace fields of the file's config, such as dropout.
+    Raises InputError for anything missing, unexpected or of a wrong shape.
     """
+    _check_arguments(labels, dtype, changes)
     folder = find_model(source)
-    config = replace(BertConfig.load(folder / "config.json"), **changes)
-    tensors = _under_our_names(folder, read_weights(folder))
-    _check_size(folder, config, tensors)
-    tagger = labels is not None or "classifier.weight" in tensors
-    if labels is not None:
-        tensors = {k: v for k, v in tensors.items() if not k.startswith("classifier.")}
-        config = config.with_labels(labels)
-    elif tagger:
-        kinds = read_json(folder / "config.json").get("architectures") or [TAGGER]
-        if not fits(kinds, list[str]):
-            raise InputError(f"{folder}: config.json: architectures must be a list of names")
-        if TAGGER not in kinds:
-            raise InputError(f"{folder}: is a {kinds[0]}; give labels to train a tagger on it")
-        if not config.labels:  # transformers writes no names where they are its default
+    path = folder / "config.json"
+    config = BertConfig.load(path, **changes, id2label=dict(enumerate(labels or ())))
+    tensors = {k: v for k, v in read_weights(folder).items() if our_name(k) is not None}
+
+    # The file's labels are those of its own classifier, and else of a head that is dropped.
+    own = labels is None and _has_token_classifier(path, tensors)
+    if own:
+        config = BertConfig.load(path, **changes)
+        if not config.labels and "classifier.weight" in tensors:
+            # transformers does not write its default names
             rows = tensors["classifier.weight"].numel() // config.hidden_size
             config = config.with_labels(tuple(f"LABEL_{i}" for i in range(rows)))
+    else:
+        tensors = _without_heads(tensors)
+    _check_size(folder, config, tensors)
+
     with torch.device("meta"):
-        model = BertForTokenClassification(config) if tagger else Bert(config)
-    if labels is not None:
-        fresh = torch.empty(len(labels), config.hidden_size, dtype=dtype)
-        torch.nn.init.normal_(fresh, std=config.initializer_range)
-        tensors |= {"classifier.weight": fresh, "classifier.bias": torch.zeros(len(labels))}
-    prefix = "bert." if tagger else ""
-    tensors = {k if k.startswith("classifier.") else prefix + k: v for k, v in tensors.items()}
-    _check(folder, model.state_dict(), tensors)
-    tensors = {k: v.to(dtype) for k, v in tensors.items()}
+        model = BertForTokenClassification(config) if own or labels else Bert(config)
+    if labels:
+        tensors |= _new_classifier(config, dtype)
+    names = _names_in_file(folder, model, tensors)
+    _check(folder, {names[k]: v for k, v in model.state_dict().items()}, tensors)
+    tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
     _check_finite(folder, tensors)
-    model.load_state_dict(tensors, assign=True)
+    model.load_state_dict({k: tensors[name] for k, name in names.items()}, assign=True)
     return model.eval().requires_grad_(True)
 
 
-def _under_our_names(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    renamed = {}
-    for name, tensor in tensors.items():
-        ours = our_name(name)
-        if ours in renamed:
-            raise InputError(f"{folder}: {ours} is there twice, once as {name}")
-        if ours == name and not name.startswith("classifier."):
-            ours = f"{name} (not a name of transformers' BERT)"
-        if ours:
-            renamed[ours] = tensor
-    return renamed
+def _new_classifier(config: BertConfig, dtype: torch.dtype) -> dict[str, Tensor]:
+    rows = len(config.labels)
+    weight = torch.empty(rows, config.hidden_size, dtype=dtype)
+    nn.init.normal_(weight, std=config.initializer_range)
+    return {"classifier.weight": weight, "classifier.bias": torch.zeros(rows)}
+
+
+def _check_arguments(labels: Any, dtype: Any, changes: Mapping[str, Any]) -> None:
+    """Raises InputError for arguments that fit no model."""
+    if labels is not None:
+        if not isinstance(labels, list | tuple) or not fits([*labels], list[str]) or not labels:
+            raise InputError(f"labels must be a list of names, as ['O', 'KEY'], not {labels!r}")
+        if len(set(labels)) < len(labels):
+            raise InputError(f"labels names a label twice: {', '.join(labels)}")
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point or dtype.itemsize < 2:
+        raise InputError(f"dtype must be torch.float32 or another float type, not {dtype!r}")
+    known = {f.name for f in fields(BertConfig)} - {"id2label"}
+    if unknown := sorted(changes.keys() - known):
+        raise InputError(
+            f"load_pretrained takes no {unknown[0]}; it takes labels=['O', 'KEY'] for a new "
+            "classifier, dtype=torch.float32, and fields of the config"
+        )
+
+
+def _has_token_classifier(config: Path, names: Iterable[str]) -> bool:
+    """Whether a file has a classifier, and one of tokens, not of whole texts."""
+    if not any(name.startswith("classifier.") for name in names):
+        return False
+    kinds = read_json(config).get("architectures") or [TAGGER]
+    if not fits(kinds, list[str]):
+        raise InputError(f"{config}: architectures must be a list of names")
+    return TAGGER in kinds
+
+
+def _without_heads(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without the classifier and, where the encoder's names begin with "bert.", without unknown
+    names that do not."""
+    encoder = "bert." if any(name.startswith("bert.") for name in tensors) else ""
+    return {
+        name: tensor
+        for name, tensor in tensors.items()
+        if not name.startswith("classifier.")
+        and (name.startswith(encoder) or our_name(name) != name)
+    }
+
+
+def _names_in_file(folder: Path, model: nn.Module, stored: Iterable[str]) -> dict[str, str]:
+    """{name of a tensor of the model: its name in the file, or what it would be there}."""
+    known: dict[str, str] = {}
+    for theirs in stored:
+        ours = our_name(theirs)
+        if ours in known:
+            raise InputError(f"{folder}: {known[ours]} and {theirs} are the same tensor twice")
+        if ours != theirs or theirs.startswith("classifier."):
+            known[ours] = theirs
+
+    encoder = "bert." if any(name.startswith("bert.") for name in stored) else ""
+    names = {}
+    for name in model.state_dict():
+        bare = name.removeprefix("bert.")
+        expected = bare if bare.startswith("classifier.") else encoder + bare
+        names[name] = known.get(bare) or their_name(expected)
+    return names
 
 
 def our_name(name: str) -> str | None:
@@ -232,8 +284,9 @@ def download(repository: str, patterns: list[str], kind: str = "model") -> Path:
         ) from None
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
+def read_weights(folder: str | Path) -> dict[str, Tensor]:
     """Every tensor of a model folder under its name in the file; one file or numbered shards."""
+    folder = Path(folder)
     index = folder / "model.safetensors.index.json"
     if (single := folder / "model.safetensors").exists():
         return read_tensors(single)[0]
@@ -262,8 +315,9 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     raise InputError(f"{folder}: no model.safetensors")
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of one safetensors file, mapped from disk and not copied, and its metadata."""
+    refuse_pointer(path)
     try:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
@@ -272,7 +326,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def write_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
     contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
@@ -282,8 +336,9 @@ def write_tensors(
             raise OSError(str(error)) from None
 
 
-def save_pretrained(model: Bert | BertForTokenClassification, folder: Path) -> None:
+def save_pretrained(model: Bert | BertForTokenClassification, folder: str | Path) -> None:
     """Write config.json and model.safetensors, which `load_pretrained` and transformers read."""
+    folder = Path(folder)
     architecture = TAGGER if hasattr(model, "classifier") else "BertModel"
     write_text(folder / "config.json", model.config.to_json(architecture))
     tensors = {their_name(name): tensor for name, tensor in model.state_dict().items()}

@@ -414,6 +414,10 @@ def test_a_folder_with_three_splits(tmp_path, dev, suffix, source):
     corpus = load_corpus(source.format(tmp_path) if suffix == ".jsonl" else str(tmp_path))
     assert ids_of(corpus.splits) == {"train": {"0"}, "dev": {"1"}, "test": {"2"}}
     assert str(tmp_path / f"{dev}{suffix}") in corpus.checksums
+    assert load_corpus(tmp_path) == load_corpus(str(tmp_path))
+    file = str(tmp_path / f"test{suffix}")
+    assert read_documents(file) == read_documents(Path(file))
+    assert str(tmp_path / f"{dev}{suffix}") in corpus.checksums
     assert corpus.note == ""
 
 
@@ -438,6 +442,15 @@ def test_a_pipe_is_no_corpus(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InputError, match=r"pipe: not a file; .* save them"):
         load_corpus(str(tmp_path / "pipe"))
+
+
+@pytest.mark.parametrize("name", ["test.jsonl", "texts.zip"])
+def test_a_git_lfs_pointer_is_refused_by_its_name(tmp_path, name):
+    (tmp_path / name).write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    )
+    with pytest.raises(InputError, match=f"{name}: a Git LFS pointer"):
+        read_documents(tmp_path / name)
 
 
 def test_a_path_with_the_split_in_it(tmp_path):

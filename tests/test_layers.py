@@ -101,6 +101,24 @@ def test_outside_libraries_come_in_at_one_place(path):
     assert found & ONLY_IN.keys() <= allowed
 
 
+def takes_paths_only(source: str) -> set[str]:
+    """Public functions, and public methods, of which an argument is a Path and never text."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef) and (node.name[0] != "_" or node.name == "__init__"):
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            kinds = {ast.unparse(a.annotation) for a in arguments if a.annotation}
+            found |= {node.name} if kinds & {"Path", "Path | None"} else set()
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_paths_may_be_given_as_text(path):
+    assert takes_paths_only("def f(a: str | Path, b: Path): pass") == {"f"}
+    assert not takes_paths_only("def f(a: str | Path): pass\ndef _g(a: Path): pass")
+    assert not takes_paths_only(path.read_text(encoding="utf-8"))
+
+
 # What runs code that comes with a file.
 PICKLES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "runpy"}
 RUNS = {"eval", "exec", "__import__", "torch.load", "torch.hub.load", "np.load", "numpy.load"}

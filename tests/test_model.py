@@ -1,5 +1,6 @@
 """What must hold of the model whatever its weights: padding, head masks, pruning, dropout."""
 
+import pickle
 import re
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from minibert import Bert, BertForTokenClassification
-from minibert.model import IGNORED, Packing
+from minibert.model import ACTIVATIONS, IGNORED, Packing
 
 EXACT = {"atol": 1e-10, "rtol": 1e-10}
 LAYERS, HEADS, SIZE = TINY.num_hidden_layers, TINY.num_attention_heads, TINY.head_size
@@ -240,6 +241,42 @@ def test_as_many_sequences_as_layers_is_no_ambiguity(tagger, batch):
 def test_a_head_mask_of_another_shape_raises(tagger, batch, shape):
     with pytest.raises(ValueError, match=re.escape(f"not {shape}")):
         tagger(**batch, head_mask=torch.ones(shape, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("head_mask", [{0: [1]}, [[1.0] * HEADS] * LAYERS])
+def test_a_head_mask_that_is_no_tensor_raises(tagger, batch, head_mask):
+    said = rf"head_mask must be a tensor \(layers, heads\).* not .*{type(head_mask).__name__}"
+    with pytest.raises(ValueError, match=said):
+        tagger(**batch, head_mask=head_mask)
+
+
+@pytest.mark.parametrize("name", ["attention_mask", "token_type_ids", "labels"])
+@pytest.mark.parametrize("shape", [(4, 10), (4, 12), (3, 11), (1, 11), (11, 4), (44,), (4, 1, 11)])
+def test_inputs_of_another_shape_than_the_ids_raise(tagger, batch, name, shape):
+    batch[name] = torch.ones(shape, dtype=torch.long)
+    said = f"{name} must be (B, L) = (4, 11), not {shape}"
+    with pytest.raises(ValueError, match=re.escape(said)):
+        tagger(**batch)
+
+
+def test_a_packing_of_another_shape_than_the_ids_raises(tagger, batch):
+    packing = Packing.of(batch.pop("attention_mask")[:, :10])
+    with pytest.raises(ValueError, match=r"attention_mask must be .* not \(4, 10\)"):
+        tagger(**batch, attention_mask=packing)
+
+
+@pytest.mark.parametrize("shape", [(11,), (4, 11, 1)])
+def test_token_ids_without_rows_and_columns_raise(tagger, shape):
+    with pytest.raises(ValueError, match=re.escape(f"input_ids must be (B, L), not {shape}")):
+        tagger(torch.ones(shape, dtype=torch.long))
+
+
+@pytest.mark.parametrize("act", ACTIVATIONS)
+def test_a_pickled_model_computes_the_same(batch, act):
+    """Processes that are spawned receive their arguments pickled."""
+    model = BertForTokenClassification(replace(TINY, hidden_act=act)).double().eval()
+    again = pickle.loads(pickle.dumps(model))
+    assert torch.equal(again(**batch).logits, model(**batch).logits)
 
 
 # Pruning ----------------------------------------------------------------------------------------

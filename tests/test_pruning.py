@@ -66,6 +66,27 @@ def test_factors_between_are_folded_into_the_output(tagger, batch):
     torch.testing.assert_close(twice(**batch).logits, masked, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("head_mask", [{0: [1]}, torch.ones(5, 3), torch.ones(2, 3, 5)])
+def test_prune_refuses_what_is_no_head_mask(tagger, head_mask):
+    with pytest.raises(ValueError, match=r"head_mask must be a tensor .* \(3, 5\)"):
+        prune(tagger, head_mask)
+    with pytest.raises(ValueError, match=r"\[\(0, 1\)\], not a dictionary"):
+        without_heads(tagger, {0: [1]})
+
+
+def test_frozen_weights_stay_frozen(tagger):
+    """Three layers of 4 norm, 4 feed-forward and 8 attention tensors, 5 embeddings, 2 others."""
+    tagger.bert.requires_grad_(False)
+    tagger.bert.layers[1].attention.query.bias.requires_grad_(True)
+    trained = {"classifier.weight", "classifier.bias", "bert.layers.1.attention.query.bias"}
+    smaller = without_heads(tagger, [(0, 1), *((1, head) for head in range(5))])
+    half = torch.ones(3, 5)
+    half[0, 1] = half[1] = 0
+    for model in (smaller, prune(tagger, half), at_full_shape(smaller)):
+        assert {n for n, p in model.named_parameters() if p.requires_grad} == trained
+        assert len(list(model.parameters())) == 3 * 16 + 5 + 2
+
+
 def test_folding_holds_for_float32_too(tagger, batch):
     head_mask = torch.linspace(0, 1, 15).view(3, 5)
     smaller = prune(tagger.float(), head_mask)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import networkx
 import numpy as np
@@ -119,6 +120,29 @@ def test_candidates_of_ones_own(encoder_folder, tmp_path):
     path.write_text("\n")
     with pytest.raises(InputError, match="no phrases"):
         extract_keyphrases(words, model=str(encoder_folder), phrases=path)
+
+
+def test_files_are_named_by_text_or_path(encoder_folder, tmp_path):
+    lines = [json.dumps({"id": i, "text": t}) for i, t in enumerate(["A lake.", "A moor, a lake."])]
+    files = {"idf": tmp_path / "corpus.jsonl", "phrases": tmp_path / "phrases.txt"}
+    files["idf"].write_text("\n".join(lines))
+    files["phrases"].write_text("lake\nmoor\n")
+    files["heads"] = tmp_path / "heads.json"
+    files["heads"].write_text('{"heads": ["L0H1"]}')
+    named = {name: str(path) for name, path in files.items()}
+    words = "A lake and a moor."
+    found = extract_keyphrases(words, model=encoder_folder, **files)
+    assert found == extract_keyphrases(words, model=str(encoder_folder), **named)
+    scores = {phrase.text: phrase.score for phrase in found[0]}
+    assert scores["lake"] == 0.0  # both texts have it
+    assert scores["moor"] > 0
+
+
+@pytest.mark.parametrize("wrong", [None, float("nan"), 3, b"text", ["text"]])
+def test_which_text_is_no_text_is_said(wrong):
+    """Before a model is loaded: this one does not exist."""
+    with pytest.raises(InputError, match=re.escape(f"text 2, counted from 0, is {wrong!r}, not")):
+        extract_keyphrases(["A lake.", "", wrong, None], model="/no/such/model")
 
 
 def test_heads_that_are_gone_or_chosen_otherwise_are_refused(encoder_folder, tmp_path):

@@ -357,7 +357,9 @@ def read(folder, corpus=CORPUS, queries=QUERIES, qrels=BEIR) -> Collection:
     for path, rows in zip(paths, (corpus, queries)):
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     paths[2].write_text(qrels, encoding="utf-8")
-    return read_collection(*paths)
+    collection = read_collection(*paths)
+    assert read_collection(*map(str, paths)) == collection
+    return collection
 
 
 TREC_TABS = TREC.replace(" ", "\t")

@@ -44,6 +44,17 @@ def test_a_new_run_records_what_was_asked_for(settings):
     assert {"python", "torch", "minibert", "safetensors"} <= record["versions"].keys()
 
 
+def test_the_folder_may_be_named_by_text(settings, tmp_path):
+    open_run(str(settings.out), settings, INPUTS).close()
+    runs.inherit(str(settings.out), str(tmp_path / "new"), settings)
+    assert json.loads((tmp_path / "new" / "run.json").read_text())[runs.PRUNED]["epochs"] == 4
+    Log(str(settings.out / "metrics.jsonl"), 0).write(step=1)
+    assert runs.read_log(str(settings.out)) == [{"step": 1}]
+    assert runs.read_ablations(str(settings.out)) == runs.read_prunings(str(settings.out)) == {}
+    with pytest.raises(InputError, match=r"not a run of train\.py"):
+        runs.load_run(str(settings.out))
+
+
 def test_an_empty_folder_is_fine(settings):
     settings.out.mkdir(parents=True)
     open_run(settings.out, settings, INPUTS).close()

@@ -17,6 +17,7 @@ import prune
 import train
 from minibert import load_pretrained, weights
 from minibert.data import SAMPLE
+from minibert.page import write_report
 from minibert.training import Stepper
 
 
@@ -538,6 +539,8 @@ def test_the_report_shows_what_there_is_and_escapes_it(arguments, corpus, tmp_pa
     path.write_text("\n".join([json.dumps(record), first, *others]) + "\n", encoding="utf-8")
     run = tmp_path / "run"
     assert train.main(arguments) == 0
+    written = (run / "report.html").read_bytes()
+    assert write_report(str(run)).read_bytes() == written
     short = Page((run / "report.html").read_text(encoding="utf-8"))
     assert len(short.all("img")) == 1
     assert "Which heads matter" not in short.words

@@ -1,6 +1,7 @@
 """Words by hand, and every word's pieces found again by a second way."""
 
 import json
+import re
 import unicodedata
 from itertools import groupby
 
@@ -285,6 +286,146 @@ def test_vocab_txt_is_lower_cased_unless_told_not_to(folder, settings_json, piec
         (folder / "tokenizer_config.json").write_text(settings_json)
     tokenizer = Tokenizer.load(folder, len(SMALL))
     assert [piece for piece, _ in encode(tokenizer, "Apple apple")] == pieces
+
+
+ACCENTS = [*SMALL, "e", "\u00e9", "E", "\u00c9", "[extra]", "##\u00e9"]
+ACCENTED = (
+    "The Apple \u00e9 E \u00c9 multi\u00e9 apple-s [MASK] [extra] [EXTRA] zebra \u6df1 agents"
+)
+CASED, ACCENT = {"do_lower_case": False}, {"strip_accents": False}
+FAST = {"tokenizer_class": "PreTrainedTokenizerFast"}
+EXTRA = {"content": "[extra]", "lstrip": False, "rstrip": False, "normalized": False,
+         "single_word": False, "special": True}  # fmt: skip
+OBJECT = {"__type": "AddedToken", "content": "[UNK]"}
+STANDARD = {str(i): EXTRA | {"content": token} for i, token in enumerate(SPECIAL)}
+
+
+def write_folder(folder, files):
+    """Files by name, objects as JSON; tokenizer.json is given by its changes of the normalizer."""
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+    (folder / "vocab.txt").write_text("\n".join(ACCENTS) + "\n", encoding="utf-8")
+    for name, content in files.items():
+        if name == "tokenizer.json":
+            BertWordPieceTokenizer(str(folder / "vocab.txt")).save(str(folder / name))
+            raw = json.loads((folder / name).read_text(encoding="utf-8"))
+            raw["normalizer"] |= content.get("normalizer", {})
+            raw["added_tokens"] += content.get("added_tokens", [])
+            raw["model"] |= content.get("model", {})
+            content = raw
+        (folder / name).write_text(json.dumps(content), encoding="utf-8")
+
+
+def same_ids(folder):
+    """Whether transformers gives the same ids as we."""
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    words = [match.span() for match in re.finditer(r"\S+", ACCENTED)]
+    [ours] = Tokenizer.load(str(folder), len(ACCENTS)).encode([ACCENTED], [words])
+    return ours.ids == theirs(ACCENTED, add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        *(
+            {"tokenizer_config.json": kind}
+            for kind in [
+                CASED,
+                ACCENT,
+                {"do_lower_case": True, "strip_accents": False},
+                {"do_lower_case": False, "strip_accents": True},
+                {"do_lower_case": True, "strip_accents": None, "tokenizer_class": "BertTokenizer"},
+                CASED | {"tokenizer_class": "BertTokenizerFast", "never_split": ["zebra"]},
+                CASED | {"tokenizer_class": "ElectraTokenizer", "do_basic_tokenize": False},
+                CASED | {"added_tokens_decoder": STANDARD, "unk_token": OBJECT},
+                {"mask_token": "[MASK]", "cls_token": "[CLS]", "additional_special_tokens": []},
+            ]
+        ),
+        {"added_tokens.json": {}, "special_tokens_map.json": {"unk_token": {"content": "[UNK]"}}},
+        {"tokenizer.json": {}},
+        {"tokenizer.json": {"normalizer": {"strip_accents": True}}},  # as lower-casing does
+        {"tokenizer.json": {"normalizer": {"lowercase": False}}, "tokenizer_config.json": CASED},
+        {"tokenizer.json": {"normalizer": {"lowercase": False}}, "tokenizer_config.json": FAST},
+        {"tokenizer.json": {"added_tokens": [EXTRA | {"id": len(ACCENTS) - 2}]}},
+        {
+            "tokenizer.json": {"added_tokens": [EXTRA | {"id": len(ACCENTS) - 2}]},
+            "tokenizer_config.json": {
+                "added_tokens_decoder": STANDARD | {str(len(ACCENTS) - 2): EXTRA},
+                "extra_special_tokens": ["[extra]"],
+            },
+        },
+    ],
+)
+def test_ids_are_those_of_transformers(tmp_path, files):
+    write_folder(tmp_path, files)
+    assert same_ids(tmp_path)
+    tokenizer = Tokenizer.load(tmp_path)
+    tokenizer.save(str(tmp_path / "new"))
+    (tmp_path / "new" / "config.json").write_text('{"model_type": "bert"}')
+    assert same_ids(tmp_path / "new")
+    words = [[(0, len(ACCENTED))]]
+    assert Tokenizer.load(tmp_path / "new").encode([ACCENTED], words) == tokenizer.encode(
+        [ACCENTED], words
+    )
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"tokenizer_config.json": {"tokenize_chinese_chars": False}}, "tokenize_chinese_chars is"),
+        ({"tokenizer_config.json": {"split_special_tokens": True}}, "split_special_tokens is True"),
+        ({"tokenizer_config.json": {"do_lower_case": None}}, "do_lower_case is None"),
+        ({"tokenizer_config.json": {"strip_accents": "no"}}, "strip_accents is 'no'"),
+        ({"tokenizer_config.json": {"unk_token": "the"}}, "unk_token is 'the'"),
+        ({"tokenizer_config.json": {"cls_token": EXTRA}}, r"cls_token is '\[extra\]'"),
+        ({"special_tokens_map.json": {"sep_token": "."}}, "sep_token is '.'"),
+        (
+            {"tokenizer_config.json": {"tokenizer_class": "BertJapaneseTokenizer"}},
+            "tokenizer_class is 'BertJapaneseTokenizer'",
+        ),
+        (
+            {"config.json": {"model_type": "bert", "tokenizer_class": "RobertaTokenizer"}},
+            "tokenizer_class is 'RobertaTokenizer'",
+        ),
+        ({"added_tokens.json": {"[extra]": 22}}, r"added tokens .*\[extra\]"),
+        ({"added_tokens.json": {"new": 99}}, "added tokens .*'new'"),
+        ({"tokenizer_config.json": {"added_tokens_decoder": {"22": EXTRA}}}, "added tokens"),
+        ({"tokenizer_config.json": {"additional_special_tokens": ["new"]}}, "added tokens .*'new'"),
+        ({"tokenizer_config.json": {"extra_special_tokens": {"x_token": "new"}}}, "added tokens"),
+        ({"tokenizer_config.json": {"entity_token": "the"}}, "added tokens .*'the'"),
+        ({"tokenizer_config.json": {"added_tokens_decoder": ["the"]}}, "list of added tokens"),
+        ({"special_tokens_map.json": {"additional_special_tokens": [EXTRA]}}, "added tokens"),
+        (
+            {
+                "tokenizer.json": {"added_tokens": [EXTRA | {"id": len(ACCENTS) - 2}]},
+                "tokenizer_config.json": {"added_tokens_decoder": STANDARD},
+            },
+            r"added tokens .*\[extra\]",
+        ),
+        ({"tokenizer.json": {"normalizer": {"lowercase": False}}}, "lowercase is False, but"),
+        (
+            {"tokenizer.json": {}, "tokenizer_config.json": CASED},
+            "normalizer.lowercase is True, but by tokenizer_config.json, .* takes False",
+        ),
+        ({"tokenizer.json": {}, "tokenizer_config.json": ACCENT}, "strip_accents is True, but"),
+        ({"tokenizer.json": {"normalizer": {"clean_text": False}}}, "clean_text is False, but"),
+        (
+            {"tokenizer.json": {"model": {"max_input_chars_per_word": 4}}},
+            "chars_per_word is 4, but",
+        ),
+        ({"added_tokens.json": []}, "added_tokens.json: expected a JSON object"),
+    ],
+)
+def test_a_folder_of_which_transformers_makes_other_ids_is_refused(tmp_path, files, said):
+    write_folder(tmp_path, files)
+    assert re.search(said, refused(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["vocab.txt", "tokenizer.json", "tokenizer_config.json"])
+def test_a_git_lfs_pointer_is_refused_by_its_name(folder, name):
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    assert f"{name}: a Git LFS pointer" in refused(folder)
 
 
 def test_truncation_and_padding_of_a_tokenizer_json_are_switched_off(folder):
