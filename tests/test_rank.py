@@ -14,6 +14,7 @@ import networkx
 import numpy as np
 import pytest
 import torch
+from conftest import randomise
 from sklearn.metrics import average_precision_score
 
 import rank
@@ -318,7 +319,7 @@ def test_what_all_heads_give_is_kept_for_one_chunk_of_documents(model, monkeypat
     monkeypatch.setattr(ranking, "CHUNK", 2)
     dev = str(SAMPLE / "dev.jsonl")
     assert rank.main(["evaluate", dev, *model, "--heads", "L0H1", "--dev", dev]) == 0
-    assert len(arrays) == 2 * len(read_documents(dev))
+    assert len(arrays) == 2 * len(read_documents(SAMPLE / "dev.jsonl"))
     assert most <= 4
 
 
@@ -370,6 +371,15 @@ def test_word_ap_is_the_mean_over_documents(model, tmp_path, monkeypatch):
         assert scores["AP"]["value"] == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.fixture(scope="module")
+def varied(encoder_folder, tmp_path_factory):
+    """A model of the same shape whose heads differ much."""
+    folder = tmp_path_factory.mktemp("varied")
+    shutil.copytree(encoder_folder, folder, dirs_exist_ok=True)
+    save_pretrained(randomise(load_pretrained(folder), seed=1), folder)
+    return ["--model", str(folder)]
+
+
 @pytest.fixture
 def listed(tmp_path):
     """Phrases of the user with stop words and numbers in them, which are gold here and there."""
@@ -393,10 +403,10 @@ def listed(tmp_path):
 
 @pytest.mark.parametrize("aggregate", ["sum", "mean"])
 @pytest.mark.parametrize("idf", [False, True])
-def test_fit_scores_as_the_table_does(model, listed, tmp_path, aggregate, idf):
+def test_fit_scores_as_the_table_does(varied, listed, tmp_path, aggregate, idf):
     """Stop words and numbers weigh nothing, and rare words more, in both."""
     heads, out = tmp_path / "heads.json", tmp_path / "scores.json"
-    command = [*listed, *model, "--aggregate", aggregate]
+    command = [*listed, *varied, "--aggregate", aggregate]
     command += ["--idf", listed[0]] if idf else []
     assert rank.main(["fit", *command, "--most", "2", "--out", str(heads)]) == 0
     choice = json.loads(heads.read_text())
@@ -416,10 +426,10 @@ def test_fit_scores_as_the_table_does(model, listed, tmp_path, aggregate, idf):
 @pytest.mark.parametrize(
     "how", [[], ["--diversity", "0.9"], ["--top", "3"], ["--aggregate", "often"]]
 )
-def test_a_head_alone_scores_as_its_row(model, listed, tmp_path, how):
+def test_a_head_alone_scores_as_its_row(varied, listed, tmp_path, how):
     out = tmp_path / "scores.json"
     for head in ("L0H0", "L0H2", "L1H1"):
-        arguments = ["evaluate", *listed, *model, *how, "--heads", head, "--out", str(out)]
+        arguments = ["evaluate", *listed, *varied, *how, "--heads", head, "--out", str(out)]
         assert rank.main(arguments) == 0
         scores = json.loads(out.read_text())
         alone = scores["F1@10 of each head"]
@@ -467,7 +477,8 @@ def test_heads_that_the_model_lost_are_neither_chosen_nor_scored(encoder_folder,
     pruned, heads, out = tmp_path / "pruned", tmp_path / "heads.json", tmp_path / "scores.json"
     mask = torch.ones(2, 3)
     mask[0, 0] = mask[1] = 0
-    save_pretrained(prune(load_pretrained(encoder_folder), mask), pruned)
+    tagger = load_pretrained(encoder_folder, labels=("O", "I"))
+    save_pretrained(prune(tagger, mask), pruned)
     shutil.copy(encoder_folder / "tokenizer.json", pruned)
     dev = str(SAMPLE / "dev.jsonl")
     model = ["--model", str(pruned)]
