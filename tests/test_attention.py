@@ -111,6 +111,7 @@ def test_one_pass_gives_the_links_of_these_heads_and_what_all_receive(
     links, received = links_and_received(bert, windows, documents, heads)
     for both, alone in zip(links, word_links(bert, windows, documents, heads)):
         np.testing.assert_allclose(matrix(both), matrix(alone), atol=1e-12)
+        assert [block[:2] for block in both.blocks] == [block[:2] for block in alone.blocks]
     for both, alone in zip(received, received_by_head(bert, windows, documents)):
         np.testing.assert_allclose(both, alone, atol=1e-12)
 
