@@ -11,25 +11,24 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from minibert import cli, metrics, page, processes, report, retrieval
-from minibert.attention import Links, received_by_head
+from minibert.attention import Links
 from minibert.config import head_of, name_of
 from minibert.data import (
     OUTSIDE,
     Document,
     document_file,
     field,
-    make_windows,
     parse_document,
     parse_object,
     read_documents,
@@ -37,12 +36,28 @@ from minibert.data import (
     word_labels,
 )
 from minibert.errors import InputError
-from minibert.evaluation import content, word_measures
+from minibert.evaluation import content
 from minibert.files import replacing, write_json, write_text
-from minibert.heads import Task, choose_heads, f1_of_all, f1_of_each, make_task
-from minibert.keyphrases import Keyphrase, Run, group, phrase_measures
+from minibert.heads import choose_heads, f1_of_all, make_task
+from minibert.keyphrases import (
+    Candidate,
+    Keyphrase,
+    distinct,
+    group,
+    phrase_counts,
+    phrase_measures,
+    rank_phrases,
+)
 from minibert.metrics import Array
-from minibert.ranking import Linker, LinkSettings, Ranker, RankSettings, chunks, neighbours
+from minibert.ranking import (
+    Linker,
+    LinkSettings,
+    Ranker,
+    RankSettings,
+    chunks,
+    full_name,
+    neighbours,
+)
 from minibert.tokenizer import word_spans
 
 PAGE = 100  # texts on a page at most
@@ -105,6 +120,8 @@ class Fit(RankSettings):
             raise InputError("--most must be at least 1")
         if self.weights != "received" or self.candidates == "tagger":
             raise InputError("heads are chosen by attention received, without a tagger")
+        if self.top or self.diversity:
+            raise InputError("leave out --top and --diversity: heads are chosen without them")
 
 
 @dataclass(frozen=True)
@@ -114,7 +131,7 @@ class Evaluate(RankSettings):
     data: cli.Positional[Path] = cli.MISSING
     """Documents with keyphrases to report on."""
     dev: Path | None = None
-    """Others, to choose the best single head and the thresholds of word weights on."""
+    """Others, to choose the best single head on."""
     out: Path | None = None
     """File for the scores as JSON."""
 
@@ -286,29 +303,19 @@ def graph(document: Document, links: list[tuple[int, int, float]]) -> dict:
 # Fit --------------------------------------------------------------------------------------------
 
 
-def received(ranker: Linker, documents: Sequence[Document]) -> Iterator[Array]:
-    """(words, layers, heads) of each document: what every head alone gives each word."""
-    with tqdm(total=len(documents), desc="heads", unit="text", disable=None) as bar:
-        for part in chunks(documents):
-            windows = make_windows(part, ranker.tokenizer, ranker.longest)
-            yield from received_by_head(ranker.bert, windows, part, ranker.settings.strength)
-            bar.update(len(part))
-
-
-def tasks_of(ranker: Ranker, documents: Sequence[Document], by_head: Iterable[Array]) -> list[Task]:
-    """What `choose_heads` takes; `by_head` as `received` gives it."""
-    aggregate = ranker.settings.aggregate
-    return [
-        make_task(d, group(d, ranker.candidate_runs(d)), each, aggregate)
-        for d, each in zip(documents, by_head)
-    ]
-
-
 def fit(settings: Fit) -> None:
     ranker = Ranker(settings)
     documents = labelled(settings, settings.data)
-    tasks = tasks_of(ranker, documents, received(ranker, documents))
-    every = [name_of(head) for head in np.ndindex(ranker.shape)]
+    tasks = [
+        make_task(
+            document,
+            group(document, ranker.candidate_runs(document)),
+            ranker.weigh(document, by_head),
+            settings.aggregate,
+        )
+        for document, _, by_head in attended(ranker, documents)
+    ]
+    every = [name_of(head) for head in ranker.bert.config.present_heads]
     steps = choose_heads(tasks, settings.most, settings.again)
     names = [every[step.head] for step in steps]
     together = f1_of_all(tasks)
@@ -319,7 +326,7 @@ def fit(settings: Fit) -> None:
         settings.out,
         {
             "heads": {name: names.count(name) for name in names},
-            "model": settings.model,
+            "model": full_name(settings.model),
             "strength": settings.strength,
             "candidates": settings.candidates,
             "data": str(settings.data),
@@ -337,7 +344,7 @@ def labelled(settings: RankSettings, path: Path) -> list[Document]:
     """Documents with keyphrases; for noun phrases with the words and tags of NAME.pos.jsonl. Prints
     what is left out, and how much of the gold can be found."""
     every = read_documents(path)
-    documents = [document for document in every if document.keyphrases]
+    documents = [document for document in every if distinct(document.keyphrases or ())]
     if not documents:
         raise InputError(f"{path}: no document has keyphrases")
     if settings.candidates == "nouns":
@@ -357,51 +364,94 @@ def labelled(settings: RankSettings, path: Path) -> list[Document]:
 # Evaluate ---------------------------------------------------------------------------------------
 
 
+class Example(NamedTuple):
+    """A document to score, with what the model makes of it."""
+
+    document: Document
+    candidates: list[Candidate]
+    links: Links
+    by_head: Array  # (words, heads) what each head alone gives, 0 for stop words
+    log_probs: Array | None  # (words, labels) of a tagger, where one is asked for
+
+
 def evaluate(settings: Evaluate) -> None:
     ranker = Ranker(settings)
     documents = labelled(settings, settings.data)
-    gold = inside(documents)
-    if not any(found.any() for found in gold):
+    gold = [inside(document) for document in documents]
+    if not any(words.any() for words in gold):
         raise InputError(f"{settings.data}: no keyphrase stands in its text: nothing to find")
-    dev = labelled(settings, settings.dev) if settings.dev else []
-    by_head, dev_by_head = (list(received(ranker, part)) for part in (documents, dev))
-    alone, best = {}, None
-    if settings.candidates != "tagger":
-        alone = f1_by_name(ranker, documents, by_head)
-        if dev:
-            on_dev = f1_by_name(ranker, dev, dev_by_head)
-            best = max(on_dev, key=on_dev.get)
-    rows, runs = weighings(ranker, documents, by_head, best)
-    dev_rows, _ = weighings(ranker, dev, dev_by_head, best)
-    dev_gold = inside(dev)
+    best = None
+    if settings.dev:
+        dev = labelled(settings, settings.dev)
+        on_dev = by_name(ranker, [f1_of_each(ranker, e) for e in examples(ranker, dev)])
+        best = max(on_dev, key=on_dev.get)
+
+    # Only scores and phrases are kept: the weights of all heads are large.
+    ranked: dict[str, list[list[str]]] = defaultdict(list)
+    precisions: dict[str, list[float]] = defaultdict(list)
+    f1s = []
+    for example, words in zip(examples(ranker, documents), gold):
+        for name, weights in weighings(ranker, example, best).items():
+            phrases = rank_phrases(example.document, example.candidates, weights, settings)
+            ranked[name].append([phrase.text for phrase in phrases])
+            precisions[name].append(metrics.Ranking([words], [weights]).average_precision())
+        f1s.append(f1_of_each(ranker, example))
+
     draws = metrics.resamples(len(documents))
-    values = {}
-    for name, weights in rows.items():
-        ranked = [
-            [phrase.text for phrase in ranker.keyphrases(*each)]
-            for each in zip(documents, weights, runs)
-        ]
-        values[name] = phrase_measures(documents, ranked, draws)
-        values[name] |= of_words(gold, weights, dev_gold, dev_rows.get(name), draws)
-    shown = ("F1@5", "F1@10", "F1@15", "micro F1@10", "present F1@10", "F1@O", "P@10", "AP", "F1")
+    values = {name: phrase_measures(documents, each, draws) for name, each in ranked.items()}
+    for name, each in precisions.items():
+        values[name]["AP"] = metrics.mean_over_documents(np.array(each), draws)
+    print(
+        f"{len(documents)} documents, 95 % intervals over them; "
+        "AP: of the words of a document, the mean over documents"
+    )
+    show_scores(settings, ranker, values, by_name(ranker, f1s))
+
+
+def examples(ranker: Ranker, documents: Sequence[Document]) -> Iterator[Example]:
+    """Each document, computed when it is asked for."""
+    marked = (log_probs for part in chunks(documents) for log_probs in ranker.marks(part))
+    for (document, links, by_head), log_probs in zip(attended(ranker, documents), marked):
+        candidates = group(document, ranker.candidate_runs(document, log_probs))
+        by_head = by_head * content(document)[:, None]
+        yield Example(document, candidates, links, by_head, log_probs)
+
+
+def f1_of_each(ranker: Ranker, example: Example) -> Array:
+    """(heads,) F1@10 of every head alone, ranked as the rows of the table are."""
+    document, candidates, _, by_head, _ = example
+    settings = replace(ranker.settings, top=min(10, ranker.settings.top or 10))
+    ranked = [
+        distinct(phrase.text for phrase in rank_phrases(document, candidates, weights, settings))
+        for weights in by_head.T
+    ]
+    gold = [distinct(document.keyphrases)] * len(ranked)
+    return metrics.f1(phrase_counts(ranked, gold, 10))
+
+
+def by_name(ranker: Ranker, values: Sequence[Array]) -> dict[str, float]:
+    """(heads,) of each document -> {head: mean}."""
+    names = map(name_of, ranker.bert.config.present_heads)
+    return dict(zip(names, np.mean(values, axis=0).tolist()))
+
+
+def show_scores(
+    settings: Evaluate,
+    ranker: Ranker,
+    values: Mapping[str, Mapping[str, Array]],
+    alone: Mapping[str, float],
+) -> None:
+    """Print the table, the differences and the single heads; write them to --out."""
+    shown = ("F1@5", "F1@10", "F1@15", "micro F1@10", "present F1@10", "F1@O", "P@10", "AP")
     table = {
-        name: {m: metrics.interval(found[m]) for m in shown if m in found}
-        for name, found in values.items()
+        name: {measure: metrics.interval(scores[measure]) for measure in shown}
+        for name, scores in values.items()
     }
-    print(f"{len(documents)} documents, 95 % intervals over them; AP and F1 of single words")
     print(report.as_text(report.score_rows(table)))
-    show_f1({name: found["F1@10"] for name, found in values.items()}, alone)
+    show_f1({name: scores["F1@10"] for name, scores in values.items()}, alone)
     if settings.out:
-        told = {"heads": names_of(ranker), "test": table, "F1@10 of each head": alone}
-        write_json(settings.out, told)
-
-
-def f1_by_name(
-    ranker: Ranker, documents: Sequence[Document], by_head: Sequence[Array]
-) -> dict[str, float]:
-    """{head: F1@10 of its weights alone}."""
-    names = (name_of(head) for head in np.ndindex(ranker.shape))
-    return dict(zip(names, f1_of_each(tasks_of(ranker, documents, by_head)).tolist()))
+        record = {"heads": names_of(ranker), "test": table, "F1@10 of each head": alone}
+        write_json(settings.out, record)
 
 
 def show_f1(values: Mapping[str, Array], alone: Mapping[str, float]) -> None:
@@ -423,58 +473,47 @@ def names_of(ranker: Linker) -> dict[str, float]:
     return {name_of(head): weight for head, weight in ranker.heads.items()}
 
 
-def weighings(
-    ranker: Ranker, documents: Sequence[Document], by_head: Sequence[Array], best: str | None
-) -> tuple[dict[str, list[Array]], list[list[Run]]]:
-    """Word weights of every document by name of the method, and where a keyphrase may stand."""
-    rows: dict[str, list[Array]] = defaultdict(list)
-    runs: list[list[Run]] = []
-    marks = "tagger" in (ranker.settings.weights, ranker.settings.candidates)
-    marked = (found for part in chunks(documents) for found in ranker.analyse(part))
-    for document, every, links in zip(documents, by_head, each_links(ranker, documents)):
-        own, at = next(marked) if marks else (None, ranker.candidate_runs(document))
-        kept = content(document)
-        rows["all heads"].append(every.sum((1, 2)) * kept)
-        if best:
-            rows[f"best on dev, {best}"].append(every[:, *head_of(best)] * kept)
-        rows["these heads"].append(links.received() * kept)
-        rows["PageRank of these"].append(ranker.pagerank(links) * kept)
-        rows["TextRank"].append(neighbours(document))
-        if ranker.rarity:
-            rarity = ranker.rarity.of(document)
-            rows["tf-idf"].append(rarity * kept)
-            rows["these heads, idf"].append(rarity * links.received() * kept)
-        if ranker.settings.weights == "tagger":
-            rows["tagger"].append(own)
-        runs.append(at)
-    return rows, runs
+def weighings(ranker: Ranker, example: Example, best: str | None) -> dict[str, Array]:
+    """(words,) weights by name of the method."""
+    document, _, links, by_head, log_probs = example
+    is_content = content(document)
+    these = which(ranker)
+    rows = {"all heads": by_head.sum(1)}
+    if best:
+        number = ranker.bert.config.present_heads.index(head_of(best))
+        rows[f"best on dev, {best}"] = by_head[:, number]
+    rows[f"{these} heads"] = (
+        links.received() * is_content
+    )  # the first row again where these are all
+    rows[f"PageRank of {these}"] = ranker.pagerank(links) * is_content
+    rows["TextRank"] = neighbours(document)
+    if ranker.rarity:
+        rarity = ranker.rarity.of(document)
+        rows["tf-idf"] = rarity * is_content
+        rows[f"{these} heads, idf"] = ranker.weigh(document, links.received())
+    if ranker.settings.weights == "tagger":
+        rows["tagger"] = ranker.weigh(document, ranker.probabilities(log_probs))
+    return rows
 
 
-def each_links(ranker: Linker, documents: Sequence[Document]) -> Iterator[Links]:
-    with tqdm(total=len(documents), desc="links", unit="text", disable=None) as bar:
+def which(ranker: Linker) -> str:
+    """What a table calls its heads; "all" where they are, so that no row stands there twice."""
+    return "all" if ranker.has_all_heads else "these"
+
+
+def attended(
+    ranker: Linker, documents: Sequence[Document]
+) -> Iterator[tuple[Document, Links, Array]]:
+    """Each document with its links, and (words, heads) what every head alone gives each word."""
+    with tqdm(total=len(documents), desc="attention", unit="text", disable=None) as bar:
         for part in chunks(documents):
-            yield from ranker.links(part)
+            yield from zip(part, *ranker.links_and_received(part))
             bar.update(len(part))
 
 
-def of_words(
-    gold: Sequence[NDArray],
-    weights: Sequence[Array],
-    dev_gold: Sequence[NDArray],
-    on_dev: Sequence[Array] | None,
-    draws: Array,
-) -> dict[str, Array]:
-    """How well weights tell words that are in a keyphrase; F1 needs a threshold from dev."""
-    if not on_dev:
-        ranking = metrics.Ranking(gold, weights)
-        return {"AP": np.array([ranking.average_precision(w) for w in draws])}
-    threshold = metrics.Ranking(dev_gold, on_dev).best_threshold()
-    return word_measures(gold, weights, threshold, draws)
-
-
-def inside(documents: Sequence[Document]) -> list[NDArray]:
-    """Per document a boolean array: which words are in a keyphrase."""
-    return [np.array(word_labels(d, "io")) != OUTSIDE for d in documents]
+def inside(document: Document) -> NDArray:
+    """(words,) whether each is in a keyphrase."""
+    return np.array(word_labels(document, "io")) != OUTSIDE
 
 
 # Search -----------------------------------------------------------------------------------------
@@ -516,13 +555,16 @@ def search_weights(ranker: Linker, collection: retrieval.Collection) -> dict[str
     documents = collection.documents
     counts = [retrieval.impacts(d, retrieval.uniform(d), 0.0) for d in documents]
     index = retrieval.Index.build(counts)
-    for document, by_head, links in zip(
-        documents, received(ranker, documents), each_links(ranker, documents)
-    ):
-        rows["IDF"].append(retrieval.rarity(document, index))
-        rows["all heads"].append(by_head.sum((1, 2)))
-        rows["these heads"].append(links.received())
-        rows["PageRank of these"].append(ranker.pagerank(links))
+    these = which(ranker)
+    for document, links, by_head in attended(ranker, documents):
+        weights = {
+            "IDF": retrieval.rarity(document, index),
+            "all heads": by_head.sum(1),
+            f"{these} heads": links.received(),
+            f"PageRank of {these}": ranker.pagerank(links),
+        }
+        for name, of_words in weights.items():
+            rows[name].append(of_words)
     return rows
 
 

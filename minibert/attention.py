@@ -105,6 +105,34 @@ def pagerank(
         rank = after
 
 
+class LinkSums:
+    """The links of each document, summed over heads by their weights, window by window."""
+
+    def __init__(self, documents: Sequence[Document], heads: Mapping[Head, float]):
+        self.heads = heads
+        self.last = max((layer for layer, _ in heads), default=-1)
+        self.blocks: list[list[Block]] = [[] for _ in documents]
+        self.counts = [len(document.words) for document in documents]
+        self.sums: dict[int, Tensor] = {}  # of the windows whose layers are not all added
+
+    def add(self, window: Window, layer: int, heads: Sequence[int], links: Tensor) -> None:
+        """Add one layer of a window, as `piece_links` yields it."""
+        if layer > self.last:
+            return
+        weights = links.new_tensor([self.heads.get((layer, head), 0.0) for head in heads])
+        before = self.sums.pop(id(window), torch.zeros((), device=links.device))
+        total = before + torch.einsum("hft,h->ft", links, weights)
+        if layer < self.last:
+            self.sums[id(window)] = total
+        else:
+            self.blocks[window.document].append(_by_words(window, total))
+
+    def links(self) -> list[Links]:
+        """Of each document."""
+        ordered = (sorted(blocks, key=lambda block: block.receivers) for blocks in self.blocks)
+        return [Links(count, blocks) for count, blocks in zip(self.counts, ordered)]
+
+
 def word_links(
     bert: Bert,
     windows: Sequence[Window],
@@ -119,19 +147,11 @@ def word_links(
     carry to the output (Kobayashi et al. 2020, eq. 4). [CLS], [SEP] and punctuation take no part.
     Layers above the highest head are not computed; heads that the model has lost give nothing.
     """
-    out = [Links(len(document.words), []) for document in documents]
-    present = sorted(heads.keys() & set(bert.config.present_heads))
-    mixed: dict[int, Tensor] = {}
-    for window, layer, chosen, links in piece_links(bert, windows, present, strength, progress):
-        weights = links.new_tensor([heads[layer, head] for head in chosen])
-        before = mixed.pop(id(window), torch.zeros((), device=links.device))
-        mixed[id(window)] = before + torch.einsum("hft,h->ft", links, weights)
-        if layer == present[-1][0]:
-            block = _by_words(window, mixed.pop(id(window)))
-            out[window.document].blocks.append(block)
-    for document in out:
-        document.blocks.sort(key=lambda block: block.receivers)
-    return out
+    present = [head for head in bert.config.present_heads if head in heads]
+    sums = LinkSums(documents, {head: heads[head] for head in present})
+    for piece in piece_links(bert, windows, present, strength, progress):
+        sums.add(*piece)
+    return sums.links()
 
 
 def received_by_head(
@@ -139,17 +159,32 @@ def received_by_head(
     windows: Sequence[Window],
     documents: Sequence[Document],
     strength: Strength = "attention",
-    progress: Progress = list,
 ) -> list[Array]:
     """(words, layers, heads) of each document: what `Links.received` is for every head alone; zero
     for heads that the model has lost."""
-    shape = (bert.config.num_hidden_layers, bert.config.num_attention_heads)
-    out = [np.zeros((len(document.words), *shape)) for document in documents]
-    every = bert.config.present_heads
-    for window, layer, heads, links in piece_links(bert, windows, every, strength, progress):
-        received = received_by_word(links, window)
-        out[window.document][np.ix_(window.words, [layer], heads)] = received.T[:, None]
-    return out
+    return links_and_received(bert, windows, documents, {}, strength)[1]
+
+
+def links_and_received(
+    bert: Bert,
+    windows: Sequence[Window],
+    documents: Sequence[Document],
+    heads: Mapping[Head, float],
+    strength: Strength = "attention",
+) -> tuple[list[Links], list[Array]]:
+    """What `word_links` and `received_by_head` return, in one pass over the windows."""
+    config = bert.config
+    shape = (config.num_hidden_layers, config.num_attention_heads)
+    received = [np.zeros((len(document.words), *shape)) for document in documents]
+    present = config.present_heads
+    sums = LinkSums(documents, {head: heads[head] for head in present if head in heads})
+
+    for window, layer, chosen, links in piece_links(bert, windows, present, strength, list):
+        sums.add(window, layer, chosen, links)
+        place = np.ix_(window.words, [layer], chosen)
+        received[window.document][place] = received_by_word(links, window).T[:, None]
+
+    return sums.links(), received
 
 
 @torch.no_grad()

@@ -55,10 +55,11 @@ def read_heads(source: str | Path, config: BertConfig) -> dict[Head, float]:
     return heads
 
 
-def chosen_strength(source: str | Path) -> str | None:
-    """Of the links by which the heads of a file were chosen; None where it does not say."""
-    found = read_json(source) if str(source).endswith(".json") else None
-    return found.get("strength") if isinstance(found, dict) else None
+def recorded_choice(source: str | Path) -> dict:
+    """What a file of rank.py fit records beside its heads: "model", "strength" and more; empty
+    where `source` is none."""
+    record = read_json(source) if str(source).endswith(".json") else None
+    return record if isinstance(record, dict) else {}
 
 
 class Task(NamedTuple):
@@ -112,11 +113,6 @@ def choose_heads(tasks: Sequence[Task], most: int, again: bool = False, k: int =
 def f1_of_all(tasks: Sequence[Task], k: int = 10) -> float:
     """The mean F1@k of all heads together."""
     return float(np.mean([_f1(t.scores.sum(1, keepdims=True), t, k)[0] for t in tasks]))
-
-
-def f1_of_each(tasks: Sequence[Task], k: int = 10) -> Array:
-    """(heads,) the mean F1@k of every head alone."""
-    return np.mean([_f1(task.scores, task, k) for task in tasks], axis=0)
 
 
 def _f1(scores: Array, task: Task, k: int) -> Array:

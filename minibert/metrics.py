@@ -42,6 +42,14 @@ def interval(values: Array) -> Score:
     return Score(float(values[0]), float(low), float(high))
 
 
+def mean_over_documents(values: Array, draws: Array) -> Array:
+    """(N,) a value of each document -> (1 + R,) its mean under each row of `draws`, without the
+    documents where it is NaN; NaN where none is left."""
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return draws[:, known] @ values[known] / draws[:, known].sum(axis=1)
+
+
 def confusion(gold: Sequence[NDArray], predicted: Sequence[NDArray]) -> Array:
     """(N, 4) true positives, false positives, false negatives, true negatives of each document."""
     return np.array(

@@ -1,5 +1,6 @@
 """Attention heads at work: a weight for every word of a text, and its keyphrases."""
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,12 +10,19 @@ from typing import Literal
 
 import numpy as np
 
-from minibert.attention import Block, Links, Strength, pagerank, word_links
+from minibert.attention import (
+    Block,
+    Links,
+    Strength,
+    links_and_received,
+    pagerank,
+    word_links,
+)
 from minibert.data import OUTSIDE, Document, make_windows, read_documents, read_lines
 from minibert.errors import InputError
 from minibert.evaluation import Progress, content, decode, positive_score, predict, tells_spans
 from minibert.files import read_json
-from minibert.heads import chosen_strength, read_heads
+from minibert.heads import read_heads, recorded_choice
 from minibert.keyphrases import (
     Keyphrase,
     PhraseSettings,
@@ -98,25 +106,57 @@ class Linker:
         self.tokenizer = Tokenizer.load(self.folder, config.vocab_size)
         default = str(OWN_HEADS) if settings.model == DEFAULT_MODEL else "all"
         source = settings.heads or default
+        record = recorded_choice(source)
+        chosen_for = str(record.get("model", settings.model))
+        if full_name(chosen_for) != full_name(settings.model):
+            raise InputError(
+                f"{source}: its heads were chosen for {chosen_for}, not for {settings.model}: "
+                "choose others with rank.py fit, or name heads, as in --heads L3H7,L5H10"
+            )
+        if (strength := record.get("strength")) not in (None, settings.strength):
+            raise InputError(f"{source}: chosen with --strength {strength}; say so here too")
         self.heads = read_heads(source, config)
         if not self.heads.keys() & set(config.present_heads):
             raise InputError(f"{settings.model}: has none of the heads {source}")
-        if (strength := chosen_strength(source)) not in (None, settings.strength):
-            raise InputError(f"{source}: chosen with --strength {strength}; say so here too")
+
+    @property
+    def has_all_heads(self) -> bool:
+        """Whether its heads are all that the model has, with equal weights."""
+        weights = [self.heads.get(head) for head in self.bert.config.present_heads]
+        return None not in weights and len(set(weights)) == 1
 
     def links(self, documents: Sequence[Document], progress: Progress = list) -> list[Links]:
         """The links of each document between its words."""
         windows = make_windows(documents, self.tokenizer, self.longest)
         strength = self.settings.strength
-        found = word_links(self.bert, windows, documents, self.heads, strength, progress)
-        if not all(np.isfinite(links.received()).all() for links in found):
+        links = word_links(self.bert, windows, documents, self.heads, strength, progress)
+        self._check_finite(links)
+        return links
+
+    def links_and_received(self, documents: Sequence[Document]) -> tuple[list[Links], list[Array]]:
+        """The links of each document between its words, and (words, heads) what each head that the
+        model has alone gives every word."""
+        windows = make_windows(documents, self.tokenizer, self.longest)
+        strength = self.settings.strength
+        links, received = links_and_received(self.bert, windows, documents, self.heads, strength)
+        self._check_finite(links)
+        layers, heads = zip(*self.bert.config.present_heads)
+        return links, [by_head[:, layers, heads] for by_head in received]
+
+    def _check_finite(self, links: Sequence[Links]) -> None:
+        if not all(np.isfinite(each.received()).all() for each in links):
             raise InputError(f"{self.settings.model}: attention is not finite; damaged weights?")
-        return found
 
     def pagerank(self, links: Links) -> Array:
         """(words,) by the settings."""
         early = 1 / (1 + np.arange(links.count)) if self.settings.start == "early" else None
         return pagerank(links, self.settings.damping, early) if links.count else np.zeros(0)
+
+
+def full_name(model: str) -> str:
+    """What --model names, whatever the working directory: an absolute path, or a Hub id."""
+    folder = os.path.expanduser(model)
+    return os.path.realpath(folder) if os.path.isdir(folder) else model
 
 
 class Ranker(Linker):
@@ -141,24 +181,34 @@ class Ranker(Linker):
     ) -> list[tuple[Array, list[Run]]]:
         """Of each document the weight of every word, (words,), at least 0, and 0 for stop words;
         and where a keyphrase may stand."""
-        settings = self.settings
-        marked: Sequence[Array | None] = [None] * len(documents)
-        if "tagger" in (settings.weights, settings.candidates):
-            windows = make_windows(documents, self.tokenizer, self.longest)
-            marked = predict(self.tagger, windows, documents, progress=progress)
-        if settings.weights == "tagger":
-            names = self.bert.config.labels
-            weights = [1 / (1 + np.exp(-positive_score(p, names))) for p in marked]
+        marked = self.marks(documents, progress)
+        if self.settings.weights == "tagger":
+            weights = [self.probabilities(log_probs) for log_probs in marked]
         else:
-            weigh = self.pagerank if settings.weights == "pagerank" else Links.received
+            weigh = self.pagerank if self.settings.weights == "pagerank" else Links.received
             weights = [weigh(links) for links in self.links(documents, progress)]
-        out = []
-        for document, weight, log_probs in zip(documents, weights, marked):
-            rarity = self.rarity.of(document) if self.rarity else 1.0
-            out.append(
-                (weight * rarity * content(document), self.candidate_runs(document, log_probs))
-            )
-        return out
+        return [
+            (self.weigh(document, weight), self.candidate_runs(document, log_probs))
+            for document, weight, log_probs in zip(documents, weights, marked)
+        ]
+
+    def marks(
+        self, documents: Sequence[Document], progress: Progress = list
+    ) -> list[Array] | list[None]:
+        """(words, labels) the tagger's log-probabilities; None where no setting asks for them."""
+        if "tagger" not in (self.settings.weights, self.settings.candidates):
+            return [None] * len(documents)
+        windows = make_windows(documents, self.tokenizer, self.longest)
+        return predict(self.tagger, windows, documents, progress=progress)
+
+    def probabilities(self, log_probs: Array) -> Array:
+        """(words, labels) of the tagger -> (words,) how probable it is in a keyphrase."""
+        return 1 / (1 + np.exp(-positive_score(log_probs, self.bert.config.labels)))
+
+    def weigh(self, document: Document, weights: Array) -> Array:
+        """(words, ...) weights -> the same, 0 for stop words, and times --idf."""
+        scale = content(document) * (self.rarity.of(document) if self.rarity else 1.0)
+        return (weights.T * scale).T
 
     def candidate_runs(self, document: Document, log_probs: Array | None = None) -> list[Run]:
         """Where a keyphrase may stand; `log_probs` (words, labels) are the tagger's."""

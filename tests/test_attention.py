@@ -9,6 +9,7 @@ from conftest import tagger_for
 from minibert.attention import (
     Block,
     Links,
+    links_and_received,
     pagerank,
     received_by_head,
     received_by_word,
@@ -101,6 +102,18 @@ def test_each_heads_received_attention_is_that_of_its_links(bert, windows, docum
         links = word_links(bert, windows, documents, {head: 1.0}, "norm")
         for every, one in zip(received, links):
             np.testing.assert_allclose(every[:, *head], one.received(), atol=1e-10)
+
+
+@pytest.mark.parametrize("heads", [HEADS, {(1, 0): 2.0}, {}])
+def test_one_pass_gives_the_links_of_these_heads_and_what_all_receive(
+    bert, windows, documents, heads
+):
+    links, received = links_and_received(bert, windows, documents, heads)
+    for both, alone in zip(links, word_links(bert, windows, documents, heads)):
+        np.testing.assert_allclose(matrix(both), matrix(alone), atol=1e-12)
+        assert [block[:2] for block in both.blocks] == [block[:2] for block in alone.blocks]
+    for both, alone in zip(received, received_by_head(bert, windows, documents)):
+        np.testing.assert_allclose(both, alone, atol=1e-12)
 
 
 def test_links_do_not_depend_on_the_rest_of_the_batch(bert, windows, documents):

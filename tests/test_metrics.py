@@ -24,6 +24,7 @@ from minibert.metrics import (
     confusion,
     f1,
     interval,
+    mean_over_documents,
     precision,
     rank_correlation,
     recall,
@@ -364,3 +365,11 @@ def test_rank_correlation_is_spearmans(pairs):
     a, b = np.array(pairs, dtype=np.float64).T
     assume(len(set(a)) > 1 and len(set(b)) > 1)
     assert rank_correlation(a, b) == pytest.approx(spearmanr(a, b).statistic, abs=1e-12)
+
+
+def test_a_mean_over_documents_leaves_out_those_without_a_value():
+    """As they are; the first document drawn twice and the last once; none with a value drawn."""
+    values = np.array([1.0, math.nan, 0.25])
+    draws = np.array([[1.0, 1, 1], [2, 0, 1], [0, 3, 0]])
+    expected = [0.625, 0.75, math.nan]
+    np.testing.assert_allclose(mean_over_documents(values, draws), expected)

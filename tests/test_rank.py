@@ -3,20 +3,27 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
+import weakref
+from collections import Counter
 from pathlib import Path
 
 import huggingface_hub
 import networkx
 import numpy as np
 import pytest
+import torch
+from conftest import randomise
+from sklearn.metrics import average_precision_score
 
 import rank
-from minibert import weights
-from minibert.data import SAMPLE, parse_document, read_documents
-from minibert.ranking import Ranker, RankSettings
+from minibert import attention, load_pretrained, ranking, save_pretrained, weights
+from minibert.data import SAMPLE, make_windows, parse_document, read_documents
+from minibert.pruning import prune
+from minibert.ranking import Linker, Ranker, RankSettings, neighbours
 from minibert.retrieval import impacts
 
 
@@ -236,6 +243,8 @@ def test_a_hub_that_does_not_answer_is_one_sentence(texts, subcommand, capsys, m
         (["extract", "--format", "graph", "--html", "x.html"], "--html"),
         (["fit", "x.jsonl", "--most", "0"], "--most"),
         (["fit", "x.jsonl", "--candidates", "tagger"], "without a tagger"),
+        (["fit", "x.jsonl", "--diversity", "0.5"], "--diversity"),
+        (["fit", "x.jsonl", "--top", "5"], "leave out --top"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_at_once(arguments, why, capsys):
@@ -312,13 +321,15 @@ def test_noun_phrases_need_tags_and_take_them(model, tmp_path, capsys):
     assert rank.main(["evaluate", str(tmp_path), *nouns, "--out", str(out)]) == 0
     (tmp_path / "test.jsonl").rename(gold)
     (tmp_path / "test.pos.jsonl").rename(tags)
-    assert json.loads(out.read_text())["test"]["these heads"]["F1@10"]["value"] == 1
+    assert json.loads(out.read_text())["test"]["all heads"]["F1@10"]["value"] == 1
     gold.write_text('{"id": "2", "text": "Green hills fade", "keyphrases": ["green hills"]}')
     assert rank.main(["evaluate", str(gold), *nouns]) == 2
     assert "no document '2'" in capsys.readouterr().err
 
 
-def test_search_beside_its_controls(model, tmp_path, capsys):
+@pytest.fixture
+def collection(tmp_path):
+    """Twelve documents of the sample, and their first keyphrases as queries."""
     documents = read_documents(SAMPLE / "train.jsonl")[:12]
     queries = [{"id": f"q{i}", "text": d.keyphrases[0]} for i, d in enumerate(documents)]
     corpus = [{"id": d.id, "text": d.text} for d in documents]
@@ -330,8 +341,13 @@ def test_search_beside_its_controls(model, tmp_path, capsys):
     (tmp_path / "qrels").mkdir()  # as in BEIR
     header = "query-id\tcorpus-id\tscore\n"
     (tmp_path / "qrels" / "test.tsv").write_text(header + "".join(judged))
-    out = tmp_path / "scores.json"
-    assert rank.main(["search", str(tmp_path), *model, "--heads", "L1H1", "--out", str(out)]) == 0
+    return tmp_path
+
+
+def test_search_beside_its_controls(model, collection, capsys):
+    out = collection / "scores.json"
+    command = ["search", str(collection), *model, "--heads", "L1H1", "--out", str(out)]
+    assert rank.main(command) == 0
     printed = capsys.readouterr().out
     assert "judgements of unknown documents, which count as not found: 1; judgements of" in printed
     scores = json.loads(out.read_text())["test"]
@@ -343,3 +359,213 @@ def test_search_beside_its_controls(model, tmp_path, capsys):
         assert name in printed
         assert 0.5 < values["nDCG@10"]["value"] <= 1
         assert 0 < values["p"] <= 1
+
+
+def test_each_text_goes_through_the_model_once(model, collection, monkeypatch, encoder_folder):
+    """Windows that are computed, by document: one chunk a document."""
+    passes = Counter()
+
+    def collate(windows):
+        passes.update(tuple(window.input_ids) for window in windows)
+        return attention_collate(windows)
+
+    attention_collate = attention.collate
+    monkeypatch.setattr(attention, "collate", collate)
+    dev, test = SAMPLE / "dev.jsonl", SAMPLE / "test.jsonl"
+    ranker = Ranker(RankSettings(model=str(encoder_folder)))
+
+    def expected(path):
+        windows = make_windows(read_documents(path), ranker.tokenizer, ranker.longest)
+        return Counter(tuple(window.input_ids) for window in windows)
+
+    command = ["evaluate", str(test), *model, "--heads", "L0H1", "--dev", str(dev)]
+    assert rank.main(command) == 0
+    assert passes == expected(dev) + expected(test)
+    passes.clear()
+    assert rank.main(["search", str(collection), *model, "--heads", "L0H1"]) == 0
+    assert passes == expected(collection / "corpus.jsonl")
+
+
+def test_what_all_heads_give_is_kept_for_one_chunk_of_documents(model, monkeypatch):
+    """Arrays of (words, heads) that are alive whenever one more document is scored."""
+    arrays, alive = [], []
+
+    def links_and_received(self, documents):
+        links, received = original(self, documents)
+        arrays.extend(map(weakref.ref, received))
+        return links, received
+
+    def example(*fields):
+        arrays.append(weakref.ref(fields[3]))
+        alive.append(sum(array() is not None for array in arrays))
+        return record(*fields)
+
+    original, record = Linker.links_and_received, rank.Example
+    monkeypatch.setattr(Linker, "links_and_received", links_and_received)
+    monkeypatch.setattr(rank, "Example", example)
+    monkeypatch.setattr(ranking, "CHUNK", 2)
+    dev = str(SAMPLE / "dev.jsonl")
+    assert rank.main(["evaluate", dev, *model, "--heads", "L0H1", "--dev", dev]) == 0
+    assert len(alive) == 2 * len(read_documents(SAMPLE / "dev.jsonl")) > 20
+    assert max(alive) <= 5
+
+
+@pytest.mark.parametrize("heads", ["", "all", "L0H0,L0H1,L0H2,L1H0,L1H1,L1H2", "twice"])
+def test_all_heads_are_one_row(model, collection, heads, capsys):
+    out = collection / "scores.json"
+    if heads == "twice":
+        names = [f"L{layer}H{head}" for layer in range(2) for head in range(3)]
+        (collection / "twice.json").write_text(json.dumps({"heads": dict.fromkeys(names, 2)}))
+        heads = str(collection / "twice.json")
+    dev = str(SAMPLE / "dev.jsonl")
+    more = [*model, "--out", str(out), "--heads", heads] if heads else [*model, "--out", str(out)]
+    assert rank.main(["evaluate", dev, "--idf", dev, *more]) == 0
+    assert [*json.loads(out.read_text())["test"]] == [
+        *("all heads", "PageRank of all", "TextRank", "tf-idf", "all heads, idf")
+    ]
+    assert rank.main(["search", str(collection), *more]) == 0
+    assert [*json.loads(out.read_text())["test"]] == [
+        *("BM25, k1 1.5, b 0.75", "BM25, tuned", "IDF", "all heads", "PageRank of all")
+    ]
+    assert "these" not in capsys.readouterr().out
+
+
+def test_all_heads_by_unequal_weights_are_a_row_of_their_own(model, tmp_path):
+    names = [f"L{layer}H{head}" for layer in range(2) for head in range(3)]
+    heads, out = tmp_path / "heads.json", tmp_path / "scores.json"
+    heads.write_text(json.dumps({"heads": dict.fromkeys(names, 1) | {"L1H2": 2}}))
+    command = ["evaluate", str(SAMPLE / "dev.jsonl"), *model, "--heads", str(heads)]
+    assert rank.main([*command, "--out", str(out)]) == 0
+    assert {"all heads", "these heads"} < json.loads(out.read_text())["test"].keys()
+
+
+def test_word_ap_is_the_mean_over_documents(model, tmp_path, monkeypatch):
+    """Against scikit-learn; not changed by the scale of a document's weights."""
+    path, out = tmp_path / "x.jsonl", tmp_path / "scores.json"
+    lines = (SAMPLE / "dev.jsonl").read_text().splitlines(True)
+    absent = {"id": "none", "text": "Green hills fade.", "keyphrases": ["a phrase not in the text"]}
+    path.write_text("".join(lines) + json.dumps(absent))
+    documents = read_documents(SAMPLE / "dev.jsonl")
+    expected = np.mean([average_precision_score(rank.inside(d), neighbours(d)) for d in documents])
+
+    def scaled(document):
+        return neighbours(document) * len(document.text) ** 2
+
+    for weigh in (neighbours, scaled):
+        monkeypatch.setattr(rank, "neighbours", weigh)
+        assert rank.main(["evaluate", str(path), *model, "--out", str(out)]) == 0
+        scores = json.loads(out.read_text())["test"]["TextRank"]
+        assert scores["AP"]["value"] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.fixture(scope="module")
+def varied(encoder_folder, tmp_path_factory):
+    """A model of the same shape whose heads differ much."""
+    folder = tmp_path_factory.mktemp("varied")
+    shutil.copytree(encoder_folder, folder, dirs_exist_ok=True)
+    save_pretrained(randomise(load_pretrained(folder), seed=1), folder)
+    return ["--model", str(folder)]
+
+
+@pytest.fixture
+def listed(tmp_path):
+    """Phrases of the user with stop words and numbers in them; every fourth is gold."""
+    data, phrases = tmp_path / "listed.jsonl", tmp_path / "phrases.txt"
+    rows, every = [], []
+    for document in read_documents(SAMPLE / "dev.jsonl")[:4]:
+        text = document.text.replace(" a ", " 7 ")
+        words = text.split()
+        runs = [" ".join(words[i : i + 3]) for i in range(0, len(words), 2)]
+        rows.append({"id": document.id, "text": text, "keyphrases": runs[::4]})
+        every += runs
+    rows.append({"id": "none", "text": "Plan of the day.", "keyphrases": ["--"]})  # no word in it
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    phrases.write_text("\n".join(every))
+    return [str(data), "--phrases", str(phrases)]
+
+
+@pytest.mark.parametrize("aggregate", ["sum", "mean"])
+@pytest.mark.parametrize("idf", [False, True])
+def test_fit_scores_as_the_table_does(varied, listed, tmp_path, aggregate, idf):
+    """Stop words and numbers weigh nothing, and rare words more, in both."""
+    heads, out = tmp_path / "heads.json", tmp_path / "scores.json"
+    command = [*listed, *varied, "--aggregate", aggregate]
+    command += ["--idf", listed[0]] if idf else []
+    assert rank.main(["fit", *command, "--most", "2", "--out", str(heads)]) == 0
+    choice = json.loads(heads.read_text())
+    suffix = ", idf" if idf else ""
+    for source, row, score in (
+        ("all", "all heads", "all heads"),
+        (next(iter(choice["heads"])), "these heads", "best head"),
+        (str(heads), "these heads", "chosen"),
+    ):
+        arguments = ["evaluate", *command, "--heads", source, "--out", str(out)]
+        assert rank.main(arguments) == 0
+        table = json.loads(out.read_text())["test"]
+        value = table[row + suffix]["F1@10"]["value"]
+        assert value == pytest.approx(choice["F1@10"][score], abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "how", [[], ["--diversity", "0.9"], ["--top", "3"], ["--aggregate", "often"]]
+)
+def test_a_head_alone_scores_as_its_row(varied, listed, tmp_path, how):
+    out = tmp_path / "scores.json"
+    for head in ("L0H0", "L0H2", "L1H1"):
+        arguments = ["evaluate", *listed, *varied, *how, "--heads", head, "--out", str(out)]
+        assert rank.main(arguments) == 0
+        scores = json.loads(out.read_text())
+        alone = scores["F1@10 of each head"]
+        assert len(alone) == 6
+        value = scores["test"]["these heads"]["F1@10"]["value"]
+        assert value == pytest.approx(alone[head], abs=1e-9)
+
+
+def test_heads_of_another_model_are_refused(model, encoder_folder, tmp_path, capsys, monkeypatch):
+    """Another folder or a Hub id; the same folder by another path is the same model."""
+    heads = tmp_path / "heads.json"
+    copy, link = tmp_path / "copy", tmp_path / "link"
+    shutil.copytree(encoder_folder, copy)
+    link.symlink_to(encoder_folder)
+    dev = str(SAMPLE / "dev.jsonl")
+    monkeypatch.chdir(encoder_folder.parent)
+    relative = ["--model", encoder_folder.name]
+    assert rank.main(["fit", dev, *relative, "--out", str(heads), "--most", "1"]) == 0
+    monkeypatch.chdir(tmp_path)
+    choice = json.loads(heads.read_text())
+    for folder in (encoder_folder, link):
+        command = ["evaluate", dev, "--model", str(folder), "--heads", str(heads)]
+        assert rank.main(command) == 0
+    capsys.readouterr()
+    for command in ("extract", "evaluate", "search"):
+        arguments = [command, dev, "--model", str(copy), "--heads", str(heads)]
+        assert rank.main(arguments) == 2
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert f"chosen for {encoder_folder.resolve()}, not for {copy}" in error
+    heads.write_text(json.dumps(choice | {"model": "some/encoder"}))
+    assert rank.main(["extract", dev, *model, "--heads", str(heads)]) == 2
+    assert "chosen for some/encoder, not for" in capsys.readouterr().err
+    del choice["model"]  # as prune.py writes heads
+    heads.write_text(json.dumps(choice))
+    assert rank.main(["evaluate", dev, *model, "--heads", str(heads)]) == 0
+
+
+def test_heads_that_come_with_the_package_are_of_their_model(model, capsys):
+    """Its shape differs here, but the reason given is the model."""
+    assert rank.main(["extract", *model, "--heads", str(ranking.OWN_HEADS)]) == 2
+    assert f"chosen for {weights.DEFAULT_MODEL}, not for" in capsys.readouterr().err
+
+
+def test_heads_that_the_model_lost_are_neither_chosen_nor_scored(encoder_folder, tmp_path):
+    pruned, heads, out = tmp_path / "pruned", tmp_path / "heads.json", tmp_path / "scores.json"
+    mask = torch.ones(2, 3)
+    mask[0, 0] = mask[1] = 0
+    tagger = load_pretrained(encoder_folder, labels=("O", "I"))
+    save_pretrained(prune(tagger, mask), pruned)
+    shutil.copy(encoder_folder / "tokenizer.json", pruned)
+    dev = str(SAMPLE / "dev.jsonl")
+    model = ["--model", str(pruned)]
+    assert rank.main(["fit", dev, *model, "--out", str(heads), "--most", "6"]) == 0
+    assert set(json.loads(heads.read_text())["heads"]) <= {"L0H1", "L0H2"}
+    assert rank.main(["evaluate", dev, *model, "--dev", dev, "--out", str(out)]) == 0
+    assert set(json.loads(out.read_text())["F1@10 of each head"]) == {"L0H1", "L0H2"}
