@@ -157,16 +157,16 @@ class Tokenizer:
 def _read_settings(folder: Path) -> dict[str, Any]:
     """tokenizer_config.json, with a tokenizer class that only config.json names. Raises InputError
     where transformers cuts text by them in a way that minibert does not have."""
-    path = folder / "tokenizer_config.json"
-    settings = _read_object(path)
+    settings = _read_object(folder / "tokenizer_config.json")
     kind = _read_object(folder / "config.json").get("tokenizer_class")
     if kind and not settings.get("tokenizer_class"):
         settings["tokenizer_class"] = kind
     older = _read_object(folder / "special_tokens_map.json")
     for key, allowed in FIXED.items():
         value = _content((settings | older).get(key, allowed[0]))
-        if value not in allowed:
-            raise InputError(f"{path}: {key} is {short(value)}; minibert has {allowed[0]!r} only")
+        if not any(value == a and type(value) is type(a) for a in allowed):  # 1 is not True
+            possible = " or ".join(map(repr, allowed))
+            raise InputError(f"{folder}: {key} is {short(value)}; minibert reads {possible} only")
     return settings
 
 

@@ -376,6 +376,10 @@ def test_ids_are_those_of_transformers(tmp_path, files):
         ({"tokenizer_config.json": {"tokenize_chinese_chars": False}}, "tokenize_chinese_chars is"),
         ({"tokenizer_config.json": {"split_special_tokens": True}}, "split_special_tokens is True"),
         ({"tokenizer_config.json": {"do_lower_case": None}}, "do_lower_case is None"),
+        (
+            {"tokenizer_config.json": {"do_lower_case": 1}, "tokenizer.json": {}},
+            "do_lower_case is 1",
+        ),
         ({"tokenizer_config.json": {"strip_accents": "no"}}, "strip_accents is 'no'"),
         ({"tokenizer_config.json": {"unk_token": "the"}}, "unk_token is 'the'"),
         ({"tokenizer_config.json": {"cls_token": EXTRA}}, r"cls_token is '\[extra\]'"),
