@@ -6,6 +6,7 @@ the words of a search index by them, and score the search.
 """
 
 import json
+import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -146,6 +147,7 @@ def extract(settings: Extract) -> None:
     shown: list = []
     count = 0
     with ExitStack() as stack:
+        cli.encode_output(encoding="utf-8")  # JSON is, whatever the terminal shows
         out = sys.stdout
         if settings.out and writes:
             temporary = stack.enter_context(replacing(settings.out))
@@ -194,8 +196,11 @@ def read_texts(settings: Extract, skipped: list[str]) -> Iterator[Document]:
                 text = path.read_bytes().decode("utf-8-sig")  # line ends as they are
             except (OSError, UnicodeDecodeError) as error:
                 raise InputError(f"{path}: not readable as UTF-8 text ({error})") from None
-            yield Document(path.name, text, word_spans(text))
+            name = os.fsencode(path.name).decode("utf-8", "replace")
+            yield Document(name, text, word_spans(text))
             continue
+        if path is None and sys.stdin is None:
+            raise InputError("standard input is closed: name files, or give JSON lines to it")
         try:
             stream = path.open("rb") if path else sys.stdin.buffer
         except OSError as error:
