@@ -4,6 +4,7 @@ import json
 import resource
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,16 @@ def test_a_new_run_records_what_was_asked_for(settings):
     }
     assert record["inputs"] == INPUTS
     assert {"python", "torch", "minibert", "safetensors"} <= record["versions"].keys()
+
+
+def test_a_clone_that_is_not_installed_is_of_an_unknown_version(settings, monkeypatch):
+    def version(package: str) -> str:
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr(runs, "version", version)
+    open_run(settings.out, settings, INPUTS).close()
+    versions = json.loads((settings.out / "run.json").read_text())["versions"]
+    assert versions["minibert"] == "unknown"
 
 
 def test_an_empty_folder_is_fine(settings):
