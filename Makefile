@@ -1,4 +1,5 @@
 # make demo: train on the bundled sample and show what comes out. make test: lint and tests.
+# make numeric: the tests that compare numbers, with AVX2 at most, and in bf16.
 # make bench: speed beside other engines -> benchmarks/RESULTS.md. make study DATA=DIR: the whole
 # study on the collections in DIR -> docs/study.md. make soak: kill each script KILLS times.
 PYTHON ?= python3
@@ -6,7 +7,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 KILLS ?= 170
 
-.PHONY: demo test soak bench study peers clean
+.PHONY: demo test numeric soak bench study peers clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python train.py --out runs/demo --show 10
@@ -15,6 +16,11 @@ test: $(VENV)/.tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pytest
+
+numeric: $(VENV)/.tests
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
+		$(BIN)/pytest -m numeric
+	$(BIN)/pytest -m numeric tests/test_scripts.py --precision bf16
 
 soak: $(VENV)/.tests
 	$(BIN)/pytest tests/test_faults.py --kills $(KILLS)

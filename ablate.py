@@ -25,7 +25,7 @@ from minibert.ablation import (
     masks_without,
     refreshed_order,
 )
-from minibert.config import BertConfig, Head, head_of, name_of
+from minibert.config import BertConfig, Head, check_fields, head_of, name_of
 from minibert.data import OUTSIDE, first_documents
 from minibert.errors import InputError
 from minibert.evaluation import Progress, positive
@@ -70,6 +70,7 @@ class AblateSettings:
     """Of the random orders."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         least = {"documents": 0, "random": 0, "stride": 1, "every": 1, "few": 1}
         for name, bound in least.items():
             if getattr(self, name) < bound:
@@ -86,13 +87,15 @@ def ablate(settings: AblateSettings) -> None:
     cli.require("report")
     writes = processes.join()
     run = load_run(settings.run)
-    run.model.to(choose_device(settings.device))
+    device = choose_device(settings.device)
+    run.model.to(device)
     run = run.measured_on(settings.documents)
     if writes:
         print(run.describe())
     out = settings.out or settings.run / f"ablation-{settings.ablation}"
     weights = {"model.safetensors": sha256(settings.run / "model.safetensors")}
-    lock = open_run(out, settings, weights, free=("orders", "random")) if writes else None
+    free = ("orders", "random")
+    lock = open_run(out, settings, weights, free, device) if writes else None
     results = Study(run, settings, out, writes).results()
     if lock:
         write_figures(results, run.model.config, out)

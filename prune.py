@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from minibert import cli, figures, metrics, page, report
 from minibert.ablation import ablate, masks_without, measure
-from minibert.config import BertConfig, Head, head_of, name_of
+from minibert.config import BertConfig, Head, check_fields, head_of, name_of
 from minibert.costs import compare_costs
 from minibert.data import OUTSIDE, Split
 from minibert.errors import InputError
@@ -43,6 +43,7 @@ from minibert.training import (
     choose_precision,
     dev_score,
     fine_tune,
+    slow_precision,
 )
 from minibert.weights import load_pretrained, save_pretrained
 
@@ -86,10 +87,10 @@ class PruneSettings:
     """Word pieces computed at a time. Memory depends on it; results only by the draws."""
     plan: Plan = "auto"
     """How to save memory, as in train.py."""
-    memory_limit: int = 0
+    memory_limit: float = 0
     """MiB that tensors may take, for --plan auto; 0: what the GPU has free."""
     precision: Precision = "auto"
-    """auto: bf16 (else fp16) on a GPU, bf16 on a CPU that has it, otherwise float32."""
+    """auto: bf16 (else fp16) on a GPU, float32 on a CPU; a run goes on as it began."""
     export: bool = False
     """Also write each model at full shape, lost heads as zeros, for transformers."""
     device: str = "auto"
@@ -98,6 +99,7 @@ class PruneSettings:
     """Of gates, dropout, the order of documents, and --random."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if bool(self.keep) == bool(self.l0):
             raise InputError("give either --keep or --l0")
         if (self.l0 and (self.order or self.random)) or (self.order and self.random):
@@ -150,13 +152,14 @@ def run(settings: PruneSettings) -> None:
     dense.model.to(device)
     dense = dense.measured_on(settings.documents)
     print(dense.describe())
-    settings = replace(settings, precision=choose_precision(settings.precision, device))
     ranking = ranked_heads(settings, dense.model.config)
     out = settings.out or settings.run / f"prune-{settings.way}"
+    precision = choose_precision(settings.precision, device, out)
+    settings = replace(settings, precision=precision)
     inputs = {"model.safetensors": sha256(settings.run / "model.safetensors")}
     if settings.order:
         inputs["order"] = sha256(settings.order)
-    lock = open_run(out, settings, inputs)
+    lock = open_run(out, settings, inputs, device=device)
     targets = settings.keep or settings.l0
     folders = [out / f"{'keep' if settings.keep else 'l0'}-{target:g}" for target in targets]
     make_models(settings, dense, ranking, dict(zip(folders, targets)))
@@ -202,6 +205,8 @@ def planned(settings: PruneSettings, dense: Run) -> TrainSettings:
         beside=size if trains else 0.0,  # the dense model, to compare with
     )
     print(f"plan {training.plan}: {why}")
+    if slow := slow_precision(training.precision, dense.model.classifier.weight.device):
+        print(slow, file=sys.stderr)
     return training
 
 

@@ -6,6 +6,7 @@ the words of a search index by them, and score the search.
 """
 
 import json
+import os
 import re
 import sys
 from collections import defaultdict
@@ -170,6 +171,7 @@ def extract(settings: Extract) -> None:
     shown: list = []
     count = 0
     with ExitStack() as stack:
+        cli.encode_output(encoding="utf-8")  # JSON is, whatever the terminal shows
         out = sys.stdout
         if settings.out and writes:
             temporary = stack.enter_context(replacing(settings.out))
@@ -213,6 +215,8 @@ def results(
 def read_texts(settings: Extract, skipped: list[str]) -> Iterator[Document]:
     """The texts of the input, one after another; what is wrong goes to `skipped`, or is raised."""
     for path in settings.files or [None]:
+        if path is None and sys.stdin is None:
+            raise InputError("standard input is closed: name files, or give JSON lines to it")
         try:
             stream = path.open("rb") if path else sys.stdin.buffer
         except OSError as error:
@@ -260,7 +264,8 @@ def parse_plain(content: bytes, path: Path) -> Document:
         text = content.decode("utf-8-sig")  # line ends as they are
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not readable as UTF-8 text ({error})") from None
-    return Document(path.name, text, word_spans(text))
+    name = os.fsencode(path.name).decode("utf-8", "replace")
+    return Document(name, text, word_spans(text))
 
 
 def parse_text(line: bytes, where: str, number: int) -> Document:

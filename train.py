@@ -35,7 +35,14 @@ from minibert.plans import choose_plan, stepping_down
 from minibert.report import as_text, marked, score_rows
 from minibert.runs import open_run, read_log
 from minibert.tokenizer import Tokenizer
-from minibert.training import CHECKPOINT, TrainSettings, choose_device, choose_precision, fit
+from minibert.training import (
+    CHECKPOINT,
+    TrainSettings,
+    choose_device,
+    choose_precision,
+    fit,
+    slow_precision,
+)
 from minibert.weights import find_model, load_pretrained
 
 SAMPLE = 3  # documents of test in the report
@@ -60,8 +67,10 @@ def train(settings: TrainSettings) -> None:
     check_labels(splits, names, settings.data)
     files = [*folder.glob("*.safetensors"), *folder.glob("*.json"), *folder.glob("vocab.txt")]
     weights = {f"{settings.model} {file.name}": sha256(file) for file in sorted(files)}
-    settings = replace(settings, precision=choose_precision(settings.precision, device))
-    lock = open_run(settings.out, settings, corpus.checksums | weights) if writes else None
+    precision = processes.agree(choose_precision(settings.precision, device, settings.out))
+    settings = replace(settings, precision=precision)
+    inputs = corpus.checksums | weights
+    lock = open_run(settings.out, settings, inputs, device=device) if writes else None
     results = settings.out / "results.json"
     if not processes.agree(results.exists()):
         windows = splits["train"].windows
@@ -69,6 +78,8 @@ def train(settings: TrainSettings) -> None:
         if writes:
             print(describe(splits, names), *filter(None, [corpus.note]), sep="\n")
             print(f"plan {settings.plan}: {why}")
+            if slow := slow_precision(precision, device):
+                print(slow, file=sys.stderr)
             tokenizer.save(settings.out)
         found = stepping_down(settings, lambda s: learn(new_tagger(folder, names, s), splits, s))
         if writes:

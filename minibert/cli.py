@@ -1,10 +1,14 @@
 """What the scripts share: a frozen dataclass is the command line, bad input is one sentence."""
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from importlib.util import find_spec
-from typing import TypeVar
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 import tyro
@@ -15,6 +19,7 @@ EXTRAS = {"report": ("matplotlib", "jinja2"), "search": ("ir_measures",)}
 Settings = TypeVar("Settings")
 Positional = tyro.conf.Positional  # a field that is given without its name
 MISSING = tyro.MISSING  # the default of a field that must be given
+NARROWEST = 40  # columns of a terminal: tyro lays out a page of help for 1 to 5 without an end
 
 
 def require(extra: str) -> None:
@@ -37,8 +42,13 @@ def run(
     in one sentence. 130: stopped with Ctrl-C.
     """
     _open_streams()
+    encode_output(errors="replace")
+    if shutil.get_terminal_size().columns < NARROWEST:
+        os.environ["COLUMNS"] = str(NARROWEST)
     try:
-        script(tyro.cli(settings, args=argv, description=description))
+        given = tyro.cli(settings, args=argv, description=description)
+        paths = {f.name: _expanded(getattr(given, f.name)) for f in fields(given)}
+        script(replace(given, **paths))
         sys.stdout.flush()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -59,6 +69,20 @@ def run(
     finally:
         _let_go()
     return 0
+
+
+def encode_output(**changes: str) -> None:
+    """Change the encoding of standard output, or what becomes of characters that it lacks."""
+    if isinstance(sys.stdout, TextIOWrapper):  # a notebook's is not, and takes any character
+        sys.stdout.reconfigure(**changes)
+
+
+def _expanded(value: Any) -> Any:
+    """A path whose ~ is the home folder: a shell leaves `--out=~/x` as it is. Other values, and an
+    unknown ~user, stay the same."""
+    if isinstance(value, tuple):
+        return tuple(map(_expanded, value))
+    return type(value)(os.path.expanduser(value)) if isinstance(value, str | Path) else value
 
 
 def _open_streams() -> None:

@@ -1,11 +1,12 @@
 """The sizes of a BERT encoder, under the field names of Hugging Face's config.json."""
 
+import inspect
 import json
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from reprlib import repr as short
 from types import UnionType
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from minibert.errors import InputError
 from minibert.files import read_json
@@ -38,19 +39,37 @@ def head_of(name: str) -> Head:
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether a value read from JSON has the annotated type; a whole number passes as float."""
+    """Whether a value has the annotated type: of JSON, of a settings field, or one of the choices
+    of a Literal. A whole number passes as float."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is UnionType or isinstance(kind, UnionType):
         return any(fits(value, k) for k in inner)
+    if origin is Literal:
+        return isinstance(value, str) and value in inner
     if origin is dict:
         return isinstance(value, dict) and all(
             fits(k, inner[0]) and fits(v, inner[1]) for k, v in value.items()
         )
     if origin in (list, tuple):
-        return isinstance(value, list) and all(fits(v, inner[0]) for v in value)
+        return isinstance(value, origin) and all(fits(v, inner[0]) for v in value)
     if kind in (int, float):
         return isinstance(value, (int, kind)) and not isinstance(value, bool)
     return isinstance(value, kind or type(None))
+
+
+def check_fields(record: Any, prefix: str = "") -> None:
+    """Check each field of a dataclass against its annotation. A str and a Path pass for each
+    other, and become what is annotated. Raises InputError, which `prefix` begins."""
+    for name, kind in get_type_hints(type(record)).items():
+        value = getattr(record, name)
+        for other in (str, Path):
+            if isinstance(value, str | Path) and other in (kind, *get_args(kind)):
+                value = other(value)
+                object.__setattr__(record, name, value)  # the dataclass is frozen
+        if not fits(value, kind):
+            choices = get_origin(kind) is Literal and f"one of {', '.join(get_args(kind))}"
+            wanted = choices or inspect.formatannotation(kind)
+            raise InputError(f"{prefix}{name} must be {wanted}, not {short(value)}")
 
 
 @dataclass(frozen=True)
@@ -78,10 +97,9 @@ class BertConfig:
     pruned_heads: dict[int, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_fields(self, "config: ")
         for f in fields(self):
             value = getattr(self, f.name)
-            if not fits(value, f.type):
-                raise InputError(f"config: {f.name} must be {f.type}, not {short(value)}")
             if f.type is int and not 1 <= value <= LARGEST:
                 bound = "at least 1" if value < 1 else f"at most {LARGEST}"
                 raise InputError(f"config: {f.name} must be {bound}, not {short(value)}")

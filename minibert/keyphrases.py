@@ -18,6 +18,7 @@ import snowballstemmer
 from numpy.typing import ArrayLike
 
 from minibert import metrics
+from minibert.config import check_fields
 from minibert.data import Document, find_phrases
 from minibert.errors import InputError
 from minibert.evaluation import content
@@ -48,6 +49,7 @@ class PhraseSettings:
     """Most phrases of a document; all of them by default, as scores need them."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.max_words < 1:
             raise InputError("--max-words must be at least 1")
         if not 0 <= self.diversity <= 1:

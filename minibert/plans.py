@@ -98,7 +98,7 @@ def choose_plan(
     `beside`: MiB that other tensors take. Without a limit a GPU's is what is free there less a
     tenth, and a CPU has none. Raises InputError, with the least that would do, where nothing fits.
     """
-    limit = float(settings.memory_limit)
+    limit = settings.memory_limit
     if not limit and device.type == "cuda":
         limit = 0.9 * torch.cuda.mem_get_info(device)[0] / MIB + beside
     if settings.plan != "auto":

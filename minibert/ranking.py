@@ -18,6 +18,7 @@ from minibert.attention import (
     pagerank,
     word_links,
 )
+from minibert.config import check_fields
 from minibert.data import OUTSIDE, Document, make_windows, read_documents, read_lines
 from minibert.errors import InputError
 from minibert.evaluation import Progress, content, decode, positive_score, predict, tells_spans
@@ -63,6 +64,7 @@ class LinkSettings:
     """PageRank: where to go otherwise: to any word, or rather to an early one."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0 <= self.damping < 1:
             raise InputError("--damping must be in [0, 1)")
 

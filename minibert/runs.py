@@ -4,9 +4,11 @@ import json
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any, NamedTuple
+
+import torch
 
 from minibert.data import OUTSIDE, Split, first_documents, load_corpus, make_splits
 from minibert.errors import InputError
@@ -23,18 +25,24 @@ LIBRARIES = ("minibert", "torch", "numpy", "tokenizers", "safetensors")
 
 
 def open_run(
-    folder: str | Path, settings: Any, inputs: dict[str, str], free: Sequence[str] = ()
+    folder: str | Path,
+    settings: Any,
+    inputs: dict[str, str],
+    free: Sequence[str] = (),
+    device: torch.device | str = "cpu",
 ) -> IO:
     """Begin a run in `folder`, or take up the one there if settings and inputs are the same.
 
-    `settings`: a dataclass, compared but for FREE and `free`. `inputs`: their checksums. Returns
-    the lock, to be kept: a second process on the folder is refused. Raises InputError.
+    `settings`: a dataclass, compared but for FREE and `free`. `inputs`: their checksums. `device`
+    is recorded with the number of threads, and not compared. Returns the lock, to be kept: a second
+    process on the folder is refused. Raises InputError.
     """
     folder = Path(folder)
     record = {
         "settings": _as_json(settings),
         "inputs": inputs,
-        "versions": {"python": platform.python_version()} | {n: version(n) for n in LIBRARIES},
+        "machine": {"device": str(device), "threads": torch.get_num_threads()},
+        "versions": {"python": platform.python_version()} | {n: _version(n) for n in LIBRARIES},
     }
     for name in [*FREE, *free]:
         record["settings"].pop(name, None)
@@ -56,6 +64,21 @@ def open_run(
     else:
         write_json(folder / "run.json", record)
     return lock
+
+
+def _version(package: str) -> str:
+    """Of a package; "unknown" where it is not installed, as in a clone of minibert."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def recorded_precision(folder: Path) -> Any:
+    """The precision of the run in `folder`; None where no run has begun."""
+    if not (folder / "run.json").exists():
+        return None
+    return _read_record(folder)["settings"].get("precision")
 
 
 def _as_json(settings: Any) -> dict:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from minibert import metrics, processes
+from minibert.config import check_fields
 from minibert.data import Batch, Scheme, Split, collate, make_batches
 from minibert.errors import InputError
 from minibert.evaluation import positive, positive_score, predict
@@ -24,7 +25,7 @@ from minibert.gates import HardConcreteGates
 from minibert.model import BertForTokenClassification
 from minibert.optimizer import HalfAdamW
 from minibert.passes import Passes
-from minibert.runs import Log
+from minibert.runs import Log, recorded_precision
 from minibert.weights import DEFAULT_MODEL, read_tensors, save_pretrained, write_tensors
 
 GATE_RATE = 0.1  # Adam's learning rate on log_alpha, whose scale is units, not hundredths
@@ -71,7 +72,7 @@ class TrainSettings:
     """plain: fastest. checkpoint: each layer computed again on the way back, which keeps less.
     layerwise: and over all micro-batches of a step together, so that only one layer's gradient
     exists at a time. auto: the fastest that fits. The update is the same."""
-    memory_limit: int = 0
+    memory_limit: float = 0
     """MiB that tensors may take, for --plan auto; 0: what the GPU has free. A CUDA context takes
     some hundred MiB more."""
     freeze_embeddings: bool = False
@@ -80,7 +81,7 @@ class TrainSettings:
     """Of AdamW's two moments. bf16 takes half the memory; rounded at random, so that small changes
     are right on average."""
     precision: Precision = "auto"
-    """auto: bf16 (else fp16) on a GPU, bf16 on a CPU that has it, otherwise float32."""
+    """auto: bf16 (else fp16) on a GPU, float32 on a CPU; a run goes on as it began."""
     device: str = "auto"
     """auto: the GPU if there is one."""
     show: int = 3
@@ -89,6 +90,7 @@ class TrainSettings:
     """Of the new classifier, the order of the documents, and dropout."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("epochs", "batch_size", "tokens"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} must be at least 1")
@@ -102,7 +104,7 @@ class TrainSettings:
             raise InputError("--weight-decay must be in [0, 1]")
         if not 0 <= self.seed < 2**32:
             raise InputError("--seed must be from 0 to 4294967295")
-        if self.show < 0 or self.memory_limit < 0:
+        if self.show < 0 or not 0 <= self.memory_limit < float("inf"):
             raise InputError("--show and --memory-limit must be at least 0")
 
 
@@ -118,14 +120,26 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def choose_precision(name: Precision, device: torch.device) -> Precision:
-    """The precision that "auto" stands for on this device."""
+def choose_precision(
+    name: Precision, device: torch.device, folder: Path | None = None
+) -> Precision:
+    """The precision that "auto" stands for: the recorded one of the run in `folder`, or, where none
+    has begun, bf16 or fp16 on a GPU, and float32 on a CPU, whatever the processor could do."""
     if name != "auto":
         return name
+    if folder and (recorded := recorded_precision(folder)):
+        return recorded
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if native else "float32"
+    return "float32"
+
+
+def slow_precision(name: Precision, device: torch.device) -> str | None:
+    """A sentence, where this CPU has no instructions for the precision; None otherwise."""
+    if device.type != "cpu" or name not in ("bf16", "fp16"):
+        return None
+    native = getattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported")()
+    return None if native else f"this CPU has no {name}: a run with --precision float32 is faster"
 
 
 class Stepper:

@@ -241,8 +241,11 @@ def _some(items: list[str], separator: str = ", ") -> str:
 
 
 def find_model(source: str | Path) -> Path:
-    """The folder that holds a model: a local one, an installed package's, or the Hub's cache."""
-    folder = Path(os.path.expanduser(source))  # which leaves an unknown ~user as it is
+    """The folder that holds a model: a local one, an installed package's, or the Hub's cache. A
+    str may begin with ~; a Path is taken as it is."""
+    folder = source
+    if isinstance(source, str):
+        folder = Path(os.path.expanduser(source))  # which leaves an unknown ~user as it is
     if folder.is_dir():
         return folder
     if str(source) in PACKAGED and (folder := _packaged(str(source))):

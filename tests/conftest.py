@@ -19,6 +19,20 @@ settings.load_profile("same")  # the same examples in every run, however long th
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=12, help="of each script, in test_faults.py")
+    parser.addoption("--precision", choices=["float32", "bf16"], default="float32")
+
+
+@pytest.fixture
+def precision(pytestconfig) -> str:
+    """In which the scripts train."""
+    return pytestconfig.getoption("--precision")
+
+
+@pytest.fixture
+def tolerance(precision) -> float:
+    """How far two trainings may be apart that differ in the order of sums. In bf16 a rounding turns
+    the sign of small gradients: a weight then moves by the learning rate, 0.01, the other way."""
+    return {"float32": 1e-4, "bf16": 0.03}[precision]
 
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

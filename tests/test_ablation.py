@@ -18,6 +18,8 @@ from minibert.evaluation import positive, positive_score, predict
 from minibert.importance import gaze, head_gradients
 from minibert.pruning import without_heads
 
+pytestmark = pytest.mark.numeric
+
 LABELS = ("O", "B", "I")
 LAYERS, HEADS = TINY.num_hidden_layers, TINY.num_attention_heads
 

@@ -18,6 +18,8 @@ from minibert.attention import (
 from minibert.data import SAMPLE, Window, make_windows, read_documents
 from minibert.pruning import prune
 
+pytestmark = pytest.mark.numeric
+
 HEADS = {(0, 1): 0.5, (0, 4): 1.0, (1, 0): 2.0}  # of three layers
 
 

@@ -1,11 +1,19 @@
 """config.json: what is read, what is refused, and that the message names the key."""
 
 import json
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 from conftest import TINY
 
+import ablate
+import prune
+import rank
 from minibert import BertConfig, InputError
+from minibert.keyphrases import PhraseSettings
+from minibert.ranking import LinkSettings, RankSettings
+from minibert.training import TrainSettings
 
 GOOD = {
     "model_type": "bert",
@@ -195,3 +203,63 @@ def test_no_file_is_refused(tmp_path):
 def test_values_given_in_code_are_checked_too(key):
     with pytest.raises(InputError, match=f"config: {key}"):
         BertConfig(**{**vars(TINY), key: []})
+
+
+# Settings ---------------------------------------------------------------------------------------
+
+SETTINGS = {
+    PhraseSettings: {},
+    LinkSettings: {},
+    RankSettings: {},
+    TrainSettings: {},
+    ablate.AblateSettings: {"run": Path("run")},
+    prune.PruneSettings: {"run": Path("run"), "keep": (1,)},
+    rank.Extract: {},
+    rank.Fit: {"data": Path("x.jsonl")},
+    rank.Evaluate: {"data": Path("x.jsonl")},
+    rank.Search: {"data": Path("data")},
+}
+
+
+@pytest.mark.parametrize("kind", SETTINGS, ids=lambda kind: kind.__name__)
+def test_every_field_of_settings_is_checked(kind):
+    given = SETTINGS[kind]
+    kind(**given)
+    for field in fields(kind):
+        for wrong in (object(), [1], b"x", float("nan")):
+            if isinstance(wrong, float) and field.type in (float, int | None):
+                continue  # a number: whether it is in range, the class itself checks
+            with pytest.raises(InputError, match=f"^{field.name} must be "):
+                kind(**given | {field.name: wrong})
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "why"),
+    [
+        (PhraseSettings, "aggregate", "max", "one of sum, mean, often, not 'max'"),
+        (RankSettings, "weights", "textrank", "one of received, pagerank, tagger"),
+        (RankSettings, "top", "10", r"int \| None"),
+        (TrainSettings, "precision", "float16", "one of auto, float32, bf16, fp16"),
+        (TrainSettings, "plan", "layer-wise", "one of auto, plain, checkpoint, layerwise"),
+        (TrainSettings, "labels", "IO", "one of io, bio, given"),
+        (TrainSettings, "epochs", 2.5, "int, not 2.5"),
+        (TrainSettings, "epochs", True, "int, not True"),
+        (TrainSettings, "freeze_embeddings", 1, "bool, not 1"),
+        (ablate.AblateSettings, "orders", ("single", "best"), "('single', 'best')"),
+        (ablate.AblateSettings, "orders", "single", "not 'single'"),
+        (prune.PruneSettings, "keep", (4, 1.5), "(4, 1.5)"),
+        (prune.PruneSettings, "repair", "median", "one of none, mean, refit"),
+    ],
+)
+def test_a_misspelt_choice_is_refused_with_the_choices(kind, name, value, why):
+    with pytest.raises(InputError) as caught:
+        kind(**SETTINGS[kind] | {name: value})
+    assert str(caught.value).startswith(f"{name} must be ")
+    assert why.replace("\\", "") in str(caught.value)
+
+
+def test_a_text_and_a_path_stand_for_each_other():
+    settings = RankSettings(model=Path("a/b"), idf="x.jsonl")
+    assert (settings.model, settings.idf) == ("a/b", Path("x.jsonl"))
+    assert RankSettings(idf=None).idf is None
+    assert TrainSettings(learning_rate=1).learning_rate == 1  # a whole number for a float

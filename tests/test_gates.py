@@ -9,6 +9,8 @@ from conftest import TINY
 
 from minibert.gates import START, HardConcreteGates
 
+pytestmark = pytest.mark.numeric
+
 DRAWS = 40_000
 
 

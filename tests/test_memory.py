@@ -132,4 +132,4 @@ def test_memory_that_runs_out_steps_down_one_plan_at_a_time(capsys):
     assert tried == ["plain", "checkpoint", "layerwise"]
     assert "out of memory with --plan plain; checkpoint goes on" in capsys.readouterr().err
     with pytest.raises(torch.OutOfMemoryError):
-        stepping_down(replace(ASKED, plan="layerwise"), lambda s: attempt(replace(s, plan="x")))
+        stepping_down(replace(ASKED, plan="layerwise"), lambda s: attempt(replace(s, plan="plain")))

@@ -13,6 +13,8 @@ from torch.testing import assert_close
 from minibert import Bert, BertForTokenClassification
 from minibert.model import ACTIVATIONS, IGNORED, Packing
 
+pytestmark = pytest.mark.numeric
+
 EXACT = {"atol": 1e-10, "rtol": 1e-10}
 LAYERS, HEADS, SIZE = TINY.num_hidden_layers, TINY.num_attention_heads, TINY.head_size
 

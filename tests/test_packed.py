@@ -7,6 +7,8 @@ import torch
 
 from minibert.packed import at_once, attend, jagged, one_by_one
 
+pytestmark = pytest.mark.numeric
+
 
 def spelled_out(query, key, value, lengths):
     out = []

@@ -18,6 +18,8 @@ from minibert.model import Packing
 from minibert.tokenizer import Tokenizer
 from minibert.weights import DEFAULT_MODEL, find_model
 
+pytestmark = pytest.mark.numeric
+
 EXACT = {"atol": 1e-10, "rtol": 1e-10}
 
 

@@ -19,6 +19,8 @@ from minibert.pruning import at_full_shape, keep_heads, prune, repair, without_h
 from minibert.selection import Budget, Penalty, learn_gates
 from minibert.training import Stepper, TrainSettings, fine_tune
 
+pytestmark = pytest.mark.numeric
+
 SETTINGS = TrainSettings(batch_size=4, precision="float32")
 
 

@@ -122,6 +122,25 @@ def test_top_and_standard_input(model, capsys, monkeypatch):
     assert len(found["keyphrases"]) == 2
 
 
+def test_a_closed_standard_input_is_said(model, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert rank.main(["extract", *model]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: standard input is closed")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-16"])
+def test_lines_are_utf8_whatever_the_terminal_shows(model, tmp_path, monkeypatch, encoding):
+    path = tmp_path / "\udcfftext.txt"  # a name that is not UTF-8
+    path.write_text("Wärmepumpen 漢字", encoding="utf-8")
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", out)
+    assert rank.main(["extract", str(path), *model, "--format", "weights"]) == 0
+    line = json.loads(out.buffer.getvalue().decode("utf-8"))
+    assert line["id"] == "\N{REPLACEMENT CHARACTER}text.txt"
+    assert line["words"][0]["text"] == "Wärmepumpen"
+
+
 def test_weights_vectors_and_graphs(model, texts, capsys, encoder_folder):
     line = Path(texts[0]).read_text().splitlines()[0]
     document = parse_document(line, "x:1")

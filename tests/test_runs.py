@@ -4,6 +4,7 @@ import json
 import resource
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,16 @@ def test_the_folder_may_be_named_by_text(settings, tmp_path):
     assert runs.read_ablations(str(settings.out)) == runs.read_prunings(str(settings.out)) == {}
     with pytest.raises(InputError, match=r"not a run of train\.py"):
         runs.load_run(str(settings.out))
+
+
+def test_a_clone_that_is_not_installed_is_of_an_unknown_version(settings, monkeypatch):
+    def version(package: str) -> str:
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr(runs, "version", version)
+    open_run(settings.out, settings, INPUTS).close()
+    versions = json.loads((settings.out / "run.json").read_text())["versions"]
+    assert versions["minibert"] == "unknown"
 
 
 def test_an_empty_folder_is_fine(settings):

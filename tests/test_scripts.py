@@ -33,10 +33,11 @@ def corpus(tmp_path):
 
 
 @pytest.fixture
-def arguments(corpus, encoder_folder, tmp_path):
+def arguments(corpus, encoder_folder, tmp_path, precision):
     return [
         *("--data", str(corpus), "--model", str(encoder_folder), "--out", str(tmp_path / "run")),
         *("--epochs", "2", "--batch-size", "4", "--device", "cpu", "--learning-rate", "0.01"),
+        *("--precision", precision),
     ]
 
 
@@ -81,8 +82,9 @@ def test_a_finished_run_is_shown_and_not_trained_again(arguments, tmp_path, caps
     assert first.endswith(second)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("plan", ["plain", "layerwise"])
-def test_two_processes_train_the_same_model(arguments, tmp_path, plan):
+def test_two_processes_train_the_same_model(arguments, tmp_path, plan, tolerance):
     """With dropout: micro-batches are small enough to be cut alike for one process and for two.
     The last window of an epoch holds one document: one process has nothing to do."""
     more = ["--tokens", "200", "--batch-size", "7", "--plan", plan, "--show", "1"]
@@ -94,14 +96,16 @@ def test_two_processes_train_the_same_model(arguments, tmp_path, plan):
     assert done.stdout.count("Test, 95 % intervals") == 1
     one, two = (load_pretrained(folder).state_dict() for folder in (tmp_path / "run", out))
     for name, tensor in one.items():
-        torch.testing.assert_close(tensor, two[name], rtol=0, atol=1e-4)
+        torch.testing.assert_close(tensor, two[name], rtol=0, atol=tolerance)
     results = [json.loads((f / "results.json").read_text()) for f in (tmp_path / "run", out)]
-    assert_alike(results[0]["test"]["minibert"]["loss"], results[1]["test"]["minibert"]["loss"])
+    losses = (result["test"]["minibert"]["loss"] for result in results)
+    assert_alike(*losses, tolerance)
     assert results[1]["plan"] == plan
 
 
+@pytest.mark.numeric
 def test_training_goes_on_with_less_memory_when_it_runs_out(
-    arguments, tmp_path, capsys, monkeypatch
+    arguments, tmp_path, capsys, monkeypatch, tolerance
 ):
     """The plain plan runs out in the second epoch; the model is that of a run with enough."""
     assert train.main([*arguments, "--out", str(tmp_path / "enough")]) == 0
@@ -117,8 +121,44 @@ def test_training_goes_on_with_less_memory_when_it_runs_out(
     assert "out of memory with --plan plain; checkpoint goes on" in capsys.readouterr().err
     one, two = (load_pretrained(tmp_path / name).state_dict() for name in ("enough", "run"))
     for name, tensor in one.items():
-        torch.testing.assert_close(tensor, two[name], rtol=0, atol=1e-5)
+        torch.testing.assert_close(tensor, two[name], rtol=0, atol=tolerance)
     assert json.loads((tmp_path / "run" / "results.json").read_text())["plan"] == "checkpoint"
+
+
+@pytest.mark.numeric
+def test_a_run_goes_on_in_the_precision_it_began_in(arguments, tmp_path, monkeypatch, capsys):
+    """As a run does that a GPU began: `auto` alone would be float32 on this CPU."""
+    began = [*arguments, "--precision", "bf16"]
+    assert train.main([*began, "--out", str(tmp_path / "whole")]) == 0
+    step = Stepper.step
+
+    def stopped(self, number, batches):
+        if number == 3:
+            raise KeyboardInterrupt
+        return step(self, number, batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stepper, "step", stopped)
+        assert train.main(began) == 130
+    assert train.main([*arguments, "--precision", "auto"]) == 0
+    whole, again = (load_pretrained(tmp_path / name).state_dict() for name in ("whole", "run"))
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    refused(capsys, [*arguments, "--precision", "float32"], "precision = bf16, not float32")
+
+
+def test_the_record_holds_precision_device_and_threads(arguments, tmp_path):
+    assert train.main([*arguments, "--precision", "auto"]) == 0
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["settings"]["precision"] == "float32"
+    assert record["machine"] == {"device": "cpu", "threads": torch.get_num_threads()}
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_cpu_without_bf16_is_said(arguments, capsys, monkeypatch, native):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native)
+    assert train.main([*arguments, "--precision", "bf16", "--show", "0"]) == 0
+    slow = "this CPU has no bf16: a run with --precision float32 is faster\n"
+    assert (slow in capsys.readouterr().err) is not native
 
 
 def test_a_run_folder_from_other_settings_is_refused(arguments, corpus, tmp_path, capsys):
@@ -278,16 +318,16 @@ def test_two_processes_give_the_same_ablation(run):
             assert_alike(one, two)
 
 
-def assert_alike(one, two):
+def assert_alike(one, two, tolerance=1e-6):
     if isinstance(one, dict):
         assert one.keys() == two.keys()
         for key in one:
-            assert_alike(one[key], two[key])
+            assert_alike(one[key], two[key], tolerance)
     elif isinstance(one, list):
         for a, b in zip(one, two, strict=True):
-            assert_alike(a, b)
+            assert_alike(a, b, tolerance)
     else:
-        assert one == pytest.approx(two, abs=1e-6)
+        assert one == pytest.approx(two, abs=tolerance)
 
 
 def test_ablate_refuses_what_it_cannot_measure(run, corpus, capsys, tmp_path):
@@ -365,6 +405,15 @@ def test_prune_makes_smaller_runs(run, arguments, capsys):
     (out / "keep-4" / "results.json").unlink()
     assert ablate.main(again) == 2
     assert "not finished; run the same prune.py again" in capsys.readouterr().err
+
+
+def test_prune_goes_on_in_the_precision_it_began_in(run, capsys):
+    sweep = ["--keep", "4", "--random", "--recover", "1"]
+    assert pruned(run, *sweep, "--precision", "bf16") == 0
+    (run / "prune-random-0-recover" / "keep-4" / "results.json").unlink()
+    assert pruned(run, *sweep) == 0
+    assert pruned(run, *sweep, "--precision", "float32") == 2
+    assert "precision = bf16, not float32" in capsys.readouterr().err
 
 
 def test_prune_takes_a_ranking_or_chance_and_prunes_again(run, tmp_path, capsys):

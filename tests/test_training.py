@@ -17,6 +17,8 @@ from minibert.metrics import Ranking
 from minibert.model import IGNORED
 from minibert.training import Stepper, TrainSettings, choose_device, choose_precision, fit, plan
 
+pytestmark = pytest.mark.numeric
+
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 SETTINGS = TrainSettings(
     epochs=2, batch_size=5, learning_rate=1e-3, device="cpu", precision="float32"
@@ -226,12 +228,17 @@ def test_settings_out_of_range_are_refused():
             TrainSettings(**{name: value})
 
 
-def test_device_and_precision():
+def test_device_and_precision(monkeypatch):
     assert choose_device("cpu").type == "cpu"
     with pytest.raises(InputError, match="--device abacus"):
         choose_device("abacus")
     assert choose_precision("fp16", torch.device("cpu")) == "fp16"
-    assert choose_precision("auto", torch.device("cpu")) in ("float32", "bf16")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    assert choose_precision("auto", torch.device("cpu")) == "float32"
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    assert choose_precision("auto", torch.device("cuda")) == "bf16"
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
+    assert choose_precision("auto", torch.device("cuda")) == "fp16"
 
 
 def test_bf16_follows_float32(split, encoder_folder):
