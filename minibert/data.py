@@ -78,9 +78,10 @@ def read_documents(path: str | Path) -> list[Document]:
     return documents
 
 
-def document_file(path: Path) -> Path:
+def document_file(path: str | Path) -> Path:
     """`path`, or the train, dev or test file in it where it is a folder with one of them. Raises
     InputError where it holds several, or docsutf8 too."""
+    path = Path(path)
     if not path.is_dir():
         return path
     names = {name for names in SPLITS.values() for name in names}

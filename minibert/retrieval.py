@@ -43,8 +43,9 @@ class Collection(NamedTuple):
     note: str = ""  # what was left out, to be shown to the user
 
 
-def collection_files(folder: Path) -> tuple[Path, Path, Path]:
+def collection_files(folder: str | Path) -> tuple[Path, Path, Path]:
     """corpus.jsonl, queries.jsonl and the judgements: qrels.tsv, or BEIR's qrels/test.tsv."""
+    folder = Path(folder)
     qrels = folder / "qrels.tsv"
     if not qrels.exists() and (folder / "qrels").is_dir():
         qrels = folder / "qrels" / "test.tsv"

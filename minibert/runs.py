@@ -74,8 +74,9 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-def recorded_precision(folder: Path) -> Any:
+def recorded_precision(folder: str | Path) -> Any:
     """The precision of the run in `folder`; None where no run has begun."""
+    folder = Path(folder)
     if not (folder / "run.json").exists():
         return None
     return _read_record(folder)["settings"].get("precision")

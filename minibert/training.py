@@ -121,7 +121,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(
-    name: Precision, device: torch.device, folder: Path | None = None
+    name: Precision, device: torch.device, folder: str | Path | None = None
 ) -> Precision:
     """The precision that "auto" stands for: the recorded one of the run in `folder`, or, where none
     has begun, bf16 or fp16 on a GPU, and float32 on a CPU, whatever the processor could do."""
