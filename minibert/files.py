@@ -86,10 +86,9 @@ def write_json(path: str | Path, value: Any) -> None:
 
 def refuse_pointer(path: str | Path) -> None:
     """Raises InputError where Git LFS has not yet replaced its pointer by the file."""
-    path = Path(path)
-    if not path.is_file():  # of a pipe, what is read here would be lost
+    if not os.path.isfile(path):  # of a pipe, what is read here would be lost
         return
-    with suppress(OSError), path.open("rb") as file:
+    with suppress(OSError), open(path, "rb") as file:
         if file.read(len(LFS)) == LFS:
             raise InputError(f"{path}: a Git LFS pointer, not the file: run git lfs pull there")
 
