@@ -169,7 +169,7 @@ def extract(settings: Extract) -> None:
     ranker = Ranker(settings)
     skipped: list[str] = []
     shown: list = []
-    count = 0
+    count = without = 0
     with ExitStack() as stack:
         cli.encode_output(encoding="utf-8")  # JSON is, whatever the terminal shows
         out = sys.stdout
@@ -183,12 +183,16 @@ def extract(settings: Extract) -> None:
             for line in lines if writes else ():
                 print(line, file=out)
             shown += rows[: PAGE - len(shown)] if settings.html else []
+            if settings.format == "keyphrases":
+                without += sum(not phrases for _, _, phrases in rows)
             bar.update(len(lines))
             count += len(lines)
     if settings.html and writes:
         write_text(settings.html, page.texts_page("Keyphrases", shown))
         if count > PAGE:
             print(f"{settings.html} shows the first {PAGE} of {count} texts", file=sys.stderr)
+    if without and writes:
+        print(f"{without} of {count} texts have no candidate for a keyphrase", file=sys.stderr)
     if skipped and writes:
         print(f"{len(skipped)} lines skipped; the first: {skipped[0]}", file=sys.stderr)
 

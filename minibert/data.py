@@ -9,6 +9,7 @@ import zlib
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -380,6 +381,28 @@ def _near_duplicates(documents: list[Document]) -> list[list[Document]]:
     return list(grouped.values())
 
 
+# Stop words -------------------------------------------------------------------------------------
+
+
+@cache
+def stop_words() -> frozenset[str]:
+    """English function words, and a few verbs that carry no topic, in normal form."""
+    text = (Path(__file__).parent / "stop_words.txt").read_text(encoding="utf-8")
+    return frozenset(normal_form(word) for word in text.split())
+
+
+def is_stop_word(document: Document) -> list[bool]:
+    """One for each word. A word of two to four capitals is an abbreviation (IT, U.S, WHO) and no
+    stop word, unless a word beside it is in capitals too, as in a heading."""
+    words = [document.text[start:end].replace(".", "") for start, end in document.words]
+    capitals = [len(word) > 1 and word.isalpha() and word.isupper() for word in words]
+    beside = [a or b for a, b in zip([False, *capitals], [*capitals[1:], False])]
+    return [
+        form in stop_words() and not (upper and len(word) <= 4 and not heading)
+        for word, form, upper, heading in zip(words, document.forms(), capitals, beside)
+    ]
+
+
 # Labels -----------------------------------------------------------------------------------------
 
 
@@ -387,7 +410,8 @@ def find_phrases(document: Document, phrases: Iterable[str]) -> list[list[tuple[
     """For each phrase, every run of words (first, last + 1) that spells it.
 
     Compared without case, spaces and punctuation on both sides, on word boundaries: 500N-KPCrowd's
-    gold has its punctuation stripped ("changeofcommand" stands for "change-of-command").
+    gold has its punctuation stripped ("changeofcommand" stands for "change-of-command"). A phrase
+    that is a stop word but for its case must have that case: "IT" is not found in "it".
     """
     forms = document.forms()
     at = {0: 0}  # where a word begins in the letters of the whole text -> its number
@@ -400,9 +424,10 @@ def find_phrases(document: Document, phrases: Iterable[str]) -> list[list[tuple[
     for phrase in phrases:
         form = normal_form(phrase)
         starts = [m.start() for m in re.finditer(f"(?={re.escape(form)})", text)] if form else []
-        found.append(
-            [(at[s], at[s + len(form)]) for s in starts if s in at and s + len(form) in at]
-        )
+        runs = [(at[s], at[s + len(form)]) for s in starts if s in at and s + len(form) in at]
+        if form in stop_words():
+            runs = [run for run in runs if _same_case(document, run, phrase)]
+        found.append(runs)
     return found
 
 
@@ -410,6 +435,14 @@ def share_in_text(documents: Iterable[Document]) -> float | None:
     """The share of the keyphrases that `find_phrases` finds in their texts; None without any."""
     places = [runs for d in documents for runs in find_phrases(d, d.keyphrases or [])]
     return sum(map(bool, places)) / len(places) if places else None
+
+
+def _same_case(document: Document, run: tuple[int, int], phrase: str) -> bool:
+    """Whether the letters of words and phrase are the same, but for a capital that begins a
+    sentence."""
+    words = document.text[document.words[run[0]][0] : document.words[run[1] - 1][1]]
+    spelled, wanted = ("".join(filter(str.isalpha, part)) for part in (words, phrase))
+    return wanted in (spelled, spelled[:1].lower() + spelled[1:])
 
 
 def word_labels(document: Document, scheme: Scheme) -> list[str]:

@@ -2,8 +2,6 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,10 +9,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from minibert import metrics, processes
-from minibert.data import OUTSIDE, Document, Split, Window, collate, make_batches
+from minibert.data import (
+    OUTSIDE,
+    Document,
+    Split,
+    Window,
+    collate,
+    is_stop_word,
+    make_batches,
+)
 from minibert.metrics import Array, Score
 from minibert.model import BertForTokenClassification
-from minibert.tokenizer import Span, normal_form
+from minibert.tokenizer import Span
 
 # Without a type the letters but B are left to other tasks.
 TYPED_BOUNDARIES = tuple(f"{tag}-" for tag in ("B", *metrics.CLOSES))
@@ -194,17 +200,10 @@ def word_measures(
 # Baselines --------------------------------------------------------------------------------------
 
 
-@cache
-def stop_words() -> frozenset[str]:
-    """English function words, and a few verbs that carry no topic, in normal form."""
-    text = (Path(__file__).parent / "stop_words.txt").read_text(encoding="utf-8")
-    return frozenset(normal_form(word) for word in text.split())
-
-
 def content(document: Document) -> Array:
     """(words,) 1 for every word that has a letter and is no stop word, 0 for the rest."""
-    kept = (w not in stop_words() and any(map(str.isalpha, w)) for w in document.forms())
-    return np.array([float(k) for k in kept])
+    has_letter = (any(map(str.isalpha, form)) for form in document.forms())
+    return np.array([float(a and not b) for a, b in zip(has_letter, is_stop_word(document))])
 
 
 def word_prior(train: Sequence[Document], gold: Sequence[NDArray]) -> Callable[[Document], Array]:

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from math import fsum
 from typing import Literal, NamedTuple
 
@@ -19,7 +20,7 @@ from numpy.typing import ArrayLike
 
 from minibert import metrics
 from minibert.config import check_fields
-from minibert.data import Document, find_phrases
+from minibert.data import Document, find_phrases, is_stop_word
 from minibert.errors import InputError
 from minibert.evaluation import content
 from minibert.metrics import Array, Score
@@ -30,7 +31,11 @@ Stems = tuple[str, ...]
 Aggregate = Literal["sum", "mean", "often"]
 
 PORTER = snowballstemmer.stemmer("porter")
-SPACE = re.compile(r"[^\S\r\n]*")  # white space without line breaks
+# Between two words of a phrase: white space without tabs, page ends and other separators, and with
+# one line break at most.
+BLANK = r"[^\S\t\n\v\f\r\x1c-\x1f\x85\u2028\u2029]*"
+SPACE = re.compile(rf"{BLANK}(?:(\r?\n){BLANK})?")
+NARROW = 60  # characters; text is rarely wrapped at less, but titles are often shorter
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class PhraseSettings:
     """How phrases are made from words: a part of the command line and of the record."""
 
     max_words: int = 5
-    """Longer runs of words are no candidates."""
+    """Longer runs of words are cut into equal parts."""
     aggregate: Aggregate = "sum"
     """sum: of a phrase's words, wherever it occurs; of a single word the mean (SAMRank).
     mean: over all these words; for a tagger's probabilities. often: the mean times how often the
@@ -82,7 +87,7 @@ def _stems_of_words(document: Document) -> list[Stems]:
 
 def unbroken_runs(document: Document, inside: ArrayLike) -> list[Run]:
     """The longest runs of words `inside` (a boolean each) with only white space between them. A
-    line break ends a run too: titles stand on a line of their own."""
+    blank line, a tab, the end of a page or of a title ends a run too."""
     _check_length(document, inside)
     runs: list[Run] = []
     for i in np.flatnonzero(inside).tolist():
@@ -95,29 +100,52 @@ def unbroken_runs(document: Document, inside: ArrayLike) -> list[Run]:
 
 def _joined(document: Document, i: int) -> bool:
     """Whether nothing but white space is between word i and the word before."""
-    return bool(SPACE.fullmatch(document.text, document.words[i - 1][1], document.words[i][0]))
+    (_, end), (start, _) = document.words[i - 1], document.words[i]
+    space = SPACE.fullmatch(document.text, end, start)
+    return bool(space and (space[1] is None or _is_wrapped(document, i, *space.span(1))))
+
+
+def _is_wrapped(document: Document, i: int, end: int, start: int) -> bool:
+    """Whether the line break from `end` to `start` before word i is one inside a sentence: a small
+    letter follows, or the word had no room in the line. A title or a list item leaves room."""
+    text, (first, last) = document.text, document.words[i]
+    if text[first].islower():
+        return True
+    line = text[text.rfind("\n", 0, end) + 1 : end].rstrip()
+    following = text[start:].partition("\n")[0].rstrip()
+    return len(line) + 1 + last - first > max(NARROW, len(following))
 
 
 def content_runs(document: Document, max_words: int) -> list[Run]:
-    """What stands between stop words, numbers and punctuation, in at most `max_words` words.
+    """What stands between stop words, numbers and punctuation. Longer runs are cut into equal parts
+    of at most `max_words` words.
 
-    Whole runs: all n-grams inside them lose 0.7 of F1@10 on Inspec dev, by tf-idf as by attention.
+    All n-grams inside the runs lose 0.7 of F1@10 on Inspec dev, by tf-idf as by attention.
     """
     runs = unbroken_runs(document, content(document) > 0)
-    return [(first, last) for first, last in runs if last - first <= max_words]
+    return [part for run in runs for part in _parts(run, max_words)]
+
+
+def _parts(run: Run, max_words: int) -> list[Run]:
+    """A run in equal parts of at most `max_words` words; the later ones may be a word longer."""
+    first, last = run
+    count = -(-(last - first) // max_words)
+    return list(pairwise(first + (last - first) * i // count for i in range(count + 1)))
 
 
 def noun_runs(document: Document, max_words: int) -> list[Run]:
     """Adjectives and nouns that end in a noun, and no stop words: <NN.*|JJ>*<NN.*>, as SIFRank and
-    SAMRank have it; the document's labels must be Penn Treebank's tags."""
+    SAMRank have it, in parts of at most `max_words` words; the document's labels must be Penn
+    Treebank's tags."""
     if document.labels is None:
         raise InputError(f"document {document.id!r} has no labels; noun phrases need their tags")
     kinds = ["N" if t.startswith("NN") else "J" if t == "JJ" else " " for t in document.labels]
     runs = []
     for start, end in unbroken_runs(document, content(document) > 0):
         for match in re.finditer("[NJ]*N", "".join(kinds[start:end])):
-            if len(match[0]) <= max_words:
-                runs.append((start + match.start(), start + match.end()))
+            for first, last in _parts(match.span(), max_words):
+                nouns = match.string[first:last].rstrip("J")
+                runs += [(start + first, start + first + len(nouns))] if nouns else []
     return runs
 
 
@@ -135,8 +163,10 @@ def listed_runs(document: Document, phrases: Sequence[str]) -> list[Run]:
 
 
 def _matches(document: Document, wanted: Collection[Stems]) -> list[Run]:
-    """Every unbroken run with wanted stems, overlapping ones too."""
+    """Every unbroken run with wanted stems, overlapping ones too. Not of stop words alone: "it" is
+    no "IT"."""
     words = _stems_of_words(document)
+    stop = is_stop_word(document)
     longest = max(map(len, wanted), default=0)
     found = []
     for first in range(len(words)):
@@ -147,7 +177,7 @@ def _matches(document: Document, wanted: Collection[Stems]) -> list[Run]:
             key += words[last]
             if len(key) > longest:
                 break
-            if key in wanted:
+            if key in wanted and not all(stop[first : last + 1]):
                 found.append((first, last + 1))
     return found
 

@@ -19,7 +19,14 @@ from minibert.attention import (
     word_links,
 )
 from minibert.config import check_fields
-from minibert.data import OUTSIDE, Document, make_windows, read_documents, read_lines
+from minibert.data import (
+    OUTSIDE,
+    Document,
+    is_stop_word,
+    make_windows,
+    read_documents,
+    read_lines,
+)
 from minibert.errors import InputError
 from minibert.evaluation import Progress, content, decode, positive_score, predict, tells_spans
 from minibert.files import read_json
@@ -273,13 +280,14 @@ def chunks(documents: Iterable[Document]) -> Iterator[list[Document]]:
 
 
 class Rarity:
-    """Inverse document frequency of word stems in a corpus."""
+    """Inverse document frequency of word stems in a corpus, stop words not counted."""
 
     def __init__(self, documents: Iterable[Document]):
         self.held: Counter[str] = Counter()
         self.size = 0
         for document in documents:
-            self.held.update({stem(form) for form in document.forms()})
+            forms = zip(document.forms(), is_stop_word(document))
+            self.held.update({stem(form) for form, stop in forms if not stop})  # IT is not it
             self.size += 1
 
     def of(self, document: Document) -> Array:

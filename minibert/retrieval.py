@@ -18,9 +18,8 @@ import snowballstemmer
 from numpy.typing import NDArray
 
 from minibert import metrics
-from minibert.data import Document, field, parse_object, read_lines
+from minibert.data import Document, field, is_stop_word, parse_object, read_lines, stop_words
 from minibert.errors import InputError
-from minibert.evaluation import stop_words
 from minibert.metrics import Array, Score
 from minibert.tokenizer import normal_form, word_spans
 
@@ -136,7 +135,12 @@ def _word_terms(word: str) -> tuple[str, ...]:
 
 def terms(document: Document) -> list[tuple[str, ...]]:
     """The terms of each word: the stems of its parts between hyphens, less the stop words."""
-    return [_word_terms(document.text[start:end]) for start, end in document.words]
+    words = (document.text[start:end] for start, end in document.words)
+    return [
+        # An abbreviation in capitals, such as U.S, is a term although "us" is a stop word.
+        _word_terms(word) if stop or form not in stop_words() else (stem(form),)
+        for word, form, stop in zip(words, document.forms(), is_stop_word(document))
+    ]
 
 
 def impacts(document: Document, weights: Array, mixing: float) -> dict[str, float]:

@@ -18,6 +18,7 @@ from minibert.data import (
     make_split,
     make_windows,
     parse_document,
+    stop_words,
 )
 from minibert.evaluation import (
     commonest_label,
@@ -30,7 +31,6 @@ from minibert.evaluation import (
     predict,
     predicted_spans,
     share,
-    stop_words,
     word_prior,
     word_scores,
 )
@@ -168,6 +168,9 @@ def test_predicted_spans_join_neighbours_with_white_space_between(text, inside, 
 def test_content_words_are_neither_stop_words_nor_numbers():
     text = "The frost isn't 3.5 of THEIR orchards, 1990s 12 x2 don't"
     assert content(doc(text)).tolist() == [0, 1, 0, 0, 0, 0, 1, 1, 0, 1, 0]
+    text = "IT is in the U.S. but BACKGROUND AND AIMS: it, We; THE END"
+    assert content(doc(text)).tolist() == [1, 0, 0, 0, 1, 0, 1, 0, 1, 0, 0, 0, 1]
+    assert content(doc("A* or C++")).tolist() == [1, 0, 1]
     assert {"the", "of", "dont"} <= stop_words()
     assert all(word == normal_form(word) for word in stop_words())
 

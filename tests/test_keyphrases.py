@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import textwrap
 from dataclasses import replace
 from itertools import pairwise
 from statistics import mean
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minibert import InputError
-from minibert.data import Document, parse_document
+from minibert.data import SAMPLE, Document, is_stop_word, parse_document, read_documents
 from minibert.keyphrases import (
     Candidate,
     Keyphrase,
@@ -95,6 +96,8 @@ def test_the_stems_of_a_text_are_those_of_its_words():
 
 # Runs of words ----------------------------------------------------------------------------------
 
+BREAKS = ["\t", "\n\n", "\n \n", "\r\n\r\n", "\f", "\n\f", "\v", "\x1c", "\x85", "\u2028", "\u2029"]
+
 
 @pytest.mark.parametrize(
     ("text", "phrases"),
@@ -107,9 +110,14 @@ def test_the_stems_of_a_text_are_those_of_its_words():
         ("late frost. Orchards", ["late frost", "Orchards"]),
         ("late (frost) orchards", ["late", "frost", "orchards"]),
         ("client/server side", ["client", "server side"]),
-        ("late\u00a0 \tfrost", ["late\u00a0 \tfrost"]),
-        ("late frost\nlate bloom", ["late frost", "late bloom"]),
-        ("late frost\r\n late bloom", ["late frost", "late bloom"]),
+        ("late\u00a0 frost", ["late\u00a0 frost"]),
+        ("late frost\nbites orchards", ["late frost\nbites orchards"]),
+        ("late frost \r\n bites", ["late frost \r\n bites"]),
+        ("Late frost\nBare orchards", ["Late frost", "Bare orchards"]),  # a title, a list
+        *((f"late{end}frost", ["late", "frost"]) for end in BREAKS),
+        ("gates(HCG). <td>net sales</td>", ["gates", "HCG", "net sales"]),
+        ("It is IT, said U.S. staff", ["IT", "U.S", "staff"]),
+        ("CD4+ cells, C++ code", ["CD4+ cells", "C++ code"]),
         ("over 300 frost days", ["frost days"]),
         ("深度 学", ["深度 学"]),
         ("שלום עולם", ["שלום עולם"]),
@@ -120,12 +128,52 @@ def test_content_runs_by_hand(text, phrases):
     assert written(document, content_runs(document, 5)) == phrases
 
 
-def test_longer_runs_are_no_candidates():
-    document = doc("one two red green blue, red green")
-    assert written(document, content_runs(document, 5)) == ["red green blue", "red green"]
-    assert written(document, content_runs(document, 2)) == ["red green"]
+@pytest.mark.parametrize(
+    ("following", "joined"),
+    [
+        ("Models of them", True),  # "Models" had no room in the line
+        ("Models of them, and of those in all the other towns that are as old as it", False),
+        ("models of them, and of those in all the other towns that are as old as it", True),
+    ],
+)
+def test_a_full_line_goes_on_in_the_next_and_a_title_does_not(following, joined):
+    document = doc(f"Heads of Attention in the Berlin of then, and of now in Zurich\n{following}")
+    phrases = written(document, content_runs(document, 5))
+    assert any("\n" in phrase for phrase in phrases) == joined
+
+
+def test_wrapping_a_text_changes_no_phrase():
+    for document in read_documents(SAMPLE / "test.jsonl"):
+        wrapped = doc(textwrap.fill(document.text, 72, break_on_hyphens=False))
+        expected = written(document, content_runs(document, 5))
+        found = written(wrapped, content_runs(wrapped, 5))
+        assert [phrase.replace("\n", " ") for phrase in found] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("w1 w2 w3 w4 w5", ["w1 w2 w3 w4 w5"]),
+        ("w1 w2 w3 w4 w5 w6", ["w1 w2 w3", "w4 w5 w6"]),
+        ("w1 w2 w3 w4 w5 w6 w7", ["w1 w2 w3", "w4 w5 w6 w7"]),
+        ("w1 w2 w3 w4 w5 w6 w7 w8 w9 x1 x2", ["w1 w2 w3", "w4 w5 w6 w7", "w8 w9 x1 x2"]),
+        ("深度学习的模型", ["深度学", "习的模型"]),
+    ],
+)
+def test_long_runs_are_cut_into_equal_parts(text, parts):
+    document = doc(text)
+    assert written(document, content_runs(document, 5)) == parts
+
+
+def test_parts_of_noun_runs_end_in_a_noun():
     document = tagged("red|JJ green|JJ fox|NN eats|VBZ fox|NN")
-    assert written(document, noun_runs(document, 2)) == ["fox"]
+    assert written(document, noun_runs(document, 2)) == ["green fox", "fox"]
+    document = tagged("red|JJ fox|NN grey|JJ hen|NN")
+    assert written(document, noun_runs(document, 3)) == ["red fox", "grey hen"]
+    document = tagged("old|JJ fox|NN den|NN grey|JJ tall|JJ hen|NN")
+    assert written(document, noun_runs(document, 5)) == ["old fox den", "grey tall hen"]
+    assert written(document, noun_runs(document, 4)) == ["old fox den", "grey tall hen"]
+    assert written(document, noun_runs(document, 2)) == ["old fox", "den", "tall hen"]
 
 
 def test_noun_runs_by_hand():
@@ -179,6 +227,12 @@ def test_a_candidate_has_every_run_with_its_stems():
     ]
 
 
+def test_a_candidate_in_capitals_is_not_a_stop_word_elsewhere():
+    document = doc("It is IT, and it was IT")
+    [candidate] = group(document, content_runs(document, 5))
+    assert written(document, candidate.runs) == ["IT", "IT"]
+
+
 def test_a_run_across_punctuation_stays_if_it_is_given():
     document = doc("late, frost and late frost or late, frost")
     [candidate] = group(document, [(0, 2)])
@@ -230,7 +284,7 @@ def test_a_mean_is_over_all_words():
 
 def test_keyphrases_have_the_first_form_and_every_place():
     document = doc("A Late frost\u2026 late frosts bloom; LATE FROST")
-    found = rank_phrases(document, group(document, content_runs(document, 2)), [1] * 8, PLAIN)
+    found = rank_phrases(document, group(document, [(1, 3), (6, 8)]), [1] * 8, PLAIN)
     assert found == [Keyphrase("Late frost", 6.0, [(2, 12), (14, 25), (33, 43)])]
 
 
@@ -352,12 +406,16 @@ def test_every_span_has_the_stems_of_the_phrase(problem, settings):
 def test_candidates_are_found_by_trying_every_stretch_of_words(problem):
     document, runs, _ = problem
     n = len(document.words)
+    stop = is_stop_word(document)
     stretches = [(a, b) for a in range(n) for b in range(a + 1, n + 1)]
     key = {run: stems(text) for run, text in zip(stretches, written(document, stretches))}
 
     def plain(run):
         words = document.words[slice(*run)]
-        return not any(document.text[a:b].strip(" ") for (_, a), (b, _) in pairwise(words))
+        gaps = [document.text[a : b + 1] for (_, a), (b, _) in pairwise(words)]
+        ends = [gap for gap in gaps if "\n" in gap and not gap[-1].islower()]
+        spaced = not any(gap[:-1].strip(" \n") for gap in gaps)
+        return spaced and not ends and not all(stop[slice(*run)])
 
     wanted = {key[run] for run in runs if run in key}
     alike = [r for r in stretches if key[r] in wanted and (r in runs or plain(r))]

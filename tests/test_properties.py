@@ -37,7 +37,9 @@ LAYERS, HEADS = TINY.num_hidden_layers, TINY.num_attention_heads
 MODEL = randomise(BertForTokenClassification(TINY).double()).eval().requires_grad_(False)
 
 # Letters of many scripts, marks, white space of both kinds, what BERT drops, symbols.
-ALPHABET = "aaBbz3é深カ\u3099ﷺ가İह\u093f\u0301-/'(,\u2014\u200b\x07\x1c  \n\u00a0👍\ufe0f"
+ALPHABET = (
+    "aaBbzT3é深カ\u3099ﷺ가İह\u093f\u0301-/'()[]+*#.,:<>=\u2014\u200b\x07\x1c  \n\u00a0👍\ufe0f"
+)
 TEXTS = st.text(ALPHABET, min_size=1, max_size=40).filter(word_spans)
 SHORT = st.text("ab -", min_size=1, max_size=30).filter(word_spans)
 

@@ -141,6 +141,20 @@ def test_lines_are_utf8_whatever_the_terminal_shows(model, tmp_path, monkeypatch
     assert line["words"][0]["text"] == "Wärmepumpen"
 
 
+def test_texts_without_a_candidate_are_counted(model, tmp_path, capsys):
+    path = tmp_path / "texts.jsonl"
+    texts = ["of the", "Wireless Bluetooth Noise Cancelling Headphones Black", "3.5", "green hills"]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    assert rank.main(["extract", str(path), *model]) == 0
+    out, err = capsys.readouterr()
+    found = [json.loads(line)["keyphrases"] for line in out.splitlines()]
+    assert [len(phrases) for phrases in found] == [0, 2, 0, 1]
+    assert err.count("2 of 4 texts have no candidate for a keyphrase\n") == 1
+    path.write_text('{"text": "green hills"}\n')
+    assert rank.main(["extract", str(path), *model]) == 0
+    assert "no candidate" not in capsys.readouterr().err
+
+
 def test_weights_vectors_and_graphs(model, texts, capsys, encoder_folder):
     line = Path(texts[0]).read_text().splitlines()[0]
     document = parse_document(line, "x:1")
@@ -188,8 +202,8 @@ def test_a_page_shows_the_text_and_escapes_it(model, texts, tmp_path):
     out, page = tmp_path / "out.jsonl", tmp_path / "page.html"
     assert rank.main(["extract", *texts, *model, "--out", str(out), "--html", str(page)]) == 0
     shown = page.read_text(encoding="utf-8")
-    assert "b&gt;Wind" in shown
-    assert "b>Wind" not in shown
+    assert "&lt;b&gt;" in shown
+    assert "<b>Wind turbines" not in shown
     assert "&amp; " in shown
     assert shown.count("<h2") == len(out.read_text().splitlines()) == 3
     assert "http" not in shown

@@ -89,10 +89,11 @@ def test_terms_are_stems_of_the_parts_between_hyphens_without_stop_words():
         ("multi", "agent"),
         ("system",),
         (),
-        (),
+        ("us",),
         ("state", "art"),
         ("blunt", "bodi"),
     ]
+    assert terms(document("us attention(HCG)")) == [(), ("attent",), ("hcg",)]
 
 
 def test_impacts_by_hand():
