@@ -20,10 +20,10 @@ test: $(VENV)/.tests
 numeric: $(VENV)/.tests
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
 		$(BIN)/pytest -m numeric
-	$(BIN)/pytest -m numeric tests/test_scripts.py --precision bf16
+	$(BIN)/pytest -m numeric tests/scripts/test_scripts.py --precision bf16
 
 soak: $(VENV)/.tests
-	$(BIN)/pytest tests/test_faults.py --kills $(KILLS)
+	$(BIN)/pytest tests/slow/test_faults.py --kills $(KILLS)
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.run_all

@@ -16,24 +16,23 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
-from minibert import ablation, cli, figures, metrics, page, processes, report
-from minibert.ablation import (
-    Statistics,
-    by_importance,
-    by_value,
-    greedy_order,
-    masks_without,
-    refreshed_order,
-)
 from minibert.config import BertConfig, Head, check_fields, head_of, name_of
-from minibert.data import OUTSIDE, first_documents
+from minibert.data.batches import first_documents
+from minibert.data.documents import OUTSIDE
 from minibert.errors import InputError
-from minibert.evaluation import Progress, positive
+from minibert.evaluation import intervals, metrics
+from minibert.evaluation.metrics import Array
+from minibert.evaluation.tagger import Progress, positive
 from minibert.files import read_json, sha256, to_json, write_text
-from minibert.importance import gaze, head_gradients
-from minibert.metrics import Array
-from minibert.runs import Run, load_run, open_run
-from minibert.training import choose_device
+from minibert.heads import ablation
+from minibert.heads.ablation import Statistics, masks_without
+from minibert.heads.importance import by_importance, by_value, gaze, head_gradients
+from minibert.heads.orders import greedy_order, refreshed_order
+from minibert.report import figures, page, tables
+from minibert.runtime import cli, distributed
+from minibert.runtime.folder import open_run
+from minibert.training.settings import choose_device
+from minibert.training.trained import Run, load_run
 
 Order = Literal["single", "gradient", "refreshed", "fisher", "greedy", "entropy"]
 
@@ -85,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def ablate(settings: AblateSettings) -> None:
     cli.require("report")
-    writes = processes.join()
+    writes = distributed.join()
     run = load_run(settings.run)
     device = choose_device(settings.device)
     run.model.to(device)
@@ -99,8 +98,8 @@ def ablate(settings: AblateSettings) -> None:
     results = Study(run, settings, out, writes).results()
     if lock:
         write_figures(results, run.model.config, out)
-        print(*report.ablation_answers(results), "", sep="\n")
-        print(report.as_text(report.curve_rows(results["curves"])))
+        print(*tables.ablation_answers(results), "", sep="\n")
+        print(tables.as_text(tables.curve_rows(results["curves"])))
         print(f"\nTables and figures are in {out}")
         page.tell(settings.run, out)
         lock.close()
@@ -108,7 +107,7 @@ def ablate(settings: AblateSettings) -> None:
 
 def write_figures(results: dict, config: BertConfig, folder: Path) -> None:
     """heads.txt, heads.png (what silencing each head does) and curves.png."""
-    write_text(folder / "heads.txt", report.as_text(report.head_rows(results)) + "\n")
+    write_text(folder / "heads.txt", tables.as_text(tables.head_rows(results)) + "\n")
     changes = np.full((config.num_hidden_layers, config.num_attention_heads), np.nan)
     undecided = np.zeros_like(changes, dtype=bool)
     for (layer, head), change in zip(config.present_heads, results["single-dev"]["heads"].values()):
@@ -148,10 +147,10 @@ class Study:
     def part(self, name: str, compute: Callable[[Progress], Any]) -> Any:
         """A part from its file, or computed and kept; the same in every process."""
         path = self.out / f"{name}.json"
-        if processes.agree(path.exists()):
+        if distributed.agree(path.exists()):
             return read_json(path)
         bar = partial(tqdm, desc=name, unit="batch", leave=False, disable=None)
-        text = processes.agree(to_json(compute(bar if self.writes else list)))
+        text = distributed.agree(to_json(compute(bar if self.writes else list)))
         if self.writes:
             write_text(path, text)
         return json.loads(text)
@@ -167,7 +166,7 @@ class Study:
         }
 
     def measure(self, statistics: Statistics, split: str, resamples: int) -> dict[str, Array]:
-        draws = metrics.resamples(len(self.splits[split].documents), resamples)
+        draws = intervals.resamples(len(self.splits[split].documents), resamples)
         labels = self.model.config.labels
         return ablation.measure(statistics, self.splits[split], labels, self.threshold, draws)
 
@@ -182,9 +181,9 @@ class Study:
                 self.model, self.splits[split], masks, self.fill, tokens, bar
             )
             values = self.measure(statistics, split, 300)
-            changes = {name: metrics.changes(v) for name, v in values.items()}
+            changes = {name: intervals.changes(v) for name, v in values.items()}
             return {
-                "full": {name: metrics.interval(v[:, 0]) for name, v in values.items()},
+                "full": {name: intervals.interval(v[:, 0]) for name, v in values.items()},
                 "heads": {
                     name_of(head): {name: change[i] for name, change in changes.items()}
                     for i, head in enumerate(self.heads)
@@ -238,7 +237,7 @@ class Study:
             masked = np.minimum(np.arange(main.shape[1]) * stride, len(order))
             return {
                 "order": [name_of(head) for head in order],
-                "area": metrics.interval(np.trapezoid(main, masked) / main[:, 0] / len(order)),
+                "area": intervals.interval(np.trapezoid(main, masked) / main[:, 0] / len(order)),
                 "free": int(masked[steps_for_free(main[0])]),
                 "masked": masked.tolist(),
                 "steps": {measure: v[0].tolist() for measure, v in values.items()},

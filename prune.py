@@ -19,32 +19,36 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from minibert import cli, figures, metrics, page, report
-from minibert.ablation import ablate, masks_without, measure
 from minibert.config import BertConfig, Head, check_fields, head_of, name_of
-from minibert.costs import compare_costs
-from minibert.data import OUTSIDE, Split
+from minibert.data.batches import Split
+from minibert.data.documents import OUTSIDE
 from minibert.errors import InputError
-from minibert.evaluation import positive
+from minibert.evaluation import intervals, metrics
+from minibert.evaluation.metrics import Array
+from minibert.evaluation.tagger import dev_score, positive
 from minibert.files import read_json, sha256, write_json, write_text
 from minibert.gates import HardConcreteGates
-from minibert.metrics import Array
+from minibert.heads.ablation import ablate, masks_without, measure
+from minibert.heads.costs import compare_costs
+from minibert.heads.gate_training import Budget, Penalty, learn_gates
+from minibert.heads.repair import repair
 from minibert.model import BertForTokenClassification
-from minibert.plans import MIB, choose_plan, stepping_down
-from minibert.pruning import at_full_shape, prune, repair
-from minibert.runs import Run, inherit, load_run, open_run
-from minibert.selection import Budget, Penalty, learn_gates
+from minibert.pruning import at_full_shape, prune
+from minibert.report import figures, page, tables
+from minibert.runtime import cli
+from minibert.runtime.folder import inherit, open_run
 from minibert.tokenizer import Tokenizer
-from minibert.training import (
+from minibert.training.loop import fine_tune
+from minibert.training.memory import MIB, choose_plan, stepping_down
+from minibert.training.settings import (
     Plan,
     Precision,
     TrainSettings,
     choose_device,
     choose_precision,
-    dev_score,
-    fine_tune,
     slow_precision,
 )
+from minibert.training.trained import Run, load_run
 from minibert.weights import load_pretrained, save_pretrained
 
 REPAIR_WINDOWS = 128  # of the training texts: enough for some hundred unknowns, little memory
@@ -212,7 +216,7 @@ def planned(settings: PruneSettings, dense: Run) -> TrainSettings:
 
 def show(stages: Mapping[str, dict], out: Path) -> None:
     """The table and the figure of one way to prune."""
-    table = report.as_text(report.pruning_rows(stages))
+    table = tables.as_text(tables.pruning_rows(stages))
     print(f"{table}\n\nThe models are in {out}")
     write_text(out / "table.txt", table + "\n")
     if any(stage["gates"] for stage in stages.values()):
@@ -342,7 +346,7 @@ def measured(model: BertForTokenClassification, splits: dict[str, Split]) -> Mea
         threshold = ranking.best_threshold()
     values = []
     for name, found in statistics.items():
-        draws = metrics.resamples(len(splits[name].documents), 300)
+        draws = intervals.resamples(len(splits[name].documents), 300)
         every = measure(found, splits[name], labels, threshold, draws)
         values.append({measure: value[:, 0] for measure, value in every.items()})
     return Measured(threshold, *values)
@@ -355,10 +359,10 @@ def compare(dense: Run, smaller: BertForTokenClassification, reference: Measured
     few = sorted(dense.splits["dev"].windows, key=lambda w: -len(w.input_ids))[:8]
     return {
         "threshold": own.threshold,
-        "dev": {name: metrics.interval(values) for name, values in own.dev.items()},
-        "test": {name: metrics.interval(values) for name, values in own.test.items()},
-        "dense": {name: metrics.interval(values) for name, values in reference.test.items()},
-        "share": metrics.interval(own.test[main] / reference.test[main]),
+        "dev": {name: intervals.interval(values) for name, values in own.dev.items()},
+        "test": {name: intervals.interval(values) for name, values in own.test.items()},
+        "dense": {name: intervals.interval(values) for name, values in reference.test.items()},
+        "share": intervals.interval(own.test[main] / reference.test[main]),
         "costs": compare_costs({"dense": dense.model, "pruned": smaller}, few),
     }
 

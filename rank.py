@@ -22,35 +22,18 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from minibert import cli, metrics, page, processes, report, retrieval
-from minibert.attention import Links
 from minibert.config import head_of, name_of
-from minibert.data import (
-    OUTSIDE,
-    Document,
-    document_file,
-    field,
-    parse_document,
-    parse_object,
-    read_documents,
-    share_in_text,
-    word_labels,
-)
+from minibert.data.corpus import document_file, field, parse_document, parse_object, read_documents
+from minibert.data.documents import OUTSIDE, Document, content, share_in_text, word_labels
 from minibert.errors import InputError
-from minibert.evaluation import content
+from minibert.evaluation import intervals, metrics
+from minibert.evaluation.metrics import Array
 from minibert.files import replacing, write_json, write_text
-from minibert.heads import choose_heads, f1_of_all, make_task
-from minibert.keyphrases import (
-    Candidate,
-    Keyphrase,
-    distinct,
-    group,
-    phrase_counts,
-    phrase_measures,
-    rank_phrases,
-)
-from minibert.metrics import Array
-from minibert.ranking import (
+from minibert.heads.links import Links
+from minibert.keyphrases import search as search_
+from minibert.keyphrases.choice import choose_heads, f1_of_all, make_task
+from minibert.keyphrases.phrases import Candidate, Keyphrase, group, rank_phrases
+from minibert.keyphrases.ranker import (
     Linker,
     LinkSettings,
     Ranker,
@@ -59,6 +42,9 @@ from minibert.ranking import (
     full_name,
     neighbours,
 )
+from minibert.keyphrases.scores import distinct, phrase_counts, phrase_measures
+from minibert.report import page, tables
+from minibert.runtime import cli, distributed
 from minibert.tokenizer import word_spans
 
 PAGE = 100  # texts on a page at most
@@ -163,8 +149,8 @@ def run(settings: Extract | Fit | Evaluate | Search) -> None:
 def extract(settings: Extract) -> None:
     if settings.html:
         cli.require("report")
-    writes = processes.join()
-    if processes.size() > 1 and not settings.files:
+    writes = distributed.join()
+    if distributed.size() > 1 and not settings.files:
         raise InputError("several processes cannot share standard input: name files")
     ranker = Ranker(settings)
     skipped: list[str] = []
@@ -179,7 +165,7 @@ def extract(settings: Extract) -> None:
         quiet = None if writes else True
         bar = stack.enter_context(tqdm(desc="texts", unit="text", disable=quiet))
         parts = chunks(read_texts(settings, skipped))
-        for lines, rows in processes.in_order(partial(results, settings, ranker), parts):
+        for lines, rows in distributed.in_order(partial(results, settings, ranker), parts):
             for line in lines if writes else ():
                 print(line, file=out)
             shown += rows[: PAGE - len(shown)] if settings.html else []
@@ -289,8 +275,8 @@ def told(settings: Extract, document: Document, weights: Array, phrases: list[Ke
     if settings.format == "keyphrases":
         return {"id": document.id, "keyphrases": [phrase._asdict() for phrase in phrases]}
     if settings.format == "vectors":
-        terms = retrieval.impacts(document, weights, settings.mixing)
-        return retrieval.whole_vector(document, terms)
+        terms = search_.impacts(document, weights, settings.mixing)
+        return search_.whole_vector(document, terms)
     words = [
         {"text": document.text[start:end], "span": [start, end], "weight": weight}
         for (start, end), weight in zip(document.words, weights.tolist())
@@ -406,7 +392,7 @@ def evaluate(settings: Evaluate) -> None:
             precisions[name].append(metrics.Ranking([words], [weights]).average_precision())
         f1s.append(f1_of_each(ranker, example))
 
-    draws = metrics.resamples(len(documents))
+    draws = intervals.resamples(len(documents))
     values = {name: phrase_measures(documents, each, draws) for name, each in ranked.items()}
     for name, each in precisions.items():
         values[name]["AP"] = metrics.mean_over_documents(np.array(each), draws)
@@ -453,10 +439,10 @@ def show_scores(
     """Print the table, the differences and the single heads; write them to --out."""
     shown = ("F1@5", "F1@10", "F1@15", "micro F1@10", "present F1@10", "F1@O", "P@10", "AP")
     table = {
-        name: {measure: metrics.interval(scores[measure]) for measure in shown}
+        name: {measure: intervals.interval(scores[measure]) for measure in shown}
         for name, scores in values.items()
     }
-    print(report.as_text(report.score_rows(table)))
+    print(tables.as_text(tables.score_rows(table)))
     show_f1({name: scores["F1@10"] for name, scores in values.items()}, alone)
     if settings.out:
         record = {"heads": names_of(ranker), "test": table, "F1@10 of each head": alone}
@@ -466,7 +452,7 @@ def show_scores(
 def show_f1(values: Mapping[str, Array], alone: Mapping[str, float]) -> None:
     """How F1@10 of each way differs from the first's, and what every head has alone."""
     first, *others = values
-    for name, change in zip(others, metrics.changes(np.stack([*values.values()], axis=1))):
+    for name, change in zip(others, intervals.changes(np.stack([*values.values()], axis=1))):
         print(
             f"F1@10, {name} less {first}: {100 * change.value:+.1f} "
             f"[{100 * change.low:+.1f}, {100 * change.high:+.1f}]"
@@ -531,16 +517,16 @@ def inside(document: Document) -> NDArray:
 def search(settings: Search) -> None:
     cli.require("search")
     ranker = Linker(settings)
-    collection = retrieval.read_collection(*retrieval.collection_files(settings.data))
+    collection = search_.read_collection(*search_.collection_files(settings.data))
     rows = search_weights(ranker, collection)
-    plain = [retrieval.uniform(document) for document in collection.documents]
-    counted, mixed = retrieval.grid([0.0]), retrieval.grid()
+    plain = [search_.uniform(document) for document in collection.documents]
+    counted, mixed = search_.grid([0.0]), search_.grid()
     outcomes = {
-        "BM25, k1 1.5, b 0.75": retrieval.cross_validate(collection, plain, [retrieval.Setting()]),
-        "BM25, tuned": retrieval.cross_validate(collection, plain, counted),
+        "BM25, k1 1.5, b 0.75": search_.cross_validate(collection, plain, [search_.Setting()]),
+        "BM25, tuned": search_.cross_validate(collection, plain, counted),
     }
     for name, weights in tqdm(rows.items(), desc="tune", disable=None):
-        outcomes[name] = retrieval.cross_validate(collection, weights, mixed)
+        outcomes[name] = search_.cross_validate(collection, weights, mixed)
     unmatched = outcomes["BM25, tuned"].unmatched
     print(
         f"{len(collection.documents)} documents, {len(collection.queries)} queries ({unmatched} "
@@ -551,23 +537,23 @@ def search(settings: Search) -> None:
     baseline = outcomes["BM25, tuned"].values["nDCG@10"]
     told = {}
     for name, outcome in outcomes.items():
-        told[name] = {m: retrieval.average(v) for m, v in outcome.values.items()}
-        told[name]["p"] = retrieval.randomisation_test(outcome.values["nDCG@10"], baseline)
-    print(report.as_text(report.search_rows(told)))
+        told[name] = {m: search_.average(v) for m, v in outcome.values.items()}
+        told[name]["p"] = search_.randomisation_test(outcome.values["nDCG@10"], baseline)
+    print(tables.as_text(tables.search_rows(told)))
     if settings.out:
         write_json(settings.out, {"heads": names_of(ranker), "test": told})
 
 
-def search_weights(ranker: Linker, collection: retrieval.Collection) -> dict[str, list[Array]]:
+def search_weights(ranker: Linker, collection: search_.Collection) -> dict[str, list[Array]]:
     """Word weights of every document to search, by name."""
     rows: dict[str, list[Array]] = defaultdict(list)
     documents = collection.documents
-    counts = [retrieval.impacts(d, retrieval.uniform(d), 0.0) for d in documents]
-    index = retrieval.Index.build(counts)
+    counts = [search_.impacts(d, search_.uniform(d), 0.0) for d in documents]
+    index = search_.Index.build(counts)
     these = which(ranker)
     for document, links, by_head in attended(ranker, documents):
         weights = {
-            "IDF": retrieval.rarity(document, index),
+            "IDF": search_.rarity(document, index),
             "all heads": by_head.sum(1),
             f"{these} heads": links.received(),
             f"PageRank of {these}": ranker.pagerank(links),

@@ -14,36 +14,31 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from minibert import cli, figures, page, processes
-from minibert.attention import received_by_head
 from minibert.config import name_of
-from minibert.data import (
-    OUTSIDE,
-    Split,
-    first_documents,
-    label_names,
-    load_corpus,
-    make_splits,
-    share_in_text,
-)
+from minibert.data.batches import Split, first_documents, make_splits
+from minibert.data.corpus import load_corpus
+from minibert.data.documents import OUTSIDE, label_names, share_in_text
 from minibert.errors import InputError
-from minibert.evaluation import evaluate, positive, positive_score, predict, predicted_spans
+from minibert.evaluation.intervals import Score
+from minibert.evaluation.tagger import evaluate, positive, positive_score, predict, predicted_spans
 from minibert.files import read_json, sha256, write_json
-from minibert.metrics import Score
+from minibert.heads.links import received_by_head
+from minibert.hub import find_model
 from minibert.model import BertForTokenClassification
-from minibert.plans import choose_plan, stepping_down
-from minibert.report import as_text, marked, score_rows
-from minibert.runs import open_run, read_log
+from minibert.report import figures, page
+from minibert.report.tables import as_text, marked, score_rows
+from minibert.runtime import cli, distributed
+from minibert.runtime.folder import open_run, read_log
 from minibert.tokenizer import Tokenizer
-from minibert.training import (
-    CHECKPOINT,
+from minibert.training.loop import CHECKPOINT, fit
+from minibert.training.memory import choose_plan, stepping_down
+from minibert.training.settings import (
     TrainSettings,
     choose_device,
     choose_precision,
-    fit,
     slow_precision,
 )
-from minibert.weights import find_model, load_pretrained
+from minibert.weights import load_pretrained
 
 SAMPLE = 3  # documents of test in the report
 BEGINNING = 150  # words of the first of them that are shown head by head
@@ -55,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(settings: TrainSettings) -> None:
     cli.require("report")
-    writes = processes.join()
+    writes = distributed.join()
     device = choose_device(settings.device)
     corpus = load_corpus(settings.data)
     every = [document for split in corpus.splits.values() for document in split]
@@ -67,14 +62,14 @@ def train(settings: TrainSettings) -> None:
     check_labels(splits, names, settings.data)
     files = [*folder.glob("*.safetensors"), *folder.glob("*.json"), *folder.glob("vocab.txt")]
     weights = {f"{settings.model} {file.name}": sha256(file) for file in sorted(files)}
-    precision = processes.agree(choose_precision(settings.precision, device, settings.out))
+    precision = distributed.agree(choose_precision(settings.precision, device, settings.out))
     settings = replace(settings, precision=precision)
     inputs = corpus.checksums | weights
     lock = open_run(settings.out, settings, inputs, device=device) if writes else None
     results = settings.out / "results.json"
-    if not processes.agree(results.exists()):
+    if not distributed.agree(results.exists()):
         windows = splits["train"].windows
-        settings, why = processes.agree(choose_plan(config, settings, windows, device))
+        settings, why = distributed.agree(choose_plan(config, settings, windows, device))
         if writes:
             print(describe(splits, names), *filter(None, [corpus.note]), sep="\n")
             print(f"plan {settings.plan}: {why}")
@@ -84,7 +79,7 @@ def train(settings: TrainSettings) -> None:
         found = stepping_down(settings, lambda s: learn(new_tagger(folder, names, s), splits, s))
         if writes:
             write_json(results, found)
-    told = processes.agree(read_json(results) if writes else None)
+    told = distributed.agree(read_json(results) if writes else None)
     model = load_pretrained(settings.out).to(device)
     if OUTSIDE in names:
         count = max(SAMPLE, settings.show)
@@ -105,7 +100,7 @@ def learn(
 ) -> dict:
     """Train, keep the best, score it: what results.json is to hold."""
     device = choose_device(settings.device)
-    with tqdm(desc="train", unit="step", disable=None if processes.rank() == 0 else True) as bar:
+    with tqdm(desc="train", unit="step", disable=None if distributed.rank() == 0 else True) as bar:
         advance = partial(show_step, bar)
         best = fit(model.to(device), splits["train"], splits["dev"], settings, advance)
     plan = {"plan": settings.plan, "tokens": settings.tokens}

@@ -22,12 +22,13 @@ from typing import Literal
 import torch
 
 from benchmarks.workload import Shape, machine, make_model, read_split
-from minibert import BertForTokenClassification, cli, save_pretrained
-from minibert.ablation import ablate, cumulative, masks_without
+from minibert import BertForTokenClassification, save_pretrained
 from minibert.config import Head
-from minibert.costs import flops_of, seconds_of
-from minibert.data import Split
+from minibert.data.batches import Split
 from minibert.errors import InputError
+from minibert.heads.ablation import ablate, cumulative, masks_without
+from minibert.heads.costs import flops_of, seconds_of
+from minibert.runtime import cli
 
 
 @dataclass(frozen=True)

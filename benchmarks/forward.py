@@ -22,10 +22,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.workload import Workload, make_model, row, save
-from minibert import cli, load_pretrained
-from minibert.costs import take_turns
-from minibert.data import Batch
+from minibert import load_pretrained
+from minibert.data.batches import Batch
 from minibert.files import read_json, write_json
+from minibert.heads.costs import take_turns
+from minibert.runtime import cli
 
 Precision = Literal["float32", "int8", "bf16"]
 Encoder = Callable[[Tensor, Tensor], Tensor]  # ids and mask (B, L) -> hidden states (B, L, D)

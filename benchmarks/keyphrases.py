@@ -14,12 +14,13 @@ from statistics import median
 import torch
 
 from benchmarks.workload import machine
-from minibert import cli
-from minibert.costs import take_turns
-from minibert.data import collate, make_batches, make_windows, read_documents
+from minibert.data.batches import collate, make_batches, make_windows
+from minibert.data.corpus import read_documents
 from minibert.errors import InputError
-from minibert.ranking import Ranker, RankSettings
-from minibert.weights import DEFAULT_MODEL, find_model
+from minibert.heads.costs import take_turns
+from minibert.hub import DEFAULT_MODEL, find_model
+from minibert.keyphrases.ranker import Ranker, RankSettings
+from minibert.runtime import cli
 
 
 @dataclass(frozen=True)

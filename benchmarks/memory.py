@@ -1,6 +1,6 @@
 """What one optimizer step takes at most, by every memory plan, without a GPU.
 
-python -m benchmarks.memory. The steps run on fake tensors (minibert/plans.py says what is counted).
+python -m benchmarks.memory. The steps run on fake tensors (minibert/training/memory.py says what is counted).
 Where there is a GPU, real steps are measured beside them, with the allocator held to 2 GiB less a
 CUDA context of 500 MiB.
 """
@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 import torch
 
 from benchmarks.workload import BERT_BASE
-from minibert import BertForTokenClassification, cli
-from minibert.data import Window, collate
-from minibert.plans import MIB, PLANS, predicted_peak
-from minibert.training import Stepper, TrainSettings
+from minibert import BertForTokenClassification
+from minibert.data.batches import Window, collate
+from minibert.runtime import cli
+from minibert.training.memory import MIB, PLANS, predicted_peak
+from minibert.training.settings import TrainSettings
+from minibert.training.step import Stepper
 
 FUSED = replace(BERT_BASE, attention_probs_dropout_prob=0.0)
 

@@ -15,11 +15,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 import prune
-from minibert import cli, metrics
-from minibert.ablation import ablate, by_importance, by_value, masks_without, measure
 from minibert.config import Head
+from minibert.evaluation import intervals
 from minibert.files import read_json, write_json
-from minibert.runs import Run, load_run
+from minibert.heads.ablation import ablate, masks_without, measure
+from minibert.heads.importance import by_importance, by_value
+from minibert.runtime import cli
+from minibert.training.trained import Run, load_run
 
 Share = tuple[float, float, float]  # of the dense model's score, and its interval
 
@@ -118,9 +120,9 @@ def shares_of(dense: Run, masks: Tensor) -> list[Share]:
     """AP on test under each mask, over that of the dense model, with its interval."""
     test = dense.splits["test"]
     statistics = ablate(dense.model, test, masks, progress=tqdm)
-    draws = metrics.resamples(len(test.documents), 300)
+    draws = intervals.resamples(len(test.documents), 300)
     scores = measure(statistics, test, dense.model.config.labels, dense.threshold, draws)["AP"]
-    return [astuple(metrics.interval(score / scores[:, 0])) for score in scores[:, 1:].T]
+    return [astuple(intervals.interval(score / scores[:, 0])) for score in scores[:, 1:].T]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from benchmarks.ablation import Settings as Ablation
 from benchmarks.workload import machine
-from minibert import cli
-from minibert.data import SAMPLE
+from minibert.data.corpus import SAMPLE
 from minibert.files import write_text
+from minibert.runtime import cli
 
 
 @dataclass(frozen=True)

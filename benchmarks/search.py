@@ -1,4 +1,4 @@
-"""BM25 of `minibert.retrieval` and its controls, beside bm25s: nDCG@10, MAP, R@100.
+"""BM25 of `minibert.keyphrases.search` and its controls, beside bm25s: nDCG@10, MAP, R@100.
 
 python -m benchmarks.search --data FOLDER   # with corpus.jsonl, queries.jsonl and qrels.tsv
 """
@@ -13,9 +13,8 @@ import bm25s
 import numpy as np
 import snowballstemmer
 
-from minibert import cli
-from minibert.metrics import Array
-from minibert.retrieval import (
+from minibert.evaluation.metrics import Array
+from minibert.keyphrases.search import (
     Collection,
     Index,
     Setting,
@@ -31,6 +30,7 @@ from minibert.retrieval import (
     terms,
     uniform,
 )
+from minibert.runtime import cli
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,12 @@ from jinja2 import Environment, FileSystemLoader
 from tqdm import tqdm
 
 from benchmarks import tagger
-from minibert import cli, figures, report
 from minibert.errors import InputError
+from minibert.evaluation.intervals import Score
 from minibert.files import read_json, write_text
-from minibert.metrics import Score
-from minibert.runs import read_ablations
+from minibert.report import figures, tables
+from minibert.report.results import read_ablations
+from minibert.runtime import cli
 
 HERE = Path(__file__).parent
 
@@ -96,7 +97,7 @@ def run(settings: Settings) -> None:
     environment = Environment(loader=loader, trim_blocks=True, lstrip_blocks=True)
     environment.filters["spread"] = spread
     page = environment.get_template("study.md.j2").render(
-        study.facts(), collections=COLLECTIONS, settings=settings, search_rows=report.search_rows
+        study.facts(), collections=COLLECTIONS, settings=settings, search_rows=tables.search_rows
     )
     write_text(settings.page, page)
     print(f"The study is in {settings.page}; {(time.monotonic() - began) / 60:.0f} minutes")
@@ -203,8 +204,8 @@ class Study:
         folder = self.tagger(name)
         parts = read_ablations(folder)["ablation-zero"]
         return {
-            "answers": report.ablation_answers(parts),
-            "orders": report.curve_rows(parts["curves"]),
+            "answers": tables.ablation_answers(parts),
+            "orders": tables.curve_rows(parts["curves"]),
             "heads": self.figure(folder / "ablation-zero" / "heads.png", f"study-heads-{name}.png"),
             "curves": self.figure(
                 folder / "ablation-zero" / "curves.png", f"study-curves-{name}.png"

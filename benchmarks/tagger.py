@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Literal
 
 import train
-from minibert import cli
-from minibert.data import Scheme
+from minibert.data.documents import Scheme
 from minibert.files import read_json
-from minibert.training import TrainSettings
+from minibert.runtime import cli
+from minibert.training.settings import TrainSettings
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,13 @@ from transformers import (
 )
 
 from benchmarks.workload import Workload, make_model, row, save
-from minibert import BertForTokenClassification, cli, load_pretrained
-from minibert.costs import seconds_of
-from minibert.data import Batch
+from minibert import BertForTokenClassification, load_pretrained
+from minibert.data.batches import Batch
 from minibert.errors import InputError
-from minibert.training import Stepper, TrainSettings
+from minibert.heads.costs import seconds_of
+from minibert.runtime import cli
+from minibert.training.settings import TrainSettings
+from minibert.training.step import Stepper
 
 DROPOUTS = ((0.1, 0.1), (0.1, 0.0), (0.0, 0.0))  # on attention probabilities: theirs, ours
 

@@ -13,9 +13,10 @@ from typing import Literal
 import torch
 
 from minibert import BertConfig, BertForTokenClassification, load_pretrained, save_pretrained
-from minibert.data import Batch, Split, Window, collate, make_split, read_documents
+from minibert.data.batches import Batch, Split, Window, collate, make_split
+from minibert.data.corpus import read_documents
+from minibert.hub import DEFAULT_MODEL, find_model
 from minibert.tokenizer import Tokenizer
-from minibert.weights import DEFAULT_MODEL, find_model
 
 LABELS = ("O", "I")
 BERT_BASE = BertConfig(30522, 768, 12, 12, 3072, initializer_range=0.1).with_labels(LABELS)

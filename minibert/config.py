@@ -12,7 +12,10 @@ from minibert.errors import InputError
 from minibert.files import read_json
 
 LARGEST = 2**31 - 1  # of a size: the product of two is still a number to torch
+
+
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
+
 
 # A key that changes what is computed, and the values under which it is what minibert computes.
 # transformers leaves a key out where it has its default, so an absent key is always fine.
@@ -23,6 +26,7 @@ FIXED = {
     "add_cross_attention": (False, None),
     "quantization_config": (None,),
 }
+
 
 Head = tuple[int, int]  # (layer, head), both from zero and as the model was born
 

@@ -9,8 +9,14 @@ from torch import Tensor, nn
 from minibert.config import BertConfig
 
 TEMPERATURE = 1 / 3  # beta; Louizos et al. take 2/3, Voita et al. 1/3: sharper
+
+
 STRETCH = (-0.1, 1.1)  # (gamma, zeta), theirs: past 0 and 1, so that both are hit exactly
+
+
 START = 2.5  # log_alpha of a new gate: its fixed value is 1, 96 % of its draws are above 0
+
+
 LIMIT = 6.0  # of |log_alpha|: far enough out to be decided, near enough to come back
 
 

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from minibert.attention import Packing, attend, check_shapes
 from minibert.config import BertConfig
-from minibert.packed import Packing, attend, check_shapes
 
 IGNORED = -100  # the label of a token that is not scored, as in torch and transformers
+
 
 ACTIVATIONS = {
     "gelu": F.gelu,

@@ -18,9 +18,11 @@ from minibert.files import read_json, refuse_pointer, write_json, write_text
 
 Span = tuple[int, int]  # characters (start, end), end exclusive
 
+
 # Scripts written without spaces: there each character is a word, as in BERT's own tokenizer, with
 # the voicing marks behind it, which NFD writes apart.
 UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # kana, Chinese characters
+
 
 # No word contains these: slashes, bars, <>, quotes (apostrophes are allowed), dashes, the ellipsis,
 # and the punctuation of scripts that put no space behind it.
@@ -29,9 +31,16 @@ BARRIERS = (
     r"\u3001-\u3003\u3008-\u301f\uff01\uff02\uff08\uff09\uff0c\uff1a-\uff1c\uff1e\uff1f"
     r"\uff3b-\uff3d\uff5b-\uff65"
 )
+
+
 LETTER, ALNUM = rf"[^\W\d_{UNSPACED}]", rf"[^\W_{UNSPACED}]"
+
+
 _CASED = [*map(chr, range(0x590))]  # Latin, Greek, Cyrillic, Armenian
+
+
 UPPER, LOWER = (f"[{''.join(filter(is_case, _CASED))}]" for is_case in (str.isupper, str.islower))
+
 
 # Marks behind which a space is missing, and the double hyphen that stands for a dash. "heads.The"
 # and "red,green" are two words; "U.S", "e.g", "node.js", "PEDOT:PSS" and "N,N-dimethyl" are one.
@@ -39,7 +48,10 @@ MISSING_SPACE = (
     rf"(?<={ALNUM})[.:!?](?={UPPER}{LOWER})|(?<={LOWER}{LOWER})[.:!?](?={UPPER})"
     rf"|(?<={LETTER}(?:{LETTER}|\.)),(?={LETTER})|--"
 )
+
+
 INNER = rf"(?:(?!{MISSING_SPACE})[^\s()\[\]{{}}{BARRIERS}{UNSPACED}])"
+
 
 # A bracket is part of a word only if it closes there and the word goes on: 25(OH)D, Ca(2+)-binding.
 # Excluded are references, [12], and abbreviations between words without spaces: gates(HCG)are.
@@ -47,15 +59,25 @@ BRACKETED = (
     rf"(?:(?<={ALNUM})|(?<={ALNUM}-))(?!(?<={LOWER})\({UPPER}{{2,}}\){LOWER}|\[[\d,-]*\])"
     rf"(?:\({INNER}*\)|\[{INNER}*\])(?=-?{ALNUM})"
 )
+
+
 TAG = r"</?[A-Za-z][\w:.-]*(?:\s+[\w:.-]+\s*=\s*(?:\"[^\"<>]*\"|'[^'<>]*'|[^\s\"'<>]+))*\s*/?>"
+
+
 CHUNK = re.compile(
     rf"{TAG}|([{UNSPACED}][\u3099\u309a]*|{INNER}+(?:{BRACKETED}{INNER}+)*)"
 )  # group 1: not a tag
+
+
 # C++, CD4+, C#, A*; an asterisk behind a small letter of a longer word is a note or emphasis.
 SYMBOLS = re.compile(rf"\+{{1,2}}(?!\+)|[#\u207a]|(?<!{ALNUM}{LOWER})\*(?!\*)")
 
+
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
 AS_IT_IS = ("PreTrainedTokenizerFast", "TokenizersBackend")  # these classes obey tokenizer.json
+
 
 # A key of tokenizer_config.json that changes ids, and the values with which they are minibert's.
 # Where transformers does not split Chinese characters, its pieces are larger than our words.

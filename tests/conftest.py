@@ -1,15 +1,15 @@
-"""Odd sizes, float64 and N(0, 0.3^2) everywhere: what a wrong formula cannot survive."""
+"""Fixtures: a tiny tagger, a batch, a tokenizer and an encoder folder."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+from tiny import SPECIAL, TINY, randomise
 from tokenizers.implementations import BertWordPieceTokenizer
 
 from minibert import BertConfig, BertForTokenClassification, save_pretrained
-from minibert.data import SAMPLE, read_documents
+from minibert.data.corpus import SAMPLE, read_documents
 from minibert.tokenizer import Tokenizer
 
 torch.set_num_threads(1)  # models this small lose more to threads than they gain
@@ -33,35 +33,6 @@ def tolerance(precision) -> float:
     """How far two trainings may be apart that differ in the order of sums. In bf16 a rounding turns
     the sign of small gradients: a weight then moves by the learning rate, 0.01, the other way."""
     return {"float32": 1e-4, "bf16": 0.03}[precision]
-
-
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-TINY = BertConfig(
-    vocab_size=53,
-    hidden_size=30,
-    num_hidden_layers=3,
-    num_attention_heads=5,
-    intermediate_size=37,
-    max_position_embeddings=19,
-    type_vocab_size=3,
-    id2label={0: "O", 1: "B", 2: "I"},
-)
-
-
-def randomise(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """Every parameter from N(0, 0.3^2), norms and biases too."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            draw = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            parameter.copy_(0.3 * draw)
-    return model
-
-
-def tagger_for(pieces: Tokenizer) -> BertForTokenClassification:
-    """TINY with the vocabulary of `pieces`, for windows of real text."""
-    config = replace(TINY, vocab_size=pieces.size, max_position_embeddings=64)
-    return randomise(BertForTokenClassification(config).double()).eval()
 
 
 @pytest.fixture

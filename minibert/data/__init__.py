@@ -1,0 +1,1 @@
+"""Text -> labelled documents -> windows -> batches."""

@@ -1,0 +1,1 @@
+"""The study of heads: ablation, importance, gates, links."""

@@ -1,0 +1,1 @@
+"""What heads are used for: keyphrases, word weights, search."""

@@ -1,0 +1,1 @@
+"""Results to read: tables, figures, pages."""

@@ -1,0 +1,1 @@
+"""How a run is started, recorded, resumed and shared by processes."""

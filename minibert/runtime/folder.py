@@ -1,0 +1,138 @@
+"""A run folder: what was asked for, what came out, and going on after a kill."""
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from minibert.errors import InputError
+from minibert.files import clear_left_over, locked, read_json, write_json, write_text, writing
+
+# Settings that may differ when a run is taken up again, with less memory, say; of the files that
+# `run` and `order` name the checksums are compared.
+FREE = ("out", "show", "device", "tokens", "plan", "memory_limit", "run", "order")
+
+
+PRUNED = "pruned"  # in run.json: how prune.py made this model from that of the recorded run
+
+
+LIBRARIES = ("minibert", "torch", "numpy", "tokenizers", "safetensors")
+
+
+def open_run(
+    folder: str | Path,
+    settings: Any,
+    inputs: dict[str, str],
+    free: Sequence[str] = (),
+    device: torch.device | str = "cpu",
+) -> IO:
+    """Begin a run in `folder`, or take up the one there if settings and inputs are the same.
+
+    `settings`: a dataclass, compared but for FREE and `free`. `inputs`: their checksums. `device`
+    is recorded with the number of threads, and not compared. Returns the lock, to be kept: a second
+    process on the folder is refused. Raises InputError.
+    """
+    folder = Path(folder)
+    record = {
+        "settings": _as_json(settings),
+        "inputs": inputs,
+        "machine": {"device": str(device), "threads": torch.get_num_threads()},
+        "versions": {"python": platform.python_version()} | {n: _version(n) for n in LIBRARIES},
+    }
+    for name in [*FREE, *free]:
+        record["settings"].pop(name, None)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        ours = (folder / "run.json").exists() or all(p.name[0] == "." for p in folder.iterdir())
+        if not ours:
+            raise InputError(f"{folder}: not empty, and no run of ours; name another folder")
+        busy = f"{folder}: another process is working there; wait or name another"
+        lock = locked(folder / ".lock", busy)
+        clear_left_over(folder)
+    except OSError as error:
+        raise InputError(f"{folder}: no folder to write to ({error.strerror})") from None
+    if (folder / "run.json").exists():
+        old = _read_record(folder)
+        if PRUNED in old:
+            raise InputError(f"{folder}: a model that prune.py made; name another folder")
+        _compare(folder, old, record)
+    else:
+        write_json(folder / "run.json", record)
+    return lock
+
+
+def _version(package: str) -> str:
+    """Of a package; "unknown" where it is not installed, as in a clone of minibert."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def recorded_precision(folder: str | Path) -> Any:
+    """The precision of the run in `folder`; None where no run has begun."""
+    folder = Path(folder)
+    if not (folder / "run.json").exists():
+        return None
+    return _read_record(folder)["settings"].get("precision")
+
+
+def _as_json(settings: Any) -> dict:
+    return json.loads(json.dumps(asdict(settings), default=str))
+
+
+def inherit(parent: str | Path, folder: str | Path, settings: Any) -> None:
+    """Make `folder` a run on what `parent` was trained and reported on, pruned by `settings`."""
+    record = _read_record(Path(parent))
+    write_json(Path(folder) / "run.json", record | {PRUNED: _as_json(settings)})
+
+
+def _read_record(folder: Path) -> dict:
+    record = read_json(folder / "run.json")
+    parts = ("settings", "inputs")
+    if not isinstance(record, dict) or not all(isinstance(record.get(p), dict) for p in parts):
+        raise InputError(f"{folder}: run.json is not the record of a run; name another folder")
+    return record
+
+
+def _compare(folder: Path, old: dict, new: dict) -> None:
+    for part in ("settings", "inputs"):
+        for key in sorted((old[part].keys() | new[part].keys()) - {*FREE}):
+            was, now = (record[part].get(key, "(none)") for record in (old, new))
+            if was != now:
+                raise InputError(
+                    f"{folder}: holds a run with {key} = {was}, not {now}; "
+                    "name another folder, or delete this one to start over"
+                )
+
+
+def read_log(run: str | Path) -> list[dict]:
+    """The lines of metrics.jsonl."""
+    lines = (Path(run) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+class Log:
+    """metrics.jsonl: one JSON object a line, each with its step, cut back to a step on resume."""
+
+    def __init__(self, path: str | Path, step: int):
+        path = Path(path)
+        lines = path.read_text(encoding="utf-8").splitlines(True) if path.exists() else []
+        try:
+            kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] <= step]
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{path}: damaged; delete the run folder to start over") from None
+        write_text(path, "".join(kept))
+        self._path = path
+        with writing(path):
+            self._file = path.open("a", encoding="utf-8")
+
+    def write(self, **values: Any) -> None:
+        with writing(self._path):
+            self._file.write(json.dumps(values) + "\n")
+            self._file.flush()

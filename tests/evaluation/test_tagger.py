@@ -1,0 +1,415 @@
+"""Predictions against windows run alone, reports against scikit-learn on the same words."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as sklearn
+from tiny import TINY, randomise
+
+from minibert import BertForTokenClassification
+from minibert.data.batches import Split, make_split, make_windows
+from minibert.data.corpus import load_corpus, parse_document
+from minibert.data.documents import Document, content, stop_words
+from minibert.evaluation.intervals import Score
+from minibert.evaluation.metrics import Ranking
+from minibert.evaluation.tagger import (
+    commonest_label,
+    decode,
+    evaluate,
+    label_scores,
+    positive,
+    positive_score,
+    predict,
+    predicted_spans,
+    share,
+    word_prior,
+    word_scores,
+)
+from minibert.tokenizer import normal_form, word_spans
+
+LENGTH = 64
+
+
+def doc(text, id="d"):
+    return Document(id, text, word_spans(text), [])
+
+
+def make_tagger(pieces, labels, **sizes):
+    config = replace(
+        TINY, vocab_size=pieces.size, max_position_embeddings=LENGTH, num_hidden_layers=2, **sizes
+    )
+    return randomise(BertForTokenClassification(config.with_labels(labels)).double()).eval()
+
+
+@pytest.fixture(scope="module")
+def reader(pieces):
+    """A random float64 tagger with positions enough for the windows here."""
+    return make_tagger(pieces, ("O", "B", "I"))
+
+
+@pytest.fixture(scope="module")
+def documents():
+    return [*load_corpus("sample").splits["dev"][:3], doc("One."), doc("late frost " * 20)]
+
+
+@pytest.fixture(scope="module")
+def windows(documents, pieces):
+    return make_windows(documents, pieces, LENGTH)
+
+
+# Prediction -------------------------------------------------------------------------------------
+
+
+def run_alone(model, documents, windows, head_mask=None):
+    """Each window as a batch of one, its softmax spelled out."""
+    out = [np.full((len(d.words), len(model.config.labels)), np.nan) for d in documents]
+    for window in windows:
+        with torch.no_grad():
+            logits = model(torch.tensor([window.input_ids]), head_mask=head_mask).logits[0]
+        probs = logits.exp() / logits.exp().sum(-1, keepdim=True)
+        for word, position in zip(window.words, window.positions):
+            out[window.document][word] = probs[position].log().numpy()
+    return out
+
+
+@pytest.mark.parametrize("tokens", [1, 150, 100_000])
+def test_predictions_are_those_of_each_window_alone(reader, documents, windows, tokens):
+    assert len(windows) > 3 * len(documents)
+    found = predict(reader, windows, documents, tokens=tokens)
+    for ours, alone in zip(found, run_alone(reader, documents, windows)):
+        assert ours.dtype == np.float64
+        np.testing.assert_allclose(ours, alone, rtol=0, atol=1e-10)
+
+
+def test_predictions_do_not_depend_on_the_order_of_windows(reader, documents, windows):
+    for ours, other in zip(
+        predict(reader, windows, documents), predict(reader, windows[::-1], documents)
+    ):
+        np.testing.assert_allclose(ours, other, rtol=0, atol=1e-10)
+
+
+def test_prediction_passes_the_head_mask_on(reader, documents, windows):
+    mask = torch.ones(2, 5, dtype=torch.float64)
+    mask[0, 3] = mask[1, 0] = 0
+    found = predict(reader, windows, documents, head_mask=mask)
+    for ours, alone in zip(found, run_alone(reader, documents, windows, mask)):
+        np.testing.assert_allclose(ours, alone, rtol=0, atol=1e-10)
+    assert not np.allclose(found[0], predict(reader, windows, documents)[0])
+
+
+def test_prediction_shows_its_batches_to_progress(reader, documents, windows):
+    seen = []
+
+    def progress(groups):
+        seen.extend(groups)
+        return groups
+
+    predict(reader, windows, documents, tokens=200, progress=progress)
+    assert sorted(w for group in seen for w in group) == sorted(windows)
+    assert all(sum(len(w.input_ids) for w in group) <= 200 for group in seen)
+
+
+def test_positive_score_is_the_log_odds_of_not_being_outside():
+    probs = np.array([[0.5, 0.3, 0.2], [0.9, 0.05, 0.05], [0.1, 0.9, 0.0]])
+    with np.errstate(divide="ignore"):
+        logs = np.log(probs)
+    expected = [0.0, math.log(0.1 / 0.9), math.log(9)]
+    assert positive_score(logs, ("O", "B", "I")) == pytest.approx(expected, abs=1e-12)
+    moved = logs[:, [1, 2, 0]]
+    assert positive_score(moved, ("B", "I", "O")) == pytest.approx(expected, abs=1e-12)
+    assert positive_score(logs[:, 1:], ("I", "O"))[0] == pytest.approx(math.log(0.3 / 0.2))
+
+
+def test_positive_score_of_near_certain_words_keeps_their_order():
+    """Where the probability of O rounds to 1: a ratio of probabilities would be lost."""
+    logs = np.array([[-1e-40, -90.0, -95.0], [-1e-40, -91.0, -95.0]])
+    first, second = positive_score(logs, ("O", "B", "I"))
+    assert first == pytest.approx(-90 + math.log1p(math.exp(-5)))
+    assert second < first
+
+
+def test_positive_are_the_words_with_another_label_than_o():
+    found = positive([[0, 2, 1], [2]], ("B", "I", "O"))
+    assert [f.tolist() for f in found] == [[True, False, True], [False]]
+
+
+@pytest.mark.parametrize(
+    ("text", "inside", "phrases"),
+    [
+        ("The red fox.", [0, 0, 0], []),
+        ("The red fox.", [0, 1, 1], ["red fox"]),
+        ("The red fox.", [1, 0, 1], ["The", "fox"]),
+        ("The red\n fox.", [1, 1, 1], ["The red\n fox"]),
+        ("red, fox", [1, 1], ["red", "fox"]),
+        ("client/server side", [1, 1, 1], ["client", "server side"]),
+        ("深度 x", [1, 1, 1], ["深度 x"]),
+        ("'red' fox den", [1, 1, 1], ["red", "fox den"]),
+        ("one two three four", [1, 1, 0, 1], ["one two", "four"]),
+    ],
+)
+def test_predicted_spans_join_neighbours_with_white_space_between(text, inside, phrases):
+    spans = predicted_spans(doc(text), np.array(inside, dtype=bool))
+    assert [text[a:b] for a, b in spans] == phrases
+
+
+# Baselines --------------------------------------------------------------------------------------
+
+
+def test_content_words_are_neither_stop_words_nor_numbers():
+    text = "The frost isn't 3.5 of THEIR orchards, 1990s 12 x2 don't"
+    assert content(doc(text)).tolist() == [0, 1, 0, 0, 0, 0, 1, 1, 0, 1, 0]
+    text = "IT is in the U.S. but BACKGROUND AND AIMS: it, We; THE END"
+    assert content(doc(text)).tolist() == [1, 0, 0, 0, 1, 0, 1, 0, 1, 0, 0, 0, 1]
+    assert content(doc("A* or C++")).tolist() == [1, 0, 1]
+    assert {"the", "of", "dont"} <= stop_words()
+    assert all(word == normal_form(word) for word in stop_words())
+
+
+def test_word_prior_by_hand():
+    """Six words, three of them hits: the mean is 1/2, and counts as one more word."""
+    train = [doc("Frost, frost the"), doc("FROST the apple")]
+    gold = [np.array([True, False, False]), np.array([True, False, True])]
+    prior = word_prior(train, gold)
+    expected = [(2 + 0.5) / 4, (0 + 0.5) / 3, (1 + 0.5) / 2, 0.5]
+    assert prior(doc("frost the apple unseen")) == pytest.approx(expected, abs=1e-12)
+
+
+def tagged(id, text):
+    """A document of word/label pairs."""
+    words, labels = zip(*(pair.split("/") for pair in text.split()))
+    return parse_document(json.dumps({"id": id, "words": words, "labels": labels}), "here")
+
+
+def test_commonest_label_by_hand():
+    documents = [doc("Run run RUN a"), doc("run, a cat cat"), doc("x y")]
+    train = Split(documents, [], [[2, 1, 2, 0], [2, 0, 1, 1], [2, 2]])
+    assert commonest_label(train)(doc("A run cat unseen a")).tolist() == [0, 2, 1, 2, 0]
+    fewer = Split(documents[:2], [], train.targets[:2])
+    assert commonest_label(fewer)(doc("x cat")).tolist() == [2, 1]
+
+
+# Scores -----------------------------------------------------------------------------------------
+
+
+def random_split(labels, documents=8, seed=0):
+    """Log-probabilities and targets."""
+    draw = np.random.default_rng(seed)
+    sizes = draw.integers(2, 30, documents)
+    probs = [draw.dirichlet(np.ones(labels), n) for n in sizes]
+    return [np.log(p) for p in probs], [draw.integers(0, labels, n).tolist() for n in sizes]
+
+
+def test_label_scores_are_means_over_words():
+    names = ("N", "V", "D")
+    logs, targets = random_split(3)
+    scores = label_scores(logs, targets, names)
+    assert set(scores) == {"loss", "accuracy"}
+    gold, every = np.concatenate(targets), np.concatenate(logs)
+    assert scores["loss"].value == pytest.approx(sklearn.log_loss(gold, np.exp(every)), abs=1e-10)
+    assert scores["accuracy"].value == pytest.approx((every.argmax(1) == gold).mean(), abs=1e-12)
+    for score in scores.values():
+        assert score.low < score.value < score.high
+
+
+@pytest.mark.parametrize(
+    ("names", "measures"),
+    [
+        (("O", "I"), {"loss"}),
+        (("O", "B", "I"), {"loss", "entity F1"}),
+        (("O", "B-X", "I-X"), {"loss", "entity F1"}),
+        (("B-X", "I-X"), {"loss", "accuracy", "entity F1"}),
+        (("O", "S-X", "E-X"), {"loss", "entity F1"}),
+        (("O", "U-X"), {"loss", "entity F1"}),
+        (("O", "I-X"), {"loss"}),
+        (("O", "S", "W"), {"loss"}),
+        (("ADJ", "Be"), {"loss", "accuracy"}),
+    ],
+)
+def test_label_scores_fit_the_labels(names, measures):
+    assert set(label_scores(*random_split(len(names)), names)) == measures
+
+
+def test_entity_f1_by_hand():
+    """Gold "B I O", found "B I B": one of one, and one invented: 2 / 3."""
+    logs = np.log(np.array([[0.1, 0.8, 0.1], [0.1, 0.1, 0.8], [0.1, 0.8, 0.1]]))
+    scores = label_scores([logs], [[1, 2, 0]], ("O", "B", "I"))
+    assert scores["entity F1"].value == pytest.approx(2 / 3)
+
+
+def test_share_is_over_words_not_documents():
+    assert share([np.array([True]), np.array([False, False, True])]).value == 0.5
+
+
+def test_word_scores_are_sklearns_at_the_threshold():
+    draw = np.random.default_rng(0)
+    gold = [draw.random(n) < 0.4 for n in (5, 30, 12, 20, 8)]
+    ranks = [(draw.normal(size=len(g)) + g).round(1) for g in gold]
+    scores = word_scores(gold, ranks, 0.5)
+    g, r = np.concatenate(gold), np.concatenate(ranks)
+    assert (r == 0.5).any()  # "at or above"
+    assert {name: score.value for name, score in scores.items()} == pytest.approx(
+        {
+            "AP": sklearn.average_precision_score(g, r),
+            "F1": sklearn.f1_score(g, r >= 0.5),
+            "precision": sklearn.precision_score(g, r >= 0.5),
+            "recall": sklearn.recall_score(g, r >= 0.5),
+            "accuracy": sklearn.accuracy_score(g, r >= 0.5),
+        },
+        abs=1e-12,
+    )
+    assert all(s.low < s.value < s.high for s in scores.values())
+
+
+# Evaluation -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sample_splits(pieces):
+    splits = load_corpus("sample").splits
+    return {
+        name: make_split(documents[:12], pieces, "bio", ("O", "B", "I"), LENGTH)
+        for name, documents in splits.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def report(reader, sample_splits):
+    return evaluate(reader, sample_splits)
+
+
+WORD_MEASURES = {"AP", "F1", "precision", "recall", "accuracy"}
+
+
+def test_the_report_has_the_documented_form(report):
+    assert set(report) == {"threshold", "dev", "test"}
+    for name in ("dev", "test"):
+        assert {system: set(scores) for system, scores in report[name].items()} == {
+            "minibert": WORD_MEASURES | {"loss", "entity F1"},
+            "word prior": WORD_MEASURES,
+            "no stop words": WORD_MEASURES,
+        }
+        for scores in report[name].values():
+            for score in scores.values():
+                assert isinstance(score, Score)
+                assert score.low <= score.value <= score.high
+
+
+@pytest.fixture(scope="module")
+def ranks(reader, sample_splits):
+    """Each system's word scores, by split: the log-odds and the baselines computed again here."""
+    train = sample_splits["train"]
+    hits, seen = {}, {}
+    for document, targets in zip(train.documents, train.targets):
+        for word, target in zip(document.forms(), targets):
+            hits[word] = hits.get(word, 0) + (target != 0)
+            seen[word] = seen.get(word, 0) + 1
+    mean = sum(hits.values()) / sum(seen.values())
+    out = {}
+    for name in ("dev", "test"):
+        documents = sample_splits[name].documents
+        words = [form for d in documents for form in d.forms()]
+        probs = np.exp(np.concatenate(run_alone(reader, documents, sample_splits[name].windows)))
+        out[name] = {
+            "minibert": np.log((probs[:, 1] + probs[:, 2]) / probs[:, 0]),
+            "word prior": np.array([(hits.get(w, 0) + mean) / (seen.get(w, 0) + 1) for w in words]),
+            "no stop words": np.array(
+                [float(w not in stop_words() and not w.isdigit()) for w in words]
+            ),
+        }
+    return out
+
+
+@pytest.mark.parametrize("system", ["minibert", "word prior", "no stop words"])
+def test_the_threshold_is_the_best_on_dev_and_the_scores_follow(
+    report, ranks, sample_splits, system
+):
+    gold = {
+        name: np.concatenate([np.array(t) != 0 for t in sample_splits[name].targets])
+        for name in ("dev", "test")
+    }
+    by_dev = {}
+    for threshold in set(ranks["dev"][system]):
+        chosen = ranks["dev"][system] >= threshold
+        both = (chosen & gold["dev"]).sum()
+        by_dev[threshold] = 2 * both / (chosen.sum() + gold["dev"].sum())
+    threshold = max(by_dev, key=by_dev.get)
+    if system == "minibert":
+        assert report["threshold"] == pytest.approx(threshold, abs=1e-9)
+    for name in ("dev", "test"):
+        chosen = ranks[name][system] >= threshold - 1e-9
+        assert {m: report[name][system][m].value for m in WORD_MEASURES} == pytest.approx(
+            {
+                "AP": sklearn.average_precision_score(gold[name], ranks[name][system].round(9)),
+                "F1": sklearn.f1_score(gold[name], chosen),
+                "precision": sklearn.precision_score(gold[name], chosen),
+                "recall": sklearn.recall_score(gold[name], chosen),
+                "accuracy": sklearn.accuracy_score(gold[name], chosen),
+            },
+            abs=1e-9,
+        )
+
+
+def test_the_threshold_on_test_would_have_been_another(ranks, sample_splits, report):
+    """Else the test above could not tell dev from test."""
+    gold = [np.concatenate([np.array(t) != 0 for t in sample_splits["test"].targets])]
+    assert Ranking(gold, [ranks["test"]["minibert"]]).best_threshold() != pytest.approx(
+        report["threshold"]
+    )
+
+
+@pytest.fixture(scope="module")
+def tagging(pieces):
+    """Documents with a label for every word, none of them O."""
+    documents = [
+        tagged("1", "late/J frost/N kills/V late/J ./P"),
+        tagged("2", "frost/N late/R ./P"),
+        tagged("3", "late/J kills/N orchards/N"),
+    ]
+    names = ("J", "N", "P", "R", "V")
+    split = make_split(documents[:2], pieces, "given", names, LENGTH)
+    other = make_split(documents[1:], pieces, "given", names, LENGTH)
+    return make_tagger(pieces, names), {"train": split, "dev": split, "test": other}
+
+
+def test_labels_without_o_are_scored_by_accuracy(tagging):
+    """Commonest in train: late J, frost N, kills V, "." P; J for "orchards", as it came first."""
+    model, splits = tagging
+    report = evaluate(model, splits)
+    assert report["threshold"] is None
+    for name in ("dev", "test"):
+        assert {system: set(scores) for system, scores in report[name].items()} == {
+            "minibert": {"loss", "accuracy"},
+            "word's commonest label": {"accuracy"},
+        }
+        split = splits[name]
+        logs = np.concatenate(run_alone(model, split.documents, split.windows))
+        gold = np.concatenate(split.targets)
+        scores = report[name]["minibert"]
+        assert scores["accuracy"].value == pytest.approx((logs.argmax(1) == gold).mean())
+        assert scores["loss"].value == pytest.approx(-logs[np.arange(len(gold)), gold].mean())
+    usual = "word's commonest label"
+    assert report["dev"][usual]["accuracy"].value == pytest.approx(7 / 8)
+    assert report["test"][usual]["accuracy"].value == pytest.approx(3 / 6)
+
+
+def test_a_window_of_another_document_is_not_mixed_up(reader, pieces):
+    """Two documents whose windows have one length, given in turn."""
+    documents = [doc("late frost"), doc("frost late")]
+    first, second = make_windows(documents, pieces, LENGTH)
+    found = predict(reader, [second, first], documents)
+    alone = run_alone(reader, documents, [first, second])
+    for ours, expected in zip(found, alone):
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-10)
+
+
+def test_decoding_takes_o_below_the_threshold_and_the_best_other_label_above():
+    logs = np.log([[0.6, 0.3, 0.1], [0.6, 0.1, 0.3], [0.9, 0.06, 0.04], [0.2, 0.4, 0.4]])
+    names = ("O", "B", "I")
+    assert decode(logs, names, None).tolist() == [0, 0, 0, 1]
+    assert decode(logs, names, np.log(0.5)).tolist() == [1, 2, 0, 1]
+    swapped = logs[:, [1, 0, 2]]
+    assert decode(swapped, ("B", "O", "I"), np.log(0.5)).tolist() == [0, 2, 1, 0]

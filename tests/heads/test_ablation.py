@@ -1,0 +1,299 @@
+"""Fast ablation is the naive loop; orders, gradients and what heads look at, each a second way."""
+
+import copy
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from sklearn.metrics import average_precision_score
+from tiny import TINY, tagger_for
+from torch import Tensor
+
+from minibert import BertForTokenClassification
+from minibert.config import head_of, name_of
+from minibert.data.batches import Split, make_split
+from minibert.data.corpus import SAMPLE, read_documents
+from minibert.evaluation import intervals
+from minibert.evaluation.tagger import positive, positive_score, predict
+from minibert.heads import ablation, importance, orders
+from minibert.heads.ablation import ablate, cumulative, masks_without, mean_context
+from minibert.heads.importance import by_value, gaze, head_gradients
+from minibert.heads.orders import refreshed_order
+from minibert.pruning import without_heads
+
+pytestmark = pytest.mark.numeric
+
+LABELS = ("O", "B", "I")
+LAYERS, HEADS = TINY.num_hidden_layers, TINY.num_attention_heads
+
+
+@pytest.fixture(scope="module")
+def model(pieces) -> BertForTokenClassification:
+    return tagger_for(pieces)
+
+
+@pytest.fixture(scope="module")
+def split(pieces) -> Split:
+    """Three documents in many overlapping windows."""
+    documents = read_documents(SAMPLE / "dev.jsonl")[:3]
+    return make_split(documents, pieces, "bio", LABELS, 60)
+
+
+def naive(model, split, mask: Tensor | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Loss and right words of each document, and the rank of every word, by one full evaluation."""
+    log_probs = predict(model, split.windows, split.documents, head_mask=mask)
+    gold = [np.array(target) for target in split.targets]
+    loss = [-p[np.arange(len(g)), g].sum() for p, g in zip(log_probs, gold)]
+    right = [(p.argmax(1) == g).sum() for p, g in zip(log_probs, gold)]
+    ranks = np.concatenate([positive_score(p, LABELS) for p in log_probs])
+    return np.array(loss), np.array(right), ranks
+
+
+def assert_row(statistics, row: int, expected) -> None:
+    for array, other in zip(statistics, expected):
+        np.testing.assert_allclose(array[row], other, rtol=0, atol=1e-10)
+
+
+def singles() -> Tensor:
+    return masks_without(TINY, [[head] for head in TINY.present_heads])
+
+
+@pytest.mark.parametrize("tokens", [1, 200, 10_000])
+def test_fast_ablation_equals_the_naive_loop(model, split, tokens):
+    generator = torch.Generator().manual_seed(0)
+    several = torch.rand(4, LAYERS, HEADS, generator=generator, dtype=torch.float64)
+    several[0, :2] = 1
+    several[1] = 1
+    several[2] = 0
+    masks = torch.cat([singles()[[0, 4, 5, 7, 14]].double(), several])
+    statistics = ablate(model, split, masks, tokens=tokens)
+    assert_row(statistics, 0, naive(model, split))
+    for row, mask in enumerate(masks, 1):
+        assert_row(statistics, row, naive(model, split, mask))
+
+
+@pytest.mark.parametrize("stride", [1, 4])
+def test_cumulative_masking_equals_the_naive_loop(model, split, stride):
+    order = TINY.present_heads
+    np.random.default_rng(0).shuffle(order)
+    order = [tuple(map(int, head)) for head in order]
+    statistics = cumulative(model, split, order, stride=stride, tokens=150)
+    assert len(statistics.loss) == {1: 16, 4: 5}[stride]
+    for row in range(len(statistics.loss)):
+        mask = masks_without(TINY, [order[: row * stride]])[0].double()
+        assert_row(statistics, row, naive(model, split, mask))
+
+
+def with_mean_output(model, fill: Tensor, silenced) -> BertForTokenClassification:
+    """The model whose output biases already hold what the silenced heads put out on average."""
+    changed = copy.deepcopy(model)
+    with torch.no_grad():
+        for layer, head in silenced:
+            output = changed.bert.layers[layer].attention.output
+            columns = slice(head * TINY.head_size, (head + 1) * TINY.head_size)
+            output.bias += output.weight[:, columns] @ fill[layer, head]
+            output.weight[:, columns] = 0
+    return changed
+
+
+def test_mean_ablation_is_the_mean_output_in_the_bias(model, split):
+    fill = mean_context(model, split).double()
+    sets = [[(0, 2)], [(2, 4)], [(0, 1), (1, 1), (1, 3)]]
+    statistics = ablate(model, split, masks_without(TINY, sets), fill)
+    for row, silenced in enumerate(sets, 1):
+        assert_row(statistics, row, naive(with_mean_output(model, fill, silenced), split))
+    order = [(1, 1), (0, 1), (1, 3), (2, 0)]
+    steps = cumulative(model, split, order, fill)
+    for step in range(1, 5):
+        assert_row(steps, step, naive(with_mean_output(model, fill, order[:step]), split))
+
+
+def test_mean_context_is_the_mean_over_all_tokens(model, split):
+    total, count = torch.zeros(LAYERS, HEADS, TINY.head_size, dtype=torch.float64), 0
+    for window in split.windows:
+        ids = torch.tensor([window.input_ids])
+        hidden = model.bert.embeddings(ids[0], torch.arange(ids.shape[1]), torch.zeros_like(ids[0]))
+        packing = model.bert.packing(torch.ones_like(ids))
+        for number, layer in enumerate(model.bert.layers):
+            total[number] += layer.attention.context(hidden, packing).sum(0).detach()
+            hidden = layer(hidden, packing)
+        count += ids.shape[1]
+    for tokens in (64, 4096):
+        measured = mean_context(model, split, tokens=tokens)
+        torch.testing.assert_close(measured.double(), total / count, rtol=0, atol=1e-10)
+
+
+def test_a_head_with_zeroed_columns_has_exactly_no_effect_and_the_others_do(model, split):
+    dead = copy.deepcopy(model)
+    with torch.no_grad():
+        dead.bert.layers[1].attention.output.weight[:, 2 * 6 : 3 * 6] = 0
+    loss = ablate(dead, split, singles()).loss
+    moved = np.abs(loss[1:] - loss[0]).max(1).reshape(LAYERS, HEADS)
+    assert moved[1, 2] < 1e-12
+    moved[1, 2] = 1
+    assert moved.min() > 1e-4
+
+
+def test_a_pruned_model_is_ablated_by_its_original_head_numbers(model, split):
+    gone = [(0, 0), (0, 3), (1, 0), (1, 1), (1, 2), (1, 3), (1, 4)]
+    smaller = without_heads(model, gone)
+    masks = masks_without(TINY, [[(0, 4)], [(2, 1)], [(0, 0)]])
+    statistics = ablate(smaller, split, masks)
+    for row, head in enumerate([None, (0, 4), (2, 1), None]):
+        silenced = gone + ([head] if head else [])
+        assert_row(
+            statistics, row, naive(model, split, masks_without(TINY, [silenced])[0].double())
+        )
+
+
+def test_a_mask_of_the_wrong_shape_is_refused(model, split):
+    with pytest.raises(ValueError, match=r"\(V, 3, 5\), not \(3, 5\)"):
+        ablate(model, split, torch.ones(3, 5))
+
+
+def test_gradients_are_each_documents_own_and_agree_with_differences(model, split):
+    gradients = head_gradients(model, split, tokens=100)
+    np.testing.assert_allclose(gradients, head_gradients(model, split, tokens=9999), atol=1e-10)
+    step = 1e-5
+    for head in [(0, 0), (1, 3), (2, 4)]:
+        up, down = (torch.ones(LAYERS, HEADS, dtype=torch.float64) for _ in range(2))
+        up[head] += step
+        down[head] -= step
+        slope = (naive(model, split, up)[0] - naive(model, split, down)[0]) / (2 * step)
+        np.testing.assert_allclose(gradients[:, head[0], head[1]], slope, rtol=1e-6, atol=1e-6)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_gaze_measures_entropy_and_attention_received(model, split):
+    gold = positive(split.targets, LABELS)
+    measured = gaze(model, split, gold)
+    entropy, count = torch.zeros(LAYERS, HEADS, dtype=torch.float64), 0
+    received = [np.zeros((len(t), HEADS)) for t in split.targets]  # of layer 1
+    for window in split.windows:
+        attentions = model(torch.tensor([window.input_ids]), return_attentions=True).attentions
+        for layer, probs in enumerate(attentions):
+            entropy[layer] -= (probs * probs.log()).sum((0, 2, 3)).detach()
+        count += len(window.input_ids)
+        for head in range(HEADS):
+            for word in window.words:
+                own = [i for i, w in enumerate(window.owners) if w == word]
+                others = [i for i, w in enumerate(window.owners) if w not in (-1, word)]
+                total = attentions[1][0, head][others][:, own].sum().item()
+                received[window.document][word, head] = total
+    np.testing.assert_allclose(measured["entropy"], entropy / count, atol=1e-10)
+    every, inside = np.concatenate(received), np.concatenate(gold)
+    ratio = every[inside].mean(0) / every[~inside].mean(0)
+    np.testing.assert_allclose(measured["towards"][1], ratio, atol=1e-10)
+    for head in range(HEADS):
+        ap = average_precision_score(inside, every[:, head])
+        assert measured["AP"][1, head] == pytest.approx(ap, abs=1e-10)
+
+
+def test_measures_of_every_mask(model, split):
+    masks = singles()[:3]
+    statistics = ablate(model, split, masks)
+    draws = intervals.resamples(3, 20)
+    values = ablation.measure(statistics, split, LABELS, 0.5, draws)
+    gold = np.concatenate(positive(split.targets, LABELS))
+    for column, mask in enumerate([None, *masks.double()]):
+        loss, _, ranks = naive(model, split, mask)
+        assert values["loss"][0, column] == pytest.approx(loss.sum() / len(gold), abs=1e-10)
+        ap = average_precision_score(gold, ranks)
+        assert values["AP"][0, column] == pytest.approx(ap, abs=1e-10)
+        accuracy = ((ranks >= 0.5) == gold).mean()
+        assert values["accuracy"][0, column] == pytest.approx(accuracy, abs=1e-10)
+    # A resample that draws only document 1 is document 1.
+    alone = ablation.measure(statistics, split, LABELS, 0.5, np.array([[0.0, 3.0, 0.0]]))
+    loss = statistics.loss[:, 1] / len(split.targets[1])
+    np.testing.assert_allclose(alone["loss"][0], loss, atol=1e-10)
+
+
+def test_greedy_takes_the_head_whose_loss_without_it_is_lowest(model, split):
+    order = orders.greedy_order(model, split, few=LAYERS * HEADS, every=1)
+    assert sorted(order) == TINY.present_heads
+    first = ablate(model, split, singles()).loss[1:].sum(1).argmin()
+    assert order[0] == TINY.present_heads[first]
+    left = [head for head in TINY.present_heads if head != order[0]]
+    pairs = masks_without(TINY, [[order[0], head] for head in left])
+    assert order[1] == left[ablate(model, split, pairs).loss[1:].sum(1).argmin()]
+
+
+def test_greedy_judges_few_and_measures_gradients_now_and_then(model, split):
+    order = orders.greedy_order(model, split, few=2, every=3)
+    assert sorted(order) == TINY.present_heads
+    for start in (0, 3):
+        left = without_heads(model, order[:start])
+        candidates = importance.by_importance(left, split)
+        for step in range(start, start + 3):
+            masks = masks_without(TINY, [[*order[:step], head] for head in candidates[:2]])
+            best = ablate(model, split, masks).loss[1:].sum(1).argmin()
+            assert order[step] == candidates.pop(best)
+
+
+def test_a_refreshed_order_measures_what_is_left(model, split):
+    order = refreshed_order(model, split, every=4)
+    assert sorted(order) == TINY.present_heads
+    at_once = by_value(np.abs(head_gradients(model, split)).mean(0), model.config.present_heads)
+    assert order[:4] == at_once[:4]
+    left = without_heads(model, order[:4])
+    importance = np.abs(head_gradients(left, split)).mean(0)
+    assert order[4:8] == by_value(importance, left.config.present_heads)[:4]
+
+
+def test_names_of_heads_go_there_and_back():
+    assert name_of((3, 11)) == "L3H11"
+    assert head_of("L3H11") == (3, 11)
+
+
+def test_benjamini_hochberg_and_rank_correlation_against_scipy():
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        p = generator.random(20) ** 3
+        adjusted = scipy.stats.false_discovery_control(p)
+        assert (intervals.benjamini_hochberg(p) == (adjusted <= 0.05)).all()
+        a, b = generator.integers(0, 6, (2, 30))
+        expected = scipy.stats.spearmanr(a, b).statistic
+        assert intervals.rank_correlation(a, b) == pytest.approx(expected, abs=1e-12)
+
+
+def test_changes_are_paired():
+    """A constant difference is certain however much documents differ; no difference is none."""
+    generator = np.random.default_rng(0)
+    base = generator.normal(0, 100, (501, 1))
+    noise = generator.normal(0, 1, (501, 1))
+    certain, none, unsure = intervals.changes(
+        np.hstack([base, base + 1 + 0.01 * noise, base, base + 1e-3 + noise])
+    )
+    assert certain.decided
+    assert certain.low < certain.value < certain.high
+    assert certain.value == pytest.approx(1, abs=0.05)
+    assert (none.value, none.p, none.decided) == (0, 1, False)
+    assert not unsure.decided
+
+
+def test_a_change_that_cannot_be_told_is_undecided():
+    """One document: every resample is the same. A draw without a positive word has no AP."""
+    (alone,) = intervals.changes(np.tile([1.0, 2.0], (50, 1)))
+    assert (alone.value, alone.p, alone.decided) == (1, 1, False)
+    generator = np.random.default_rng(0)
+    values = np.hstack([np.zeros((101, 1)), generator.normal(0, 1, (101, 1))])
+    values[0, 1] = 0.1
+    expected = intervals.changes(np.delete(values, [5, 9], axis=0))
+    values[[5, 9]] = np.nan
+    assert intervals.changes(values) == expected
+
+
+def test_heads_pruned_with_a_fill_leave_it_in_the_bias(model, split):
+    fill = mean_context(model, split)
+    gone = [(0, 2), (1, 1), (1, 3)]
+    smaller = without_heads(without_heads(model, gone[:1], fill), gone[1:], fill)
+    expected = naive(with_mean_output(model, fill, gone), split)
+    for array, other in zip(naive(smaller, split), expected):
+        np.testing.assert_allclose(array, other, rtol=0, atol=1e-10)
+
+
+def test_the_head_of_the_lowest_value_comes_first_in_an_order():
+    values = np.array([[3.0, 1.0], [2.0, 1.0]])
+    assert by_value(values, [(0, 0), (0, 1), (1, 0)]) == [(0, 1), (1, 0), (0, 0)]
+    assert by_value(values, [(1, 1), (0, 1)]) == [(0, 1), (1, 1)]  # a tie: by number

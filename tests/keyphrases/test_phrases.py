@@ -1,0 +1,580 @@
+"""Hand-worked phrases and scores; properties of any text; diversity and F1 a second, slow way."""
+
+import json
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from itertools import pairwise
+from statistics import mean
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minibert import InputError
+from minibert.data.corpus import SAMPLE, parse_document, read_documents
+from minibert.data.documents import Document, is_stop_word
+from minibert.evaluation.intervals import resamples
+from minibert.keyphrases.phrases import (
+    Candidate,
+    Keyphrase,
+    PhraseSettings,
+    content_runs,
+    group,
+    listed_runs,
+    noun_runs,
+    rank_phrases,
+    stem,
+    stems,
+    tagged_runs,
+    unbroken_runs,
+)
+from minibert.keyphrases.scores import (
+    distinct,
+    phrase_counts,
+    phrase_measures,
+    phrase_scores,
+    present,
+)
+from minibert.tokenizer import word_spans
+
+PLAIN = PhraseSettings()
+
+
+def doc(text, keyphrases=None):
+    return Document("d", text, word_spans(text), keyphrases)
+
+
+def tagged(text):
+    """A document of word/tag pairs."""
+    words, labels = zip(*(pair.rsplit("|", 1) for pair in text.split()))
+    return parse_document(json.dumps({"id": "t", "words": words, "labels": labels}), "here")
+
+
+def written(document, runs):
+    """The text of each run."""
+    return [
+        document.text[document.words[first][0] : document.words[last - 1][1]]
+        for first, last in runs
+    ]
+
+
+def ranked(text, weights, phrases, **settings):
+    """{phrase: score}, best first, of the phrases of a list."""
+    document = doc(text)
+    candidates = group(document, listed_runs(document, phrases))
+    found = rank_phrases(document, candidates, np.array(weights), PhraseSettings(**settings))
+    return {phrase.text: pytest.approx(phrase.score) for phrase in found}
+
+
+# Stems ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("caresses", "caress"),
+        ("Ponies", "poni"),
+        ("RELATIONAL", "relat"),
+        ("ship's", "ship"),
+        ("hopefulness", "hope"),
+        ("multi-agent", "multiag"),
+        ("naïve", "naïv"),
+        ("العربية", "العربية"),
+        ("3.5", "35"),
+        ("...", ""),
+    ],
+)
+def test_stems_are_porters(word, expected):
+    assert stem(word) == expected
+
+
+def test_the_stems_of_a_text_are_those_of_its_words():
+    found = stems("Client/server SYSTEMS, (2nd) — 深度")
+    assert found == ("client", "server", "system", "2nd", "深", "度")
+    assert stems(" ... ") == ()
+
+
+# Runs of words ----------------------------------------------------------------------------------
+
+BREAKS = ["\t", "\n\n", "\n \n", "\r\n\r\n", "\f", "\n\f", "\v", "\x1c", "\x85", "\u2028", "\u2029"]
+
+
+@pytest.mark.parametrize(
+    ("text", "phrases"),
+    [
+        ("", []),
+        ("of the", []),
+        ("Frost", ["Frost"]),
+        ("The late frost of the northern orchards", ["late frost", "northern orchards"]),
+        ("late frost, orchards", ["late frost", "orchards"]),
+        ("late frost. Orchards", ["late frost", "Orchards"]),
+        ("late (frost) orchards", ["late", "frost", "orchards"]),
+        ("client/server side", ["client", "server side"]),
+        ("late\u00a0 frost", ["late\u00a0 frost"]),
+        ("late frost\nbites orchards", ["late frost\nbites orchards"]),
+        ("late frost \r\n bites", ["late frost \r\n bites"]),
+        ("Late frost\nBare orchards", ["Late frost", "Bare orchards"]),  # a title, a list
+        *((f"late{end}frost", ["late", "frost"]) for end in BREAKS),
+        ("gates(HCG). <td>net sales</td>", ["gates", "HCG", "net sales"]),
+        ("It is IT, said U.S. staff", ["IT", "U.S", "staff"]),
+        ("CD4+ cells, C++ code", ["CD4+ cells", "C++ code"]),
+        ("over 300 frost days", ["frost days"]),
+        ("深度 学", ["深度 学"]),
+        ("שלום עולם", ["שלום עולם"]),
+    ],
+)
+def test_content_runs_by_hand(text, phrases):
+    document = doc(text)
+    assert written(document, content_runs(document, 5)) == phrases
+
+
+@pytest.mark.parametrize(
+    ("following", "joined"),
+    [
+        ("Models of them", True),  # "Models" had no room in the line
+        ("Models of them, and of those in all the other towns that are as old as it", False),
+        ("models of them, and of those in all the other towns that are as old as it", True),
+    ],
+)
+def test_a_full_line_goes_on_in_the_next_and_a_title_does_not(following, joined):
+    document = doc(f"Heads of Attention in the Berlin of then, and of now in Zurich\n{following}")
+    phrases = written(document, content_runs(document, 5))
+    assert any("\n" in phrase for phrase in phrases) == joined
+
+
+def test_wrapping_a_text_changes_no_phrase():
+    for document in read_documents(SAMPLE / "test.jsonl"):
+        wrapped = doc(textwrap.fill(document.text, 72, break_on_hyphens=False))
+        expected = written(document, content_runs(document, 5))
+        found = written(wrapped, content_runs(wrapped, 5))
+        assert [phrase.replace("\n", " ") for phrase in found] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("w1 w2 w3 w4 w5", ["w1 w2 w3 w4 w5"]),
+        ("w1 w2 w3 w4 w5 w6", ["w1 w2 w3", "w4 w5 w6"]),
+        ("w1 w2 w3 w4 w5 w6 w7", ["w1 w2 w3", "w4 w5 w6 w7"]),
+        ("w1 w2 w3 w4 w5 w6 w7 w8 w9 x1 x2", ["w1 w2 w3", "w4 w5 w6 w7", "w8 w9 x1 x2"]),
+        ("深度学习的模型", ["深度学", "习的模型"]),
+    ],
+)
+def test_long_runs_are_cut_into_equal_parts(text, parts):
+    document = doc(text)
+    assert written(document, content_runs(document, 5)) == parts
+
+
+def test_parts_of_noun_runs_end_in_a_noun():
+    document = tagged("red|JJ green|JJ fox|NN eats|VBZ fox|NN")
+    assert written(document, noun_runs(document, 2)) == ["green fox", "fox"]
+    document = tagged("red|JJ fox|NN grey|JJ hen|NN")
+    assert written(document, noun_runs(document, 3)) == ["red fox", "grey hen"]
+    document = tagged("old|JJ fox|NN den|NN grey|JJ tall|JJ hen|NN")
+    assert written(document, noun_runs(document, 5)) == ["old fox den", "grey tall hen"]
+    assert written(document, noun_runs(document, 4)) == ["old fox den", "grey tall hen"]
+    assert written(document, noun_runs(document, 2)) == ["old fox", "den", "tall hen"]
+
+
+def test_noun_runs_by_hand():
+    document = tagged(
+        "Neural|JJ network|NN models|NNS learn|VBP quick|JJ ,|, deep|JJ Bayes|NNP fast|RB "
+        "larger|JJR nets|NNPS other|JJ nets|NNS run|VBG Late|JJ frost|NN hits|VBZ"
+    )
+    phrases = ["Neural network models", "deep Bayes", "nets", "nets", "Late frost"]
+    assert written(document, noun_runs(document, 5)) == phrases
+
+
+def test_nouns_need_tags():
+    with pytest.raises(InputError, match="'d' has no labels"):
+        noun_runs(doc("late frost"), 5)
+
+
+def test_runs_of_a_tagger():
+    document = doc("red fox, den of a red fox")
+    labels = ["B", "I", "I", "O", "O", "B", "B"]
+    assert tagged_runs(document, labels) == [(0, 3), (5, 6), (6, 7)]
+    types = ["B-X", "I-X", "I-Y", "O", "O", "I-X", "O"]
+    assert tagged_runs(document, types) == [(0, 2), (2, 3), (5, 6)]
+    inside = np.array([1, 1, 1, 0, 0, 1, 1], dtype=bool)
+    assert unbroken_runs(document, inside) == [(0, 2), (2, 3), (5, 7)]
+
+
+@pytest.mark.parametrize("runs", [tagged_runs, unbroken_runs])
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_labels_of_another_length_are_refused(runs, count):
+    with pytest.raises(ValueError, match=r"'d'.* 2 words, found shape"):
+        runs(doc("late frost"), ["B"] * count)
+
+
+def test_runs_of_a_list_are_spelled_or_inflected():
+    document = doc("Change-of-command; neural networks. Neural\nnetwork, a Neural-Network frost")
+    found = listed_runs(document, ["changeofcommand", "a neural network", "NEURAL NETWORK", "!"])
+    spelled = ["Change-of-command", "Neural\nnetwork", "Neural-Network", "a Neural-Network"]
+    assert sorted(set(written(document, found))) == [*spelled, "neural networks"]
+    document = doc("a client/server")
+    assert written(document, listed_runs(document, ["client-server"])) == ["client/server"]
+
+
+# Candidates -------------------------------------------------------------------------------------
+
+
+def test_a_candidate_has_every_run_with_its_stems():
+    document = doc("Late frosts, mild days. A late FROST; late, frost late frosted")
+    assert group(document, [(5, 7), (2, 4)]) == [
+        Candidate(("late", "frost"), [(0, 2), (5, 7), (9, 11)]),
+        Candidate(("mild", "dai"), [(2, 4)]),
+    ]
+
+
+def test_a_candidate_in_capitals_is_not_a_stop_word_elsewhere():
+    document = doc("It is IT, and it was IT")
+    [candidate] = group(document, content_runs(document, 5))
+    assert written(document, candidate.runs) == ["IT", "IT"]
+
+
+def test_a_run_across_punctuation_stays_if_it_is_given():
+    document = doc("late, frost and late frost or late, frost")
+    [candidate] = group(document, [(0, 2)])
+    assert candidate.runs == [(0, 2), (3, 5)]
+
+
+def test_punctuation_at_the_ends_of_a_run_is_no_part_of_it():
+    document = parse_document('{"id": 1, "words": ["(", "late", "frost", ")", "frost"]}', "")
+    assert group(document, [(0, 4), (3, 4), (2, 2)]) == [Candidate(("late", "frost"), [(1, 3)])]
+
+
+def test_what_stands_in_longer_candidates_alone_is_left_out():
+    document = doc("deep neural networks, neural networks, deep neural networks")
+    runs = [(0, 3), (0, 2), (1, 3), (2, 3), (1, 2)]
+    assert group(document, runs) == [
+        Candidate(("deep", "neural", "network"), [(0, 3), (5, 8)]),
+        Candidate(("neural", "network"), [(1, 3), (3, 5), (6, 8)]),
+    ]
+    overlapping = group(document, [(0, 2), (1, 3)])
+    assert [c.stems for c in overlapping] == [("deep", "neural"), ("neural", "network")]
+
+
+# Ranking ----------------------------------------------------------------------------------------
+
+TEXT = "red fox of red foxes; fox den. Den"  # red fox of red foxes fox den Den
+WEIGHTS = [1.0, 2.0, 50.0, 4.0, 8.0, 16.0, 32.0, 64.0]
+
+
+def test_a_sum_is_over_words_and_occurrences_but_for_single_words():
+    assert ranked(TEXT, WEIGHTS, ["red fox", "fox den", "den"]) == {
+        "fox den": 16 + 32,
+        "den": (32 + 64) / 2,
+        "red fox": 1 + 2 + 4 + 8,
+    }
+
+
+def test_a_mean_is_over_all_words():
+    assert ranked(TEXT, WEIGHTS, ["red fox", "fox den", "den"], aggregate="mean") == {
+        "den": (32 + 64) / 2,
+        "fox den": (16 + 32) / 2,
+        "red fox": (1 + 2 + 4 + 8) / 4,
+    }
+    assert ranked(TEXT, WEIGHTS, ["red fox", "fox den", "den"], aggregate="often") == {
+        "den": 32 + 64,
+        "fox den": (16 + 32) / 2,
+        "red fox": 2 * (1 + 2 + 4 + 8) / 4,
+    }
+
+
+def test_keyphrases_have_the_first_form_and_every_place():
+    document = doc("A Late frost\u2026 late frosts bloom; LATE FROST")
+    found = rank_phrases(document, group(document, [(1, 3), (6, 8)]), [1] * 8, PLAIN)
+    assert found == [Keyphrase("Late frost", 6.0, [(2, 12), (14, 25), (33, 43)])]
+
+
+def test_offsets_are_right_without_spaces_and_from_right_to_left():
+    document = doc("我爱深度学习、深度学习。 עולם שלום, עולם שלום")
+    candidates = group(document, listed_runs(document, ["深度学习", "עולם שלום"]))
+    found = rank_phrases(document, candidates, [1] * len(document.words), PLAIN)
+    places = {p.text: [document.text[a:b] for a, b in p.spans] for p in found}
+    assert places == {"深度学习": ["深度学习"] * 2, "עולם שלום": ["עולם שלום"] * 2}
+    assert found[0].text == "深度学习"
+    assert found[0].spans == [(2, 6), (7, 11)]
+
+
+def test_equal_scores_go_by_place():
+    weights = [0.1, 0.7, 0.5, 0.3, 0.2, 0.6]
+    pair = ranked("red fox; green den; blue bee", weights, ["blue bee", "green den"])
+    assert list(pair) == ["green den", "blue bee"]
+    assert list(ranked("c a b", [0.1] * 3, ["a", "b", "c"])) == ["c", "a", "b"]
+    three = ranked("c d e, e d c", [0.3, 0.2, 0.1, 0.1, 0.2, 0.3], ["e d c", "c d e"])
+    assert list(three) == ["c d e", "e d c"]
+
+
+def test_diversity_by_hand():
+    """red fox has the score 1; fox den .9, and one of three words in common; bee .5."""
+    text, phrases = "red fox; fox den; bee", ["red fox", "fox den", "bee"]
+    weights = [0.5, 0.5, 0.5, 0.4, 0.5]
+    assert list(ranked(text, weights, phrases)) == ["red fox", "fox den", "bee"]
+    # .9 (1 - d) - d / 3 < .5 (1 - d) from d = 6 / 11
+    assert list(ranked(text, weights, phrases, diversity=0.54)) == ["red fox", "fox den", "bee"]
+    assert list(ranked(text, weights, phrases, diversity=0.55)) == ["red fox", "bee", "fox den"]
+    assert list(ranked(text, weights, phrases, diversity=0.55, top=2)) == ["red fox", "bee"]
+    hundredfold = [100 * w for w in weights]
+    assert list(ranked(text, hundredfold, phrases, diversity=0.54)) == ["red fox", "fox den", "bee"]
+
+
+def test_diversity_looks_at_the_nearest_phrase_not_at_all_of_them():
+    """Of the score .8, fox den shares one of three words with each of two: .4 - 1 / 6 > .2."""
+    weights = [0.5, 0.5, 0.4, 0.4, 0.4, 0.45, 0.45]
+    phrases = ["red fox", "den bee", "fox den", "owl"]
+    text = "red fox; owl; fox den; den bee"
+    assert list(ranked(text, weights, phrases, diversity=0.5)) == phrases
+
+
+@pytest.mark.parametrize("text", ["", "...", "of the", "Frost", "the frost"])
+@pytest.mark.parametrize("diversity", [0.0, 0.5])
+def test_little_text_has_few_phrases(text, diversity):
+    document = doc(text)
+    settings = PhraseSettings(diversity=diversity)
+    candidates = group(document, content_runs(document, 5))
+    found = rank_phrases(document, candidates, np.zeros(len(document.words)), settings)
+    assert [p.text.lower() for p in found] == ["frost"] * ("frost" in text.lower())
+
+
+@pytest.mark.parametrize("weights", [[], [1.0], [1.0] * 3, [[1.0, 2.0]]])
+def test_weights_of_another_length_are_refused(weights):
+    with pytest.raises(ValueError, match="'d': expected one value for each of its 2 words"):
+        rank_phrases(doc("late frost"), [], weights, PLAIN)
+
+
+@pytest.mark.parametrize("bad", ["nan", "inf", "-inf"])
+def test_weights_that_are_no_numbers_are_refused(bad):
+    with pytest.raises(ValueError, match=f"'d': the weight of word 1, 'frost', is {bad}"):
+        rank_phrases(doc("late frost"), [], [1.0, float(bad)], PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("max_words", 0), ("diversity", -0.1), ("diversity", 1.1), ("top", 0)],
+)
+def test_bad_settings_are_refused(name, value):
+    with pytest.raises(InputError, match=f"--{name.replace('_', '-')} "):
+        PhraseSettings(**{name: value})
+
+
+# Any text ---------------------------------------------------------------------------------------
+
+PARTS = ["fox", "foxes", "Red", "red", "den", "the", "of", "3", "multi-agent", "深", "度", "שלום"]
+GAPS = [" ", " ", " ", ", ", ". ", "\n", "/", "", "-"]
+texts = st.lists(st.tuples(st.sampled_from(PARTS), st.sampled_from(GAPS)), max_size=25).map(
+    lambda pairs: "".join(word + gap for word, gap in pairs)
+)
+
+
+any_text = texts | st.text(max_size=30)
+
+
+@st.composite
+def problems(draw, texts=any_text):
+    """A document, some runs of its words, and a weight for each word."""
+    document = doc(draw(texts))
+    n = len(document.words)
+    weights = draw(st.lists(st.sampled_from([-1.5, 0, 0.1, 0.7, 1, 3]), min_size=n, max_size=n))
+    place = st.integers(0, n)
+    pairs = draw(st.lists(st.tuples(place, place), max_size=8))
+    return document, [(min(p), max(p)) for p in pairs] + content_runs(document, 4), weights
+
+
+settings_of_any_kind = st.builds(
+    PhraseSettings,
+    aggregate=st.sampled_from(["sum", "mean", "often"]),
+    diversity=st.sampled_from([0.0, 0.3, 1.0]),
+)
+
+
+@given(problems(), settings_of_any_kind)
+def test_every_span_has_the_stems_of_the_phrase(problem, settings):
+    document, runs, weights = problem
+    found = rank_phrases(document, group(document, runs), weights, settings)
+    for phrase in found:
+        assert phrase.text == document.text[slice(*phrase.spans[0])]
+        assert phrase.spans == sorted(set(phrase.spans))
+        for start, end in phrase.spans:
+            assert 0 <= start < end <= len(document.text)
+            assert stems(document.text[start:end]) == stems(phrase.text)
+    assert len({stems(phrase.text) for phrase in found}) == len(found)
+
+
+@given(problems(texts))
+def test_candidates_are_found_by_trying_every_stretch_of_words(problem):
+    document, runs, _ = problem
+    n = len(document.words)
+    stop = is_stop_word(document)
+    stretches = [(a, b) for a in range(n) for b in range(a + 1, n + 1)]
+    key = {run: stems(text) for run, text in zip(stretches, written(document, stretches))}
+
+    def plain(run):
+        words = document.words[slice(*run)]
+        gaps = [document.text[a : b + 1] for (_, a), (b, _) in pairwise(words)]
+        ends = [gap for gap in gaps if "\n" in gap and not gap[-1].islower()]
+        spaced = not any(gap[:-1].strip(" \n") for gap in gaps)
+        return spaced and not ends and not all(stop[slice(*run)])
+
+    wanted = {key[run] for run in runs if run in key}
+    alike = [r for r in stretches if key[r] in wanted and (r in runs or plain(r))]
+
+    def alone(run):
+        return not any(r != run and r[0] <= run[0] and run[1] <= r[1] for r in alike)
+
+    expected = {key[run]: [r for r in alike if key[r] == key[run]] for run in filter(alone, alike)}
+    assert dict(group(document, runs)) == expected
+
+
+@given(problems(), settings_of_any_kind, st.randoms())
+def test_the_order_of_runs_and_candidates_changes_nothing(problem, settings, random):
+    document, runs, weights = problem
+    candidates = group(document, runs)
+    shuffled = random.sample(runs, len(runs))
+    assert group(document, shuffled + runs[:2]) == candidates
+    found = rank_phrases(document, candidates, weights, settings)
+    mixed = random.sample(candidates, len(candidates))
+    assert rank_phrases(document, mixed, weights, settings) == found
+
+
+@given(problems(), settings_of_any_kind, st.integers(1, 10))
+def test_the_first_phrases_do_not_depend_on_how_many_are_asked_for(problem, settings, top):
+    document, runs, weights = problem
+    candidates = group(document, runs)
+    every = rank_phrases(document, candidates, weights, settings)
+    assert rank_phrases(document, candidates, weights, replace(settings, top=top)) == every[:top]
+
+
+@given(problems(), st.sampled_from([0.1, 0.45, 0.8]))
+def test_diversity_is_the_greedy_choice_over_all_that_is_left(problem, diversity):
+    document, runs, weights = problem
+    candidates = group(document, runs)
+    left = rank_phrases(document, candidates, weights, PLAIN)
+    scale = max([abs(p.score) for p in left], default=0) or 1
+    chosen = []
+
+    def likeness(a, b):
+        a, b = set(stems(a.text)), set(stems(b.text))
+        return len(a & b) / len(a | b)
+
+    def gain(phrase):
+        near = max([likeness(phrase, c) for c in chosen], default=0)
+        return (1 - diversity) * phrase.score / scale - diversity * near
+
+    found = rank_phrases(document, candidates, weights, PhraseSettings(diversity=diversity))
+    for phrase in found:
+        assert gain(phrase) == pytest.approx(max(map(gain, left)), abs=1e-12)
+        left.remove(phrase)
+        chosen.append(phrase)
+    assert left == []
+
+
+# Scores -----------------------------------------------------------------------------------------
+
+
+def test_phrases_are_distinct_by_their_stems():
+    phrases = ["Red foxes", "den", "red-fox", "!", "RED FOX", "Dens"]
+    assert distinct(phrases) == [("red", "fox"), ("den",), ("redfox",)]
+
+
+def test_present_phrases_are_runs_of_the_texts_stems():
+    document = doc("Red foxes, deep dens")
+    gold = distinct(["red fox", "fox deep", "fox den", "den", "dens deep", "red", "re"])
+    assert present(document, gold) == distinct(["red fox", "fox deep", "den", "red"])
+    assert present(doc("x"), gold) == []
+
+
+def test_counts_by_hand():
+    phrases = [distinct(["a", "b", "c", "d"]), distinct(["a"]), [], distinct(["a"])]
+    gold = [distinct(["b", "d", "x"]), distinct(["a", "b"]), distinct(["a"]), []]
+    others = [[1, 0, 1, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+    assert phrase_counts(phrases, gold, 2).tolist() == [[1, 1, 2, 0], *others]
+    assert phrase_counts(phrases, gold, None).tolist() == [[1, 2, 2, 0], *others]
+    with pytest.raises(ValueError, match="zip"):
+        phrase_counts(phrases, gold[:3], 2)
+
+
+def test_each_convention_by_hand():
+    """Gold of the first: red fox, bee, absent wolf; six found. Of the second: den; one found."""
+    documents = [
+        doc("red foxes bee one two three", ["Red fox", "red foxes", "bee", "wolf"]),
+        doc("den bee", ["dens"]),
+        doc("nothing to find", []),
+        doc("cat", ["dog"]),
+    ]
+    found = [["bee", "one", "bees", "two", "three", "x", "red fox"], ["den"], ["find"], ["cat"]]
+    scores = {name: s.value for name, s in phrase_scores(documents, found).items()}
+    expected = {
+        "F1@5": mean([2 * 1 / (5 + 3), 1, 0]),
+        "F1@10": mean([2 * 2 / (6 + 3), 1, 0]),
+        "F1@15": mean([2 * 2 / (6 + 3), 1, 0]),
+        "micro F1@5": 2 * 2 / (7 + 5),
+        "micro F1@10": 2 * 3 / (8 + 5),
+        "micro F1@15": 2 * 3 / (8 + 5),
+        "present F1@5": mean([2 * 1 / (5 + 2), 1]),
+        "present F1@10": mean([2 * 2 / (6 + 2), 1]),
+        "present F1@15": mean([2 * 2 / (6 + 2), 1]),
+        "F1@O": mean([2 * 1 / (3 + 3), 1, 0]),
+        "P@10": mean([2 / 6, 1, 0]),
+    }
+    assert scores == pytest.approx(expected, abs=1e-12)
+
+
+names = st.lists(st.sampled_from(["fox", "foxes", "red fox", "den", "a b", "c", "d e f"]))
+
+
+@given(st.lists(st.tuples(names, names.filter(bool)), min_size=1, max_size=5), st.integers(1, 7))
+def test_f1_is_that_of_precision_and_recall_counted_one_by_one(pairs, k):
+    def key(phrase):
+        return " ".join(map(stem, phrase.split()))
+
+    expected = []
+    for phrases, gold in pairs:
+        wanted, seen = {key(g) for g in gold}, []
+        for phrase in phrases:
+            if key(phrase) not in seen and len(seen) < k:
+                seen.append(key(phrase))
+        hits = sum(s in wanted for s in seen)
+        precision, recall = hits / max(1, len(seen)), hits / len(wanted)
+        expected.append(2 * precision * recall / (precision + recall) if hits else 0)
+    lists = [[distinct(part) for part in side] for side in zip(*pairs)]
+    counts = phrase_counts(*lists, k)
+    f1 = [2 * hit / (2 * hit + extra + missed) for hit, extra, missed, _ in counts]
+    assert f1 == pytest.approx(expected, abs=1e-12)
+    if k == 5:
+        documents = [doc("x", gold) for _, gold in pairs]
+        once = np.ones((1, len(pairs)))
+        measures = phrase_measures(documents, [phrases for phrases, _ in pairs], once)
+        assert measures["F1@5"][0] == pytest.approx(mean(expected), abs=1e-12)
+
+
+def test_measures_count_a_document_as_often_as_it_is_drawn():
+    documents = [doc("red fox", ["red fox", "x"]), doc("den", ["den"]), doc("bee", ["y", "z"])]
+    found = [["red fox"], ["den", "bee"], ["bee"]]
+    draws = np.array([[1.0, 1, 1], [2, 0, 1], [0, 3, 0]])
+    measures = phrase_measures(documents, found, draws)
+    for row, times in enumerate(draws.astype(int)):
+        several = [i for i, n in enumerate(times) for _ in range(n)]
+        drawn = phrase_measures(
+            [documents[i] for i in several], [found[i] for i in several], np.ones((1, 3))
+        )
+        for name, value in measures.items():
+            assert value[row] == pytest.approx(drawn[name][0], nan_ok=True, abs=1e-12)
+    score = phrase_scores(documents, found)["F1@5"]
+    assert score.low < score.value < score.high
+    expected = np.nanpercentile(phrase_measures(documents, found, resamples(3))["F1@5"][1:], 2.5)
+    assert score.low == expected
+
+
+def test_scores_need_gold_phrases():
+    with pytest.raises(InputError, match="'d' has no keyphrases"):
+        phrase_scores([doc("x", ["x"]), doc("x")], [["x"], ["x"]])
+
+
+def test_the_package_needs_no_stemmer():
+    source = "import sys, minibert; sys.exit('snowballstemmer' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", source]).returncode == 0

@@ -1,0 +1,459 @@
+"""Search against hand-worked BM25, bm25s and an independent nDCG; tuning that sees no answers."""
+
+import json
+import math
+import subprocess
+import sys
+from itertools import product
+
+import bm25s
+import numpy as np
+import pytest
+
+from minibert.data.documents import Document
+from minibert.errors import InputError
+from minibert.keyphrases.search import (
+    Collection,
+    Index,
+    Setting,
+    average,
+    best,
+    collection_files,
+    cross_validate,
+    grid,
+    impacts,
+    judge,
+    randomisation_test,
+    rarity,
+    read_collection,
+    terms,
+    uniform,
+    whole_vector,
+)
+from minibert.tokenizer import word_spans
+
+WORDS = ["wing", "flow", "shock", "layer", "heat", "plate", "panel", "flutter", "orbit", "laser"]
+VOCABULARY = [*WORDS, "probe", "gas"]
+
+
+def document(text: str, id: str = "d") -> Document:
+    return Document(id, text, word_spans(text))
+
+
+def documents(*texts: str) -> list[Document]:
+    return [document(text, f"d{i}") for i, text in enumerate(texts)]
+
+
+def plain(corpus: list[Document]) -> Index:
+    return Index.build([impacts(d, uniform(d), 0) for d in corpus])
+
+
+def found(corpus: list[Document], query: str, k1: float = 1.5, b: float = 0.75) -> np.ndarray:
+    index = plain(corpus)
+    return index.scores(index.match([document(query)]), k1, b)[0]
+
+
+def random_collection(seed: int = 0, size: int = 60, queries: int = 23) -> Collection:
+    """Random words, some repeated in queries too; grades 0 to 3, of each query at least one > 0."""
+    draw = np.random.default_rng(seed)
+    odds = np.arange(1, 13) / 78
+    texts = [" ".join(draw.choice(VOCABULARY, draw.integers(1, 30), p=odds)) for _ in range(size)]
+    asked = [" ".join(draw.choice(VOCABULARY, draw.integers(1, 6))) for _ in range(queries)]
+    qrels = {}
+    for number in range(queries):
+        judged = draw.choice(size, 9, replace=False)
+        grades = draw.integers(0, 4, 9)
+        grades[0] = 1 + grades[0] % 3
+        qrels[f"q{number}"] = {f"d{d}": int(grade) for d, grade in zip(judged, grades)}
+    questions = [document(text, f"q{i}") for i, text in enumerate(asked)]
+    return Collection(documents(*texts), questions, qrels)
+
+
+def random_weights(collection: Collection, seed: int = 0) -> list[np.ndarray]:
+    draw = np.random.default_rng(seed)
+    return [draw.exponential(size=len(d.words)) for d in collection.documents]
+
+
+def test_minibert_does_not_need_the_extra():
+    code = "import sys, minibert; sys.exit('minibert.retrieval' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+# Terms and impacts ------------------------------------------------------------------------------
+
+
+def test_terms_are_stems_of_the_parts_between_hyphens_without_stop_words():
+    text = "The Multi-Agent systems, don't U.S. state-of-the-art, blunt\u2010body -"
+    assert terms(document(text)) == [
+        (),
+        ("multi", "agent"),
+        ("system",),
+        (),
+        ("us",),
+        ("state", "art"),
+        ("blunt", "bodi"),
+    ]
+    assert terms(document("us attention(HCG)")) == [(), ("attent",), ("hcg",)]
+
+
+def test_impacts_by_hand():
+    """Three terms of five weigh 1 + 1 and 2 and 0 of 4; scaled to the document's four terms."""
+    d = document("the wing heats a wing of gas")
+    weights = np.array([9, 1, 2, 9, 1, 9, 0])
+    assert impacts(d, weights, 0) == {"wing": 2, "heat": 1, "gas": 1}
+    assert impacts(d, weights, 1) == {"wing": 2, "heat": 2, "gas": 0}
+    assert impacts(d, weights * 7, 0.25) == pytest.approx({"wing": 2, "heat": 1.25, "gas": 0.75})
+    assert impacts(d, np.array([1, 0, 0, 1, 0, 1, 0]), 1) == impacts(d, weights, 0)
+    assert impacts(document("the"), np.ones(1), 0.5) == {}
+
+
+def test_a_hyphenated_word_gives_its_weight_to_each_part():
+    d = document("multi-agent wing")
+    assert impacts(d, np.array([1.0, 4.0]), 1) == pytest.approx(
+        {"multi": 0.5, "agent": 0.5, "wing": 2}
+    )
+
+
+@pytest.mark.parametrize("mixing", [0, 0.3, 1])
+def test_length_does_not_depend_on_weights(mixing):
+    collection = random_collection()
+    for d, weights in zip(collection.documents, random_weights(collection)):
+        assert sum(impacts(d, weights, mixing).values()) == pytest.approx(len(d.words), abs=1e-9)
+
+
+@pytest.mark.parametrize("weights", [[1, -1], [1, math.nan], [math.inf, 1], [1], [1, 1, 1]])
+def test_weights_that_cannot_be_are_refused(weights):
+    with pytest.raises(ValueError, match=r"negative|zip"):
+        impacts(document("gas flow"), np.array(weights, float), 0.5)
+
+
+def test_vectors_are_whole_hundredths_without_zeros():
+    corpus = documents("gas flow é", "")
+    vectors = [{"gas": 1.236, "flow": 0.004, "é": 2.0}, {}]
+    assert list(map(whole_vector, corpus, vectors)) == [
+        {"id": "d0", "contents": "gas flow é", "vector": {"gas": 124, "é": 200}},
+        {"id": "d1", "contents": "", "vector": {}},
+    ]
+
+
+# BM25 -------------------------------------------------------------------------------------------
+
+
+def test_bm25_by_hand():
+    """Lengths 3, 1, 0, mean 4/3; k1 2, b 1/2. "wing" twice and once; "gas" once; the query says
+    "gas" twice."""
+    corpus = documents("wing wing gas", "wing", "the")
+    wing, gas = math.log(1 + 1.5 / 2.5), math.log(1 + 2.5 / 1.5)
+    long, short = 2 * (0.5 + 0.5 * 9 / 4), 2 * (0.5 + 0.5 * 3 / 4)
+    scores = found(corpus, "gas of wings, gas", k1=2, b=0.5)
+    expected = [wing * 2 / (2 + long) + 2 * gas / (1 + long), wing / (1 + short), 0]
+    assert scores == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(("k1", "b"), [(1.5, 0.75), (0.6, 0.0), (3.0, 1.0)])
+def test_plain_bm25_is_bm25s(k1, b):
+    collection = random_collection()
+    index = plain(collection.documents)
+    ours = index.scores(index.match(collection.queries), k1, b)
+    peer = bm25s.BM25(k1=k1, b=b, method="lucene")
+    words = [[t for w in terms(d) for t in w] for d in collection.documents]
+    peer.index(words, show_progress=False)
+    asked = [[t for w in terms(q) for t in w] for q in collection.queries]
+    theirs = np.stack([peer.get_scores(query) for query in asked])
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+    assert any(len(set(query)) < len(query) for query in asked)
+
+
+@pytest.mark.parametrize("mixing", [0, 0.3, 1])
+def test_mixed_indexes_are_the_index_of_mixed_impacts(mixing):
+    collection = random_collection()
+    weights = random_weights(collection)
+    none, some, full = (
+        Index.build([impacts(d, w, m) for d, w in zip(collection.documents, weights)])
+        for m in (0, mixing, 1)
+    )
+    matches = none.match(collection.queries)
+    mixed = none.mixed(full, mixing).scores(matches, 1.5, 0.75)
+    expected = some.scores(some.match(collection.queries), 1.5, 0.75)
+    np.testing.assert_allclose(mixed, expected, rtol=0, atol=1e-12)
+
+
+def test_a_term_without_weight_is_held_but_not_found():
+    index = Index.build([{"gas": 0.0, "wing": 2.0}, {"gas": 1.0}, {"wing": 1.0}])
+    assert index.idf() == pytest.approx([math.log(1 + 1.5 / 2.5)] * 2)
+    scores = index.scores(index.match([document("gas")]), 1.5, 0.75)
+    assert [ranking.tolist() for ranking in best(scores)] == [[1]]
+
+
+def test_an_unknown_query_finds_nothing_and_is_counted():
+    index = plain(documents("gas flow", "wing"))
+    matches = index.match([document("the orbit"), document("gas"), document("")])
+    assert matches.unmatched == 2
+    assert [r.tolist() for r in best(index.scores(matches, 1.5, 0.75))] == [[], [0], []]
+    nothing = index.match([document("orbit")])
+    assert not index.scores(nothing, 1.5, 0.75).any()
+
+
+def test_the_best_are_cut_with_ties_in_the_order_of_the_corpus():
+    scores = np.array([[1.0, 3.0, 1.0, 0.0, 1.0, 2.0], [0.0] * 6])
+    assert [r.tolist() for r in best(scores, 4)] == [[1, 5, 0, 2], []]
+    assert best(scores)[0].tolist() == [1, 5, 0, 2, 4]
+    ties = np.zeros((1, 3000))
+    ties[0, 5:2000] = 1
+    assert best(ties)[0].tolist() == list(range(5, 1005))
+
+
+def test_rarity_by_hand():
+    corpus = documents("the gas-wing gas", "gas")
+    gas, wing = math.log(1 + 0.5 / 2.5), math.log(1 + 1.5 / 1.5)
+    expected = [0, (gas + wing) / 2, gas]
+    assert rarity(corpus[0], plain(corpus)) == pytest.approx(expected, abs=1e-12)
+
+
+# Scores -----------------------------------------------------------------------------------------
+
+
+def by_definition(ranking: list[str], grades: dict[str, int]) -> tuple[float, float, float]:
+    """nDCG@10 with linear gains (Järvelin and Kekäläinen 2002), AP and recall at 100."""
+    gains = [max(grades.get(id, 0), 0) for id in ranking]
+    ideal = sorted(grades.values(), reverse=True)
+    dcg, most = (
+        sum(g / math.log2(place + 2) for place, g in enumerate(column[:10]))
+        for column in (gains, ideal)
+    )
+    relevant = sum(g > 0 for g in grades.values())
+    hits = [place for place, g in enumerate(gains, 1) if g > 0]
+    ap = sum(number / place for number, place in enumerate(hits, 1)) / relevant
+    return dcg / most, ap, sum(place <= 100 for place in hits) / relevant
+
+
+def test_measures_are_their_definitions():
+    collection = random_collection(size=400)
+    index = plain(collection.documents)
+    rankings = best(index.scores(index.match(collection.queries), 1.5, 0.75))
+    rankings[3] = rankings[3][:0]
+    values = judge(collection, rankings)
+    assert max(map(len, rankings)) > 100
+    for number, query in enumerate(collection.queries):
+        ids = [collection.documents[d].id for d in rankings[number]]
+        expected = by_definition(ids, collection.qrels[query.id])
+        assert [v[number] for v in values.values()] == pytest.approx(expected, abs=1e-9)
+
+
+def test_ties_are_judged_in_our_order():
+    corpus = documents("gas", "gas")
+    index = plain(corpus)
+    query = document("gas", "q")
+    rankings = best(index.scores(index.match([query]), 1.5, 0.75))
+    for relevant, expected in (("d0", 1.0), ("d1", 0.5)):
+        collection = Collection(corpus, [query], {"q": {relevant: 1}})
+        assert judge(collection, rankings)["MAP"].tolist() == [expected]
+
+
+def test_randomisation_is_exact_enumeration():
+    draw = np.random.default_rng(3)
+    a, b = draw.random(9), draw.random(9) - 0.25
+    sums = [abs(np.dot(signs, a - b)) for signs in product([1, -1], repeat=9)]
+    exact = np.mean(np.array(sums) >= abs((a - b).sum()) - 1e-9)
+    assert 0.02 < exact < 0.5
+    assert randomisation_test(a, b) == pytest.approx(exact, abs=0.015)
+    assert randomisation_test(b, a) == randomisation_test(a, b)
+    assert randomisation_test(a, a) == 1
+    assert randomisation_test(np.ones(40), np.zeros(40)) == pytest.approx(1 / 10_001)
+
+
+def test_average_has_the_interval_of_a_mean():
+    values = np.random.default_rng(0).normal(2, 1, 400)
+    score = average(values)
+    assert score.value == pytest.approx(values.mean(), abs=1e-12)
+    assert score.high - score.low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
+
+
+# Tuning -----------------------------------------------------------------------------------------
+
+
+def scored(collection: Collection, weights: list[np.ndarray], setting: Setting) -> dict:
+    """Every query under one setting, straight from its impacts."""
+    vectors = [impacts(d, w, setting.mixing) for d, w in zip(collection.documents, weights)]
+    index = Index.build(vectors)
+    scores = index.scores(index.match(collection.queries), setting.k1, setting.b)
+    return judge(collection, best(scores))
+
+
+def test_each_fold_is_scored_under_what_is_best_on_the_others():
+    collection = random_collection()
+    weights = random_weights(collection)
+    settings = grid([0.0, 0.5, 1.0])
+    outcome = cross_validate(collection, weights, settings)
+    alone = [scored(collection, weights, setting) for setting in settings]
+    assert np.bincount(outcome.folds).tolist() == [5, 5, 5, 4, 4]
+    assert len(set(outcome.chosen)) > 1
+    for fold, chosen in enumerate(outcome.chosen):
+        held_out = outcome.folds == fold
+        means = [values["nDCG@10"][~held_out].mean() for values in alone]
+        assert chosen == settings[int(np.argmax(means))]
+        expected = alone[settings.index(chosen)]
+        for measure, values in outcome.values.items():
+            assert values[held_out].tolist() == expected[measure][held_out].tolist()
+
+
+@pytest.mark.parametrize("fold", range(5))
+def test_held_out_judgements_do_not_choose(fold):
+    collection = random_collection()
+    weights = random_weights(collection)
+    before = cross_validate(collection, weights, grid())
+    draw = np.random.default_rng(fold)
+    qrels = dict(collection.qrels)
+    for query in np.array([q.id for q in collection.queries])[before.folds == fold]:
+        others = draw.choice(60, 5, replace=False)
+        qrels[query] = {f"d{d}": int(1 + draw.integers(3)) for d in others}
+    after = cross_validate(collection._replace(qrels=qrels), weights, grid())
+    assert after.chosen[fold] == before.chosen[fold]
+    assert after.chosen != before.chosen  # the others do learn from them
+    assert not np.array_equal(after.values["MAP"], before.values["MAP"])
+
+
+def test_uniform_weights_change_nothing_whatever_the_mixing():
+    collection = random_collection()
+    weights = [uniform(d) for d in collection.documents]
+    baseline = cross_validate(collection, weights, grid([0.0]))
+    mixed = cross_validate(collection, weights, grid())
+    assert [s._replace(mixing=0.0) for s in mixed.chosen] == baseline.chosen
+    for measure, values in baseline.values.items():
+        assert mixed.values[measure].tolist() == values.tolist()
+
+
+def test_weights_that_know_the_answer_are_chosen():
+    """Four documents of each word, of which the last is relevant and alone means it."""
+    corpus = documents(*(f"{word} gas" for word in WORDS for _ in range(4)))
+    queries = [document(word, f"q{i}") for i, word in enumerate(WORDS)]
+    qrels = {f"q{i}": {f"d{4 * i + 3}": 1} for i in range(10)}
+    weights = [np.array([1.0, 0.0] if i % 4 == 3 else [0.0, 1.0]) for i in range(40)]
+    collection = Collection(corpus, queries, qrels)
+    counts = cross_validate(collection, weights, grid([0.0]))
+    mixed = cross_validate(collection, weights, grid())
+    assert counts.values["MAP"].tolist() == [0.25] * 10
+    assert mixed.values["MAP"].tolist() == [1.0] * 10
+
+
+def test_too_few_queries_to_hold_some_out():
+    with pytest.raises(InputError, match="4 judged queries are too few for 5 folds"):
+        cross_validate(random_collection(queries=4), [], [Setting()])
+
+
+# Reading ----------------------------------------------------------------------------------------
+
+CORPUS = [
+    {"id": "a", "title": "Gas", "text": "flow"},
+    {"_id": 7, "title": "", "text": "The wing."},
+    {"id": "c", "title": None, "text": ""},
+]
+QUERIES = [{"id": "1", "text": "wings"}, {"_id": "2", "text": "of"}, {"id": "3", "text": "gas"}]
+BEIR = "query-id\tcorpus-id\tscore\n1\t7\t2\n1\ta\t0\n2\tc\t1\n3\ta\t0\n"
+TREC = "1 0 7 2\r\n1 0 a 0\n\n2 0 c 1\n3 0 a 0"
+
+
+def read(folder, corpus=CORPUS, queries=QUERIES, qrels=BEIR) -> Collection:
+    paths = [folder / name for name in ("corpus.jsonl", "queries.jsonl", "qrels.tsv")]
+    for path, rows in zip(paths, (corpus, queries)):
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    paths[2].write_text(qrels, encoding="utf-8")
+    collection = read_collection(*paths)
+    assert read_collection(*map(str, paths)) == collection
+    return collection
+
+
+TREC_TABS = TREC.replace(" ", "\t")
+POINT_ZERO = "query_id\tdoc_id\trelevance\n1\t7\t2.0\n1\ta\t0.0\n2\tc\t1.\n3\ta\t0.0\n"
+MARK_AND_CRLF = "\ufeff" + BEIR.replace("\n", "\r\n")
+MIXED_SPACE = "qid 0 docid rel\n1  0\t7 2 \n1 0 a 0\n2 0 c 1\n2 0 c 1\n3 0 a 0"
+
+
+@pytest.mark.parametrize("qrels", [BEIR, TREC, TREC_TABS, POINT_ZERO, MARK_AND_CRLF, MIXED_SPACE])
+def test_collections_of_both_kinds_are_read(tmp_path, qrels):
+    collection = read(tmp_path, qrels=qrels)
+    assert [(d.id, d.text) for d in collection.documents] == [
+        ("a", "Gas\nflow"),
+        ("7", "The wing."),
+        ("c", ""),
+    ]
+    assert collection.documents[0].words == [(0, 3), (4, 8)]
+    assert [q.id for q in collection.queries] == ["1", "2"]  # nothing is relevant to 3
+    assert collection.qrels == {"1": {"7": 2, "a": 0}, "2": {"c": 1}}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"corpus": []}, "corpus.jsonl: no texts in it"),
+        ({"queries": []}, "queries.jsonl: no texts in it"),
+        ({"corpus": [{"id": "a", "text": "the of"}]}, "corpus.jsonl: no document has a word"),
+        ({"corpus": [*CORPUS, {"id": 7, "text": "x"}]}, "corpus.jsonl:4: the id '7' is there"),
+        ({"queries": [QUERIES[0]] * 2}, "queries.jsonl:2: the id '1' is there already"),
+        ({"corpus": [{"text": "x"}]}, "corpus.jsonl:1: no field 'id'"),
+        ({"corpus": [{"id": "a"}]}, "corpus.jsonl:1: no field 'text'"),
+        ({"corpus": [{"id": "a", "title": 3, "text": "x"}]}, "corpus.jsonl:1: title must be"),
+        ({"queries": [["1", "x"]]}, "queries.jsonl:1: expected an object"),
+        ({"qrels": "1 7"}, "qrels.tsv:1: expected query, document, grade; found '1 7'"),
+        ({"qrels": "1 7 1\n1 a high"}, "qrels.tsv:2: expected query, document, grade"),
+        ({"qrels": "1 7 1\n1 0 7 0"}, "qrels.tsv:2: '7' has two grades for query '1'"),
+        ({"qrels": "1 7 0.5"}, "qrels.tsv:1: expected query, document, grade"),
+        ({"qrels": "1 7 yes"}, "qrels.tsv:1: expected query, document, grade"),
+        ({"qrels": "1\t7"}, "qrels.tsv:1: expected query, document, grade"),
+        (
+            {"qrels": "1 x 1\n9 7 1"},
+            "no query has a relevant document; judgements of unknown do",
+        ),
+        ({"qrels": "1 7 0\n1 a -1"}, "qrels.tsv: no query has a relevant document"),
+        ({"qrels": ""}, "qrels.tsv: no query has a relevant document"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_place(tmp_path, change, message):
+    with pytest.raises(InputError) as error:
+        read(tmp_path, **change)
+    assert message in str(error.value)
+
+
+def test_unknown_documents_count_as_not_found(tmp_path):
+    """x is relevant and not in the corpus: recall and AP of query 1 are 1/2, of query 2 are 0."""
+    qrels = "1 7 1\n1 x 1\n1 y 0\n2 x 2\n9 7 1\n9 x 1\n"
+    collection = read(tmp_path, qrels=qrels)
+    assert [q.id for q in collection.queries] == ["1", "2"]
+    values = judge(collection, [np.array([1]), np.array([0])])
+    assert values["R@100"].tolist() == [0.5, 0]
+    assert values["MAP"].tolist() == [0.5, 0]
+    assert values["nDCG@10"].tolist() == pytest.approx([1 / (1 + 1 / math.log2(3)), 0])
+    assert collection.note == (
+        "judgements of unknown documents, which count as not found: 3; judgements of unknown "
+        "queries, passed over: 2; queries without a relevant document, passed over: 1"
+    )
+
+
+def test_ids_with_spaces_stand_between_tabs(tmp_path):
+    corpus = [{"_id": "my doc 1", "text": "gas"}, {"_id": "my", "text": "wing"}]
+    queries = [{"_id": "query one", "text": "gas", "metadata": {"url": "x"}}]
+    for qrels in ("query one\tmy doc 1\t1\n", "query one\t0\tmy doc 1\t1\t\n"):
+        collection = read(tmp_path, corpus, queries, qrels)
+        assert collection.qrels == {"query one": {"my doc 1": 1}}
+        assert collection.note == ""
+
+
+def test_judgements_lie_beside_the_corpus_or_in_a_folder_as_in_beir(tmp_path):
+    assert collection_files(tmp_path)[2] == tmp_path / "qrels.tsv"
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "dev.tsv").write_text(BEIR)
+    names = ("corpus.jsonl", "queries.jsonl", "qrels/test.tsv")
+    assert collection_files(tmp_path) == tuple(tmp_path / name for name in names)
+    (tmp_path / "qrels.tsv").write_text(BEIR)
+    assert collection_files(tmp_path)[2] == tmp_path / "qrels.tsv"
+
+
+def test_what_is_not_there_is_said(tmp_path):
+    with pytest.raises(InputError, match=r"none\.jsonl: not readable"):
+        read_collection(*[tmp_path / "none.jsonl"] * 3)
+
+
+def test_a_document_without_words_is_never_found(tmp_path):
+    collection = read(tmp_path)
+    scores = found(collection.documents, "gas wing of")
+    assert (scores > 0).tolist() == [True, True, False]

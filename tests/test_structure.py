@@ -1,0 +1,191 @@
+"""Imports only go down, and each outside library comes in at one place."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "minibert"
+
+# The one import rule: a file imports from its own folder and from what stands before it. "core" is
+# minibert/*.py, "scripts" the four scripts.
+FOLDERS = ["core", "runtime", "data", "evaluation", "training", "heads", "keyphrases", "report"]
+# Inside the core: a file imports from the groups before its own.
+CORE = [
+    ["errors"],
+    ["files"],
+    ["config", "attention", "tokenizer"],
+    ["hub", "model", "gates"],
+    ["pruning", "weights"],
+    ["__init__"],
+]
+MODULES = sorted(PACKAGE.rglob("*.py"))
+SCRIPTS = sorted(ROOT.glob("*.py"))
+
+# Each outside library is imported in one place.
+ONLY_IN = {
+    "safetensors": ["weights"],
+    "huggingface_hub": ["hub"],
+    "tokenizers": ["tokenizer"],
+    "tyro": ["runtime.cli"],
+    "snowballstemmer": ["keyphrases.phrases", "keyphrases.search"],
+    "ir_measures": ["keyphrases.search"],
+    "jinja2": ["report.page"],
+    "matplotlib": ["report.figures"],
+    "bm25s": [],  # the peer: tests and benchmarks only
+}
+
+
+def name_in_package(path: Path) -> str:
+    """minibert/heads/links.py -> "heads.links"; minibert/heads/__init__.py -> "heads.__init__"."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def imported(source: str) -> set[str]:
+    """Every module that a source imports, anywhere in it; "minibert.x" for our own."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            module = "minibert" * (node.level > 0) + "." * (node.level > 0 and bool(node.module))
+            module += node.module or ""
+            if module == "minibert":
+                found |= {f"minibert.{alias.name}" for alias in node.names}
+            else:
+                found.add(module)
+    return found
+
+
+def top(source: str) -> set[str]:
+    return {name.split(".")[0] for name in imported(source)}
+
+
+KNOWN = {*map(name_in_package, MODULES), *FOLDERS[1:]}
+
+
+def folder_of(module: str) -> str:
+    """The folder of a module below minibert: "heads.links" -> "heads", "model" -> "core"."""
+    first = module.split(".")[0]
+    return first if first in FOLDERS else "core"
+
+
+def core_level(module: str) -> int:
+    return next(level for level, names in enumerate(CORE) if module in names)
+
+
+def wrong_imports(module: str, source: str) -> list[str]:
+    """Our modules that `module` imports against the rule."""
+    wrong = []
+    for name in imported(source):
+        if name.split(".")[0] != "minibert":
+            continue
+        other = name.removeprefix("minibert").removeprefix(".")
+        ours, theirs = folder_of(module), folder_of(other)
+        allowed = other in KNOWN and FOLDERS.index(theirs) <= FOLDERS.index(ours)
+        if ours == theirs == "core":
+            allowed = allowed and core_level(other) < core_level(module)
+        if not allowed:
+            wrong.append(name)
+    return sorted(wrong)
+
+
+def test_import_rule_can_be_broken():
+    assert wrong_imports("model", "from minibert import weights") == ["minibert.weights"]
+    assert wrong_imports("model", "def f():\n    import minibert.data") == ["minibert.data"]
+    assert wrong_imports("model", "from .gates import x") == ["minibert.gates"]
+    assert wrong_imports("data.corpus", "from minibert.evaluation.metrics import f1") == [
+        "minibert.evaluation.metrics"
+    ]
+    assert wrong_imports("data.corpus", "from minibert import BertConfig") == [
+        "minibert.BertConfig"
+    ]
+    assert wrong_imports("data.corpus", "import minibert") == ["minibert"]
+    assert wrong_imports("data.corpus", "from minibert.hub import download\nimport torch") == []
+    assert wrong_imports("heads.links", "from minibert.heads.costs import Cost") == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_in_package)
+def test_imports_follow_the_rule(path):
+    module = name_in_package(path)
+    assert wrong_imports(module, path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_scripts_import_ours_only_from_the_package(path):
+    source = path.read_text(encoding="utf-8")
+    folders = {p.name for p in ROOT.iterdir() if p.is_dir()} - {"minibert"}
+    assert not top(source) & ({p.stem for p in SCRIPTS} | folders)
+    modules = {f"minibert.{name_in_package(m)}".removesuffix(".__init__") for m in MODULES}
+    assert {name for name in imported(source) if name.startswith("minibert")} <= modules
+
+
+@pytest.mark.parametrize("path", MODULES + SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_outside_libraries_come_in_at_one_place(path):
+    found = top(path.read_text(encoding="utf-8"))
+    assert "transformers" not in found
+    module = name_in_package(path) if path in MODULES else path.stem
+    allowed = {library for library, modules in ONLY_IN.items() if module in modules}
+    assert found & ONLY_IN.keys() <= allowed
+
+
+def takes_paths_only(source: str) -> set[str]:
+    """Public functions, and public methods, of which an argument is a Path and never text."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef) and (node.name[0] != "_" or node.name == "__init__"):
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            kinds = {ast.unparse(a.annotation) for a in arguments if a.annotation}
+            found |= {node.name} if kinds & {"Path", "Path | None"} else set()
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_paths_may_be_given_as_text(path):
+    assert takes_paths_only("def f(a: str | Path, b: Path): pass") == {"f"}
+    assert not takes_paths_only("def f(a: str | Path): pass\ndef _g(a: Path): pass")
+    assert not takes_paths_only(path.read_text(encoding="utf-8"))
+
+
+# What runs code that comes with a file.
+PICKLES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "runpy"}
+RUNS = {"eval", "exec", "__import__", "torch.load", "torch.hub.load", "np.load", "numpy.load"}
+
+
+def runs_foreign_code(source: str) -> set[str]:
+    found = top(source) & PICKLES
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Name | ast.Attribute):
+            found |= {ast.unparse(node)} & RUNS
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} & RUNS
+        elif isinstance(node, ast.keyword):
+            found |= {node.arg} & {"trust_remote_code", "allow_pickle", "weights_only"}
+    return found
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def f():\n    from pickle import loads",
+        "import torch\ntorch.load(x)",
+        "from torch import load",
+        "x = eval",
+        "f(trust_remote_code=True)",
+        "np.load(x)",
+    ],
+)
+def test_foreign_code_is_noticed(source):
+    assert runs_foreign_code(source)
+    assert not runs_foreign_code("model.eval(); model.load(x); json.loads(x)")
+
+
+@pytest.mark.parametrize("path", MODULES + SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_runs_code_that_comes_with_a_file(path):
+    assert not runs_foreign_code(path.read_text(encoding="utf-8"))
+
+
+def test_there_is_something_to_look_at():
+    assert {"model", "weights", "data.corpus"} <= {name_in_package(path) for path in MODULES}
+    assert "train" in {path.stem for path in SCRIPTS}
