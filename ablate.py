@@ -16,23 +16,23 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
-from minibert.config import BertConfig, Head, check_fields, head_of, name_of
+from minibert.config import BertConfig, Head, check_fields, head_name, parse_head
 from minibert.data.batches import first_documents
 from minibert.data.documents import OUTSIDE
 from minibert.errors import InputError
 from minibert.evaluation import intervals, metrics
 from minibert.evaluation.metrics import Array
-from minibert.evaluation.tagger import Progress, positive
+from minibert.evaluation.tagger import ProgressBar, in_keyphrase
 from minibert.files import read_json, sha256, to_json, write_text
 from minibert.heads import ablation
 from minibert.heads.ablation import Statistics, masks_without
-from minibert.heads.importance import by_importance, by_value, gaze, head_gradients
+from minibert.heads.importance import attention_profile, by_importance, by_value, head_gradients
 from minibert.heads.orders import greedy_order, refreshed_order
 from minibert.report import figures, page, tables
 from minibert.runtime import cli, distributed
 from minibert.runtime.folder import open_run
 from minibert.training.settings import choose_device
-from minibert.training.trained import Run, load_run
+from minibert.training.trained import TrainedTagger, load_run
 
 Order = Literal["single", "gradient", "refreshed", "fisher", "greedy", "entropy"]
 
@@ -88,7 +88,7 @@ def ablate(settings: AblateSettings) -> None:
     run = load_run(settings.run)
     device = choose_device(settings.device)
     run.model.to(device)
-    run = run.measured_on(settings.documents)
+    run = run.first_documents_only(settings.documents)
     if writes:
         print(run.describe())
     out = settings.out or settings.run / f"ablation-{settings.ablation}"
@@ -101,7 +101,7 @@ def ablate(settings: AblateSettings) -> None:
         print(*tables.ablation_answers(results), "", sep="\n")
         print(tables.as_text(tables.curve_rows(results["curves"])))
         print(f"\nTables and figures are in {out}")
-        page.tell(settings.run, out)
+        page.update_report(settings.run, out)
         lock.close()
 
 
@@ -122,7 +122,7 @@ class Study:
     """The parts of an ablation study. Each is kept as JSON when it is done, and read when it is
     there already: a killed study goes on with the part it was at."""
 
-    def __init__(self, run: Run, settings: AblateSettings, out: Path, writes: bool):
+    def __init__(self, run: TrainedTagger, settings: AblateSettings, out: Path, writes: bool):
         self.model, self.splits, self.threshold = run
         self.settings = settings
         self.out = out
@@ -144,24 +144,24 @@ class Study:
             )
         return parts | {"curves": self.curves(parts)}
 
-    def part(self, name: str, compute: Callable[[Progress], Any]) -> Any:
+    def part(self, name: str, compute: Callable[[ProgressBar], Any]) -> Any:
         """A part from its file, or computed and kept; the same in every process."""
         path = self.out / f"{name}.json"
-        if distributed.agree(path.exists()):
+        if distributed.broadcast(path.exists()):
             return read_json(path)
         bar = partial(tqdm, desc=name, unit="batch", leave=False, disable=None)
-        text = distributed.agree(to_json(compute(bar if self.writes else list)))
+        text = distributed.broadcast(to_json(compute(bar if self.writes else list)))
         if self.writes:
             write_text(path, text)
         return json.loads(text)
 
-    def gaze(self, split: str, bar: Progress) -> dict:
+    def gaze(self, split: str, bar: ProgressBar) -> dict:
         """{head: {"entropy", and where O is a label "towards" and "AP"}}."""
         labels, targets = self.model.config.labels, self.splits[split].targets
-        gold = positive(targets, labels) if OUTSIDE in labels else None
-        arrays = gaze(self.model, self.splits[split], gold, bar)
+        gold = in_keyphrase(targets, labels) if OUTSIDE in labels else None
+        arrays = attention_profile(self.model, self.splits[split], gold, bar)
         return {
-            name_of(head): {name: float(array[head]) for name, array in arrays.items()}
+            head_name(head): {name: float(array[head]) for name, array in arrays.items()}
             for head in self.heads
         }
 
@@ -174,7 +174,7 @@ class Study:
         """{"full": {measure: Score}, "heads": {head: {measure: Change}}}, with a list of silenced
         heads for each head: the head itself, or all the others of its layer."""
 
-        def compute(bar: Progress) -> dict:
+        def compute(bar: ProgressBar) -> dict:
             masks = masks_without(self.model.config, silenced)
             tokens = self.settings.tokens
             statistics = ablation.ablate(
@@ -185,7 +185,7 @@ class Study:
             return {
                 "full": {name: intervals.interval(v[:, 0]) for name, v in values.items()},
                 "heads": {
-                    name_of(head): {name: change[i] for name, change in changes.items()}
+                    head_name(head): {name: change[i] for name, change in changes.items()}
                     for i, head in enumerate(self.heads)
                 },
             }
@@ -198,14 +198,14 @@ class Study:
         out = {}
         for name in self.settings.orders:
             order = self.part(f"order-{name}", lambda bar, name=name: self.order(name, parts, bar))
-            out[name] = self.curve(name, [head_of(head) for head in order])
+            out[name] = self.curve(name, [parse_head(head) for head in order])
         for i in range(self.settings.random):
             order = list(self.heads)
             random.Random(f"{self.settings.seed} {i}").shuffle(order)
             out[f"random-{i}"] = self.curve(f"random-{i}", order)
         return out
 
-    def order(self, name: Order, parts: dict, bar: Progress) -> list[str]:
+    def order(self, name: Order, parts: dict, bar: ProgressBar) -> list[str]:
         """The heads from least to most important, as dev has it."""
         dev, heads = self.splits["dev"], self.heads
         if name == "refreshed":
@@ -216,18 +216,18 @@ class Study:
             order = greedy_order(self.model, some, few, every, self.fill, bar)
         elif name == "single":
             effect = parts["single-dev"]["heads"]
-            order = sorted(heads, key=lambda head: effect[name_of(head)]["loss"]["value"])
+            order = sorted(heads, key=lambda head: effect[head_name(head)]["loss"]["value"])
         elif name == "entropy":
             looks = parts["gaze-dev"]
-            order = sorted(heads, key=lambda head: -looks[name_of(head)]["entropy"])
+            order = sorted(heads, key=lambda head: -looks[head_name(head)]["entropy"])
         elif name == "gradient":
             order = by_importance(self.model, dev, bar)
         else:  # fisher
             order = by_value((head_gradients(self.model, dev, progress=bar) ** 2).mean(0), heads)
-        return [name_of(head) for head in order]
+        return [head_name(head) for head in order]
 
     def curve(self, name: str, order: list[Head]) -> dict:
-        def compute(bar: Progress) -> dict:
+        def compute(bar: ProgressBar) -> dict:
             split, stride = self.splits["test"], self.settings.stride
             statistics = ablation.cumulative(
                 self.model, split, order, self.fill, stride, self.settings.tokens, bar
@@ -236,7 +236,7 @@ class Study:
             main = values[metrics.main_measure(values)]
             masked = np.minimum(np.arange(main.shape[1]) * stride, len(order))
             return {
-                "order": [name_of(head) for head in order],
+                "order": [head_name(head) for head in order],
                 "area": intervals.interval(np.trapezoid(main, masked) / main[:, 0] / len(order)),
                 "free": int(masked[steps_for_free(main[0])]),
                 "masked": masked.tolist(),

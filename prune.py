@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from minibert.config import BertConfig, Head, check_fields, head_of, name_of
+from minibert.config import BertConfig, Head, check_fields, head_name, parse_head
 from minibert.data.batches import Split
 from minibert.data.documents import OUTSIDE
 from minibert.errors import InputError
 from minibert.evaluation import intervals, metrics
 from minibert.evaluation.metrics import Array
-from minibert.evaluation.tagger import dev_score, positive
+from minibert.evaluation.tagger import dev_score, in_keyphrase
 from minibert.files import read_json, sha256, write_json, write_text
 from minibert.gates import HardConcreteGates
 from minibert.heads.ablation import ablate, masks_without, measure
@@ -48,7 +48,7 @@ from minibert.training.settings import (
     choose_precision,
     slow_precision,
 )
-from minibert.training.trained import Run, load_run
+from minibert.training.trained import TrainedTagger, load_run
 from minibert.weights import load_pretrained, save_pretrained
 
 REPAIR_WINDOWS = 128  # of the training texts: enough for some hundred unknowns, little memory
@@ -154,7 +154,7 @@ def run(settings: PruneSettings) -> None:
     dense = load_run(settings.run)
     device = choose_device(settings.device)
     dense.model.to(device)
-    dense = dense.measured_on(settings.documents)
+    dense = dense.first_documents_only(settings.documents)
     print(dense.describe())
     ranking = ranked_heads(settings, dense.model.config)
     out = settings.out or settings.run / f"prune-{settings.way}"
@@ -168,12 +168,15 @@ def run(settings: PruneSettings) -> None:
     folders = [out / f"{'keep' if settings.keep else 'l0'}-{target:g}" for target in targets]
     make_models(settings, dense, ranking, dict(zip(folders, targets)))
     show({folder.name: read_json(folder / "results.json") for folder in folders}, out)
-    page.tell(settings.run, out)
+    page.update_report(settings.run, out)
     lock.close()
 
 
 def make_models(
-    settings: PruneSettings, dense: Run, ranking: Sequence[Head], targets: Mapping[Path, float]
+    settings: PruneSettings,
+    dense: TrainedTagger,
+    ranking: Sequence[Head],
+    targets: Mapping[Path, float],
 ) -> None:
     """The model for each target in its folder, if it is not there yet, from the one before it."""
     device = dense.model.classifier.weight.device
@@ -195,7 +198,7 @@ def make_models(
             gates.set_log_alpha(read_json(folder / "results.json")["log_alpha"])
 
 
-def planned(settings: PruneSettings, dense: Run) -> TrainSettings:
+def planned(settings: PruneSettings, dense: TrainedTagger) -> TrainSettings:
     """How to train, with the plan that fits."""
     trains = settings.joint or settings.recover > 0
     size = sum(parameter.nbytes for parameter in dense.model.parameters()) / MIB
@@ -237,7 +240,7 @@ def ranked_heads(settings: PruneSettings, config: BertConfig) -> list[Head]:
     if not settings.order:
         return []
     try:
-        order = [head_of(name) for name in read_json(settings.order)]
+        order = [parse_head(name) for name in read_json(settings.order)]
     except (AttributeError, TypeError, ValueError):
         raise InputError(f"{settings.order}: not a list of heads, such as L3H7") from None
     if sorted(order) != present:
@@ -247,7 +250,7 @@ def ranked_heads(settings: PruneSettings, config: BertConfig) -> list[Head]:
 
 def make_smaller(
     model: BertForTokenClassification,
-    dense: Run,
+    dense: TrainedTagger,
     gates: HardConcreteGates,
     target: float,
     ranking: Sequence[Head],
@@ -266,14 +269,14 @@ def make_smaller(
         whole = model if settings.recover else dense.model  # the last that was trained
         windows = train.windows[:REPAIR_WINDOWS]
         repair(whole, smaller, windows, settings.repair == "refit", settings.tokens)
-    told = {"heads": [name_of(head) for head in smaller.config.present_heads], "gates": steps}
+    told = {"heads": [head_name(head) for head in smaller.config.present_heads], "gates": steps}
     if settings.recover:
         told["recovered"] = recover(smaller, dense, training, settings.recover)
     return smaller.eval(), told | {"log_alpha": gates.log_alpha.tolist()}
 
 
 def recover(
-    model: BertForTokenClassification, dense: Run, training: TrainSettings, steps: int
+    model: BertForTokenClassification, dense: TrainedTagger, training: TrainSettings, steps: int
 ) -> bool:
     """Fine-tune in place, with the dense model as teacher; whether dev is better for it. If not,
     the weights are what they were."""
@@ -340,9 +343,9 @@ def measured(model: BertForTokenClassification, splits: dict[str, Split]) -> Mea
     statistics = {name: ablate(model, splits[name], no_masks) for name in ("dev", "test")}
     threshold = None
     if OUTSIDE in labels:
-        gold = positive(splits["dev"].targets, labels)
+        gold = in_keyphrase(splits["dev"].targets, labels)
         cuts = np.cumsum([len(g) for g in gold])[:-1]
-        ranking = metrics.Ranking(gold, np.split(statistics["dev"].ranks[0], cuts))
+        ranking = metrics.PrecisionRecallCurve(gold, np.split(statistics["dev"].ranks[0], cuts))
         threshold = ranking.best_threshold()
     values = []
     for name, found in statistics.items():
@@ -352,7 +355,7 @@ def measured(model: BertForTokenClassification, splits: dict[str, Split]) -> Mea
     return Measured(threshold, *values)
 
 
-def compare(dense: Run, smaller: BertForTokenClassification, reference: Measured) -> dict:
+def compare(dense: TrainedTagger, smaller: BertForTokenClassification, reference: Measured) -> dict:
     """Scores of the smaller model, its share of the dense one's, and what both cost."""
     own = measured(smaller, dense.splits)
     main = metrics.main_measure(own.test)

@@ -22,13 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from minibert.config import head_of, name_of
+from minibert.config import head_name, parse_head
 from minibert.data.corpus import document_file, field, parse_document, parse_object, read_documents
-from minibert.data.documents import OUTSIDE, Document, content, share_in_text, word_labels
+from minibert.data.documents import OUTSIDE, Document, is_content_word, share_in_text, word_labels
 from minibert.errors import InputError
 from minibert.evaluation import intervals, metrics
 from minibert.evaluation.metrics import Array
-from minibert.files import replacing, write_json, write_text
+from minibert.files import atomic_path, write_json, write_text
 from minibert.heads.links import Links
 from minibert.keyphrases import search as search_
 from minibert.keyphrases.choice import choose_heads, f1_of_all, make_task
@@ -160,12 +160,12 @@ def extract(settings: Extract) -> None:
         cli.encode_output(encoding="utf-8")  # JSON is, whatever the terminal shows
         out = sys.stdout
         if settings.out and writes:
-            temporary = stack.enter_context(replacing(settings.out))
+            temporary = stack.enter_context(atomic_path(settings.out))
             out = stack.enter_context(temporary.open("w", encoding="utf-8"))
         quiet = None if writes else True
         bar = stack.enter_context(tqdm(desc="texts", unit="text", disable=quiet))
         parts = chunks(read_texts(settings, skipped))
-        for lines, rows in distributed.in_order(partial(results, settings, ranker), parts):
+        for lines, rows in distributed.map_in_order(partial(results, settings, ranker), parts):
             for line in lines if writes else ():
                 print(line, file=out)
             shown += rows[: PAGE - len(shown)] if settings.html else []
@@ -310,7 +310,7 @@ def fit(settings: Fit) -> None:
         )
         for document, _, by_head in attended(ranker, documents)
     ]
-    every = [name_of(head) for head in ranker.bert.config.present_heads]
+    every = [head_name(head) for head in ranker.bert.config.present_heads]
     steps = choose_heads(tasks, settings.most, settings.again)
     names = [every[step.head] for step in steps]
     together = f1_of_all(tasks)
@@ -389,7 +389,9 @@ def evaluate(settings: Evaluate) -> None:
         for name, weights in weighings(ranker, example, best).items():
             phrases = rank_phrases(example.document, example.candidates, weights, settings)
             ranked[name].append([phrase.text for phrase in phrases])
-            precisions[name].append(metrics.Ranking([words], [weights]).average_precision())
+            precisions[name].append(
+                metrics.PrecisionRecallCurve([words], [weights]).average_precision()
+            )
         f1s.append(f1_of_each(ranker, example))
 
     draws = intervals.resamples(len(documents))
@@ -408,7 +410,7 @@ def examples(ranker: Ranker, documents: Sequence[Document]) -> Iterator[Example]
     marked = (log_probs for part in chunks(documents) for log_probs in ranker.marks(part))
     for (document, links, by_head), log_probs in zip(attended(ranker, documents), marked):
         candidates = group(document, ranker.candidate_runs(document, log_probs))
-        by_head = by_head * content(document)[:, None]
+        by_head = by_head * is_content_word(document)[:, None]
         yield Example(document, candidates, links, by_head, log_probs)
 
 
@@ -426,7 +428,7 @@ def f1_of_each(ranker: Ranker, example: Example) -> Array:
 
 def by_name(ranker: Ranker, values: Sequence[Array]) -> dict[str, float]:
     """(heads,) of each document -> {head: mean}."""
-    names = map(name_of, ranker.bert.config.present_heads)
+    names = map(head_name, ranker.bert.config.present_heads)
     return dict(zip(names, np.mean(values, axis=0).tolist()))
 
 
@@ -465,17 +467,17 @@ def show_f1(values: Mapping[str, Array], alone: Mapping[str, float]) -> None:
 
 
 def names_of(ranker: Linker) -> dict[str, float]:
-    return {name_of(head): weight for head, weight in ranker.heads.items()}
+    return {head_name(head): weight for head, weight in ranker.heads.items()}
 
 
 def weighings(ranker: Ranker, example: Example, best: str | None) -> dict[str, Array]:
     """(words,) weights by name of the method."""
     document, _, links, by_head, log_probs = example
-    is_content = content(document)
+    is_content = is_content_word(document)
     these = which(ranker)
     rows = {"all heads": by_head.sum(1)}
     if best:
-        number = ranker.bert.config.present_heads.index(head_of(best))
+        number = ranker.bert.config.present_heads.index(parse_head(best))
         rows[f"best on dev, {best}"] = by_head[:, number]
     rows[f"{these} heads"] = (
         links.received() * is_content

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from minibert.config import name_of
+from minibert.config import head_name
 from minibert.data.batches import Split, first_documents, make_splits
 from minibert.data.corpus import load_corpus
 from minibert.data.documents import OUTSIDE, label_names, share_in_text
 from minibert.errors import InputError
 from minibert.evaluation.intervals import Score
-from minibert.evaluation.tagger import evaluate, positive, positive_score, predict, predicted_spans
+from minibert.evaluation.tagger import evaluate, in_keyphrase, log_odds, predict, predicted_spans
 from minibert.files import read_json, sha256, write_json
 from minibert.heads.links import received_by_head
 from minibert.hub import find_model
@@ -62,14 +62,14 @@ def train(settings: TrainSettings) -> None:
     check_labels(splits, names, settings.data)
     files = [*folder.glob("*.safetensors"), *folder.glob("*.json"), *folder.glob("vocab.txt")]
     weights = {f"{settings.model} {file.name}": sha256(file) for file in sorted(files)}
-    precision = distributed.agree(choose_precision(settings.precision, device, settings.out))
+    precision = distributed.broadcast(choose_precision(settings.precision, device, settings.out))
     settings = replace(settings, precision=precision)
     inputs = corpus.checksums | weights
     lock = open_run(settings.out, settings, inputs, device=device) if writes else None
     results = settings.out / "results.json"
-    if not distributed.agree(results.exists()):
+    if not distributed.broadcast(results.exists()):
         windows = splits["train"].windows
-        settings, why = distributed.agree(choose_plan(config, settings, windows, device))
+        settings, why = distributed.broadcast(choose_plan(config, settings, windows, device))
         if writes:
             print(describe(splits, names), *filter(None, [corpus.note]), sep="\n")
             print(f"plan {settings.plan}: {why}")
@@ -79,7 +79,7 @@ def train(settings: TrainSettings) -> None:
         found = stepping_down(settings, lambda s: learn(new_tagger(folder, names, s), splits, s))
         if writes:
             write_json(results, found)
-    told = distributed.agree(read_json(results) if writes else None)
+    told = distributed.broadcast(read_json(results) if writes else None)
     model = load_pretrained(settings.out).to(device)
     if OUTSIDE in names:
         count = max(SAMPLE, settings.show)
@@ -160,16 +160,16 @@ def sample_texts(
     labels = model.config.labels
     texts = []
     for document, log_probs, gold in zip(
-        documents, predict(model, windows, documents, tokens=tokens), positive(targets, labels)
+        documents, predict(model, windows, documents, tokens=tokens), in_keyphrase(targets, labels)
     ):
-        odds = positive_score(log_probs, labels)
+        odds = log_odds(log_probs, labels)
         text = {"id": document.id, "text": document.text, "words": document.words}
         text |= {"weights": (1 / (1 + np.exp(-odds))).tolist(), "gold": gold.tolist()}
         texts.append(text | {"spans": predicted_spans(document, odds >= threshold)})
     own = [window for window in windows if window.document == 0]
     received = received_by_head(model.bert, own, documents[:1])[0][:BEGINNING]
     heads = model.config.present_heads
-    texts[0]["heads"] = {name_of(head): received[:, *head].round(3).tolist() for head in heads}
+    texts[0]["heads"] = {head_name(head): received[:, *head].round(3).tolist() for head in heads}
     return texts
 
 

@@ -1,6 +1,7 @@
 """What one optimizer step takes at most, by every memory plan, without a GPU.
 
-python -m benchmarks.memory. The steps run on fake tensors (minibert/training/memory.py says what is counted).
+python -m benchmarks.memory. The steps run on fake tensors (minibert/training/memory.py says what
+is counted).
 Where there is a GPU, real steps are measured beside them, with the allocator held to 2 GiB less a
 CUDA context of 500 MiB.
 """

@@ -21,7 +21,7 @@ from minibert.files import read_json, write_json
 from minibert.heads.ablation import ablate, masks_without, measure
 from minibert.heads.importance import by_importance, by_value
 from minibert.runtime import cli
-from minibert.training.trained import Run, load_run
+from minibert.training.trained import TrainedTagger, load_run
 
 Share = tuple[float, float, float]  # of the dense model's score, and its interval
 
@@ -90,7 +90,7 @@ def controls(folder: Path, settings: Settings) -> list[tuple[int, str, Share]]:
     path = folder / "pruning-controls.json"
     asked = [list(settings.keep), settings.documents, settings.random]
     if not path.exists() or read_json(path)["asked"] != asked:
-        dense = load_run(folder).measured_on(settings.documents)
+        dense = load_run(folder).first_documents_only(settings.documents)
         orders = make_orders(dense, settings.random)
         names = [(keep, way) for way in orders for keep in settings.keep]
         silenced = [orders[way][: len(orders[way]) - keep] for keep, way in names]
@@ -100,7 +100,7 @@ def controls(folder: Path, settings: Settings) -> list[tuple[int, str, Share]]:
     return read_json(path)["rows"]
 
 
-def make_orders(dense: Run, random: int) -> dict[str, list[Head]]:
+def make_orders(dense: TrainedTagger, random: int) -> dict[str, list[Head]]:
     model, dev = dense.model, dense.splits["dev"]
     heads = model.config.present_heads
     alone = masks_without(model.config, [[head] for head in heads])
@@ -116,7 +116,7 @@ def make_orders(dense: Run, random: int) -> dict[str, list[Head]]:
     return orders
 
 
-def shares_of(dense: Run, masks: Tensor) -> list[Share]:
+def shares_of(dense: TrainedTagger, masks: Tensor) -> list[Share]:
     """AP on test under each mask, over that of the dense model, with its interval."""
     test = dense.splits["test"]
     statistics = ablate(dense.model, test, masks, progress=tqdm)

@@ -58,18 +58,20 @@ def attend(
     each, with T the sum of the lengths -> (T, H, K)."""
     qkv = (query, key, value)
     if len(set(lengths)) == 1:
-        return at_once(*qkv, len(lengths), dropout)
-    return (jagged if query.is_cuda else one_by_one)(*qkv, lengths, dropout)
+        return attend_batch(*qkv, len(lengths), dropout)
+    return (attend_nested if query.is_cuda else attend_loop)(*qkv, lengths, dropout)
 
 
-def at_once(query: Tensor, key: Tensor, value: Tensor, sequences: int, dropout: float) -> Tensor:
+def attend_batch(
+    query: Tensor, key: Tensor, value: Tensor, sequences: int, dropout: float
+) -> Tensor:
     """Sequences of one length are an ordinary batch."""
     batch = (x.unflatten(0, (sequences, -1)).transpose(1, 2) for x in (query, key, value))
     context = F.scaled_dot_product_attention(*batch, dropout_p=dropout)  # (B, H, L, K)
     return context.transpose(1, 2).flatten(0, 1)
 
 
-def one_by_one(
+def attend_loop(
     query: Tensor, key: Tensor, value: Tensor, lengths: list[int], dropout: float
 ) -> Tensor:
     """A CPU loses nothing by a call for each sequence."""
@@ -80,7 +82,9 @@ def one_by_one(
     return torch.cat(contexts, dim=2)[0].transpose(0, 1)
 
 
-def jagged(query: Tensor, key: Tensor, value: Tensor, lengths: list[int], dropout: float) -> Tensor:
+def attend_nested(
+    query: Tensor, key: Tensor, value: Tensor, lengths: list[int], dropout: float
+) -> Tensor:
     """A GPU would wait for the launch of each: there one kernel takes all of a nested tensor."""
     offsets = torch.tensor([0, *accumulate(lengths)], device=query.device)
     nested = (

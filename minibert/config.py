@@ -31,12 +31,12 @@ FIXED = {
 Head = tuple[int, int]  # (layer, head), both from zero and as the model was born
 
 
-def name_of(head: Head) -> str:
+def head_name(head: Head) -> str:
     """(3, 7) -> "L3H7"."""
     return f"L{head[0]}H{head[1]}"
 
 
-def head_of(name: str) -> Head:
+def parse_head(name: str) -> Head:
     """The inverse of `name_of`. Raises ValueError for any other text."""
     layer, head = name.removeprefix("L").split("H")
     return int(layer), int(head)

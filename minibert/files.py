@@ -17,7 +17,7 @@ LFS = b"version https://git-lfs.github.com/spec/"  # how every pointer of Git LF
 
 
 @contextmanager
-def writing(path: str | Path) -> Iterator[None]:
+def as_input_error(path: str | Path) -> Iterator[None]:
     """What the disk refuses inside, for want of space, say, is an InputError that names `path`."""
     try:
         yield
@@ -39,7 +39,7 @@ def locked(path: str | Path, busy: str) -> IO:
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path that takes the place of `path` when the block ends well.
 
     It is in a hidden folder beside `path`: whatever a library leaves there when it is killed, the
@@ -47,7 +47,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     folder = path.with_name(f".{path.name}.tmp")
-    with writing(path):
+    with as_input_error(path):
         if path.exists() and not path.is_file():
             raise InputError(f"{path}: cannot be written (not a file)")
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def clear_left_over(folder: str | Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    with replacing(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -64,11 +64,11 @@ class HardConcreteGates(nn.Module):
         return (concrete * (high - low) + low).clamp(0, 1) * self.present
 
     @torch.no_grad()
-    def set_log_alpha(self, values: list[list[float]]) -> None:
+    def warm_start(self, values: list[list[float]]) -> None:
         """Take up gates from earlier training, each within START, so that none has far to go."""
         self.log_alpha.copy_(torch.tensor(values)).clamp_(-START, START)
 
     @torch.no_grad()
-    def limit(self) -> None:
+    def clamp_(self) -> None:
         """Keep every log_alpha within reach of its gradient."""
         self.log_alpha.clamp_(-LIMIT, LIMIT)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from minibert.config import BertConfig, fits
 from minibert.errors import InputError
-from minibert.files import read_json, refuse_pointer, replacing, write_text
+from minibert.files import atomic_path, read_json, refuse_pointer, write_text
 from minibert.hub import find_model
 from minibert.model import Bert, BertForTokenClassification
 
@@ -273,7 +273,7 @@ def write_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
     contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    with replacing(path) as temporary:
+    with atomic_path(path) as temporary:
         try:
             save_file(contiguous, temporary, {"format": "pt", **(metadata or {})})
         except SafetensorError as error:

@@ -138,7 +138,7 @@ def label_names(documents: Iterable[Document], scheme: Scheme) -> tuple[str, ...
 # Baselines --------------------------------------------------------------------------------------
 
 
-def content(document: Document) -> NDArray[np.float64]:
+def is_content_word(document: Document) -> NDArray[np.float64]:
     """(words,) 1 for every word that has a letter and is no stop word, 0 for the rest."""
     has_letter = (any(map(str.isalpha, form)) for form in document.forms())
     return np.array([float(a and not b) for a, b in zip(has_letter, is_stop_word(document))])

@@ -57,7 +57,7 @@ def accuracy(counts: Array) -> Array:
     return _ratio(counts[..., 0] + counts[..., 3], counts.sum(-1))
 
 
-class Ranking:
+class PrecisionRecallCurve:
     """All words of a split from the highest score down: what AP and the best threshold need.
 
     Average precision is the sum over distinct scores of (recall gained) x (precision there), ties

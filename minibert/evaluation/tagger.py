@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from minibert.data.batches import Split, Window, collate, make_batches
-from minibert.data.documents import OUTSIDE, Document, content
+from minibert.data.documents import OUTSIDE, Document, is_content_word
 from minibert.evaluation import intervals, metrics
 from minibert.evaluation.intervals import Score
 from minibert.evaluation.metrics import Array
@@ -21,7 +21,7 @@ from minibert.tokenizer import Span
 TYPED_BOUNDARIES = tuple(f"{tag}-" for tag in ("B", *metrics.CLOSES))
 
 
-Progress = Callable[[Sequence], Sequence]  # wraps a list of batches, e.g. in a progress bar
+ProgressBar = Callable[[Sequence], Sequence]  # wraps a list of batches, e.g. in a progress bar
 
 
 @torch.no_grad()
@@ -31,7 +31,7 @@ def predict(
     documents: Sequence[Document],
     head_mask: Tensor | None = None,
     tokens: int = 4096,
-    progress: Progress = list,
+    progress: ProgressBar = list,
 ) -> list[Array]:
     """The log-probability of every label for every word: one (words, labels) array a document.
 
@@ -41,7 +41,7 @@ def predict(
     device = next(model.parameters()).device
     labels = len(model.config.labels)
     out = [np.zeros((len(d.words), labels)) for d in documents]
-    for group in progress(make_batches(distributed.share(windows), tokens)):
+    for group in progress(make_batches(distributed.local_windows(windows), tokens)):
         batch = collate(group)
         logits = model(
             batch.input_ids.to(device), batch.attention_mask.to(device), head_mask=head_mask
@@ -49,22 +49,22 @@ def predict(
         log_probs = logits.logits.log_softmax(-1).double().cpu().numpy()
         for row, window in enumerate(group):
             out[window.document][window.words] = log_probs[row, window.positions]
-    return [distributed.add_up(log_probs) for log_probs in out]
+    return [distributed.all_reduce_sum(log_probs) for log_probs in out]
 
 
-def positive_score(log_probs: Array, labels: Sequence[str]) -> Array:
+def log_odds(log_probs: Array, labels: Sequence[str]) -> Array:
     """(words, labels) -> (words,) the log-odds that a word is in a keyphrase: not O."""
     outside = log_probs[:, labels.index(OUTSIDE)]
     inside = np.delete(log_probs, labels.index(OUTSIDE), axis=1)
     return np.logaddexp.reduce(inside, axis=1) - outside
 
 
-def tells_spans(labels: Sequence[str]) -> bool:
+def has_span_labels(labels: Sequence[str]) -> bool:
     """Whether labels say where a phrase begins or ends: B, or a typed tag such as B-X or S-X."""
     return any(name == "B" or name.startswith(TYPED_BOUNDARIES) for name in labels)
 
 
-def positive(targets: Sequence[Sequence[int]], labels: Sequence[str]) -> list[NDArray]:
+def in_keyphrase(targets: Sequence[Sequence[int]], labels: Sequence[str]) -> list[NDArray]:
     """Per document a boolean array: which words are in a keyphrase."""
     return [np.array(t) != labels.index(OUTSIDE) for t in targets]
 
@@ -73,11 +73,11 @@ def evaluate(
     model: BertForTokenClassification,
     splits: Mapping[str, Split],
     tokens: int = 4096,
-    progress: Progress = list,
+    progress: ProgressBar = list,
 ) -> dict:
     """Choose on dev, report on test.
 
-    Returns {"threshold": of `positive_score`, or None where no label is O,
+    Returns {"threshold": of `log_odds`, or None where no label is O,
     "dev": {system: {measure: Score}}, "test": the same}; the systems are the tagger and baselines
     made from train.
     """
@@ -90,18 +90,18 @@ def evaluate(
     }
     if OUTSIDE not in names:
         return {"threshold": None} | _of_labels(log_probs, splits, names)
-    gold = {name: positive(split.targets, names) for name, split in splits.items()}
+    gold = {name: in_keyphrase(split.targets, names) for name, split in splits.items()}
     prior = word_prior(splits["train"].documents, gold["train"])
     systems = {
-        "minibert": {
-            name: [positive_score(p, names) for p in log_probs[name]] for name in log_probs
-        },
+        "minibert": {name: [log_odds(p, names) for p in log_probs[name]] for name in log_probs},
         "word prior": {name: [prior(d) for d in splits[name].documents] for name in log_probs},
-        "no stop words": {name: [content(d) for d in splits[name].documents] for name in log_probs},
+        "no stop words": {
+            name: [is_content_word(d) for d in splits[name].documents] for name in log_probs
+        },
     }
     out: dict = {"threshold": None, "dev": {}, "test": {}}
     for system, ranks in systems.items():
-        threshold = metrics.Ranking(gold["dev"], ranks["dev"]).best_threshold()
+        threshold = metrics.PrecisionRecallCurve(gold["dev"], ranks["dev"]).best_threshold()
         for name in log_probs:
             out[name][system] = word_scores(gold[name], ranks[name], threshold)
         if system == "minibert":
@@ -123,19 +123,19 @@ def _of_labels(
         right = [np.array(t) == usual(d) for t, d in zip(split.targets, split.documents)]
         out[name] = {
             "minibert": label_scores(probs, split.targets, names),
-            "word's commonest label": {"accuracy": share(right)},
+            "word's commonest label": {"accuracy": word_accuracy(right)},
         }
     return out
 
 
 def decode(log_probs: Array, names: Sequence[str], threshold: float | None) -> NDArray:
-    """(words, labels) -> (words,) label ids: O where `positive_score` is below the threshold, else
+    """(words, labels) -> (words,) label ids: O where `log_odds` is below the threshold, else
     the most probable of the other labels; without a threshold the most probable of all."""
     if threshold is None:
         return log_probs.argmax(1)
     outside = names.index(OUTSIDE)
     inside = np.where(np.arange(len(names)) == outside, -np.inf, log_probs).argmax(1)
-    return np.where(positive_score(log_probs, names) >= threshold, inside, outside)
+    return np.where(log_odds(log_probs, names) >= threshold, inside, outside)
 
 
 def label_scores(
@@ -153,8 +153,10 @@ def label_scores(
     ]
     scores = {"loss": intervals.interval(draws @ np.array(losses) / words)}
     if OUTSIDE not in names:
-        scores["accuracy"] = share([p.argmax(1) == np.array(t) for p, t in zip(log_probs, targets)])
-    if tells_spans(names):
+        scores["accuracy"] = word_accuracy(
+            [p.argmax(1) == np.array(t) for p, t in zip(log_probs, targets)]
+        )
+    if has_span_labels(names):
         gold = [[names[i] for i in t] for t in targets]
         predicted = [[names[i] for i in decode(p, names, threshold)] for p in log_probs]
         counts = metrics.span_counts(gold, predicted)
@@ -162,7 +164,7 @@ def label_scores(
     return scores
 
 
-def share(right: Sequence[NDArray]) -> Score:
+def word_accuracy(right: Sequence[NDArray]) -> Score:
     """The share of words that are right, over all documents."""
     counts = metrics.confusion([np.ones_like(r) for r in right], right)
     return intervals.with_interval(counts, metrics.recall, intervals.resamples(len(right)))
@@ -180,7 +182,7 @@ def word_measures(
     gold: Sequence[NDArray], ranks: Sequence[Array], threshold: float, draws: Array
 ) -> dict[str, Array]:
     """What `word_scores` reports, under each row of `draws`: {measure: (1 + R,)}."""
-    ranking = metrics.Ranking(gold, ranks)
+    ranking = metrics.PrecisionRecallCurve(gold, ranks)
     counts = metrics.confusion(gold, [r >= threshold for r in ranks])
     measures = {
         "F1": metrics.f1,
@@ -240,5 +242,7 @@ def dev_score(model: BertForTokenClassification, dev: Split, tokens: int) -> flo
     if "O" not in labels:
         right = [p.argmax(1) == np.array(t) for p, t in zip(log_probs, dev.targets)]
         return float(np.concatenate(right).mean())
-    ranks = [positive_score(p, labels) for p in log_probs]
-    return metrics.Ranking(positive(dev.targets, labels), ranks).average_precision()
+    ranks = [log_odds(p, labels) for p in log_probs]
+    return metrics.PrecisionRecallCurve(
+        in_keyphrase(dev.targets, labels), ranks
+    ).average_precision()

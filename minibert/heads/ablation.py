@@ -20,10 +20,10 @@ from minibert.config import BertConfig, Head
 from minibert.data.batches import Split, Window, collate, make_batches
 from minibert.data.documents import OUTSIDE
 from minibert.evaluation.metrics import Array
-from minibert.evaluation.tagger import Progress, positive, word_measures
+from minibert.evaluation.tagger import ProgressBar, in_keyphrase, word_measures
 from minibert.model import BertForTokenClassification
 from minibert.pruning import keep_heads
-from minibert.runtime.distributed import add_up, share
+from minibert.runtime.distributed import all_reduce_sum, local_windows
 
 
 class Statistics(NamedTuple):
@@ -41,7 +41,7 @@ def ablate(
     masks: Tensor,
     fill: Tensor | None = None,
     tokens: int = 768,
-    progress: Progress = list,
+    progress: ProgressBar = list,
 ) -> Statistics:
     """Run the model under every mask of `masks` (V, layers, heads).
 
@@ -54,8 +54,8 @@ def ablate(
     constants = _constants(model, fill)
     changed = (masks != 1).any(-1)  # (V, layers)
     recorder = _Recorder(model, split, 1 + len(masks))
-    for window in progress(share(split.windows)):
-        trace = _Trace(model, [window])
+    for window in progress(local_windows(split.windows)):
+        trace = EncoderTrace(model, [window])
         recorder.add([0], window, trace.last[None])
         side_by_side = max(1, tokens // len(window.input_ids))
         for number, layer in enumerate(layers):
@@ -84,7 +84,7 @@ def cumulative(
     fill: Tensor | None = None,
     stride: int = 1,
     tokens: int = 1024,
-    progress: Progress = list,
+    progress: ProgressBar = list,
 ) -> Statistics:
     """Mask the heads of `order` one after another, `stride` a step (the last step takes what is
     left); row s of the result has those of the first s steps masked.
@@ -95,8 +95,8 @@ def cumulative(
     model.eval()
     constants = _constants(model, fill)
     recorder = _Recorder(model, split, 1 + len(steps))
-    for windows in progress(make_batches(share(split.windows), tokens)):
-        trace = _Trace(model, windows)
+    for windows in progress(make_batches(local_windows(split.windows), tokens)):
+        trace = EncoderTrace(model, windows)
         scored = [len(window.words) for window in windows]
         for row, heads in enumerate([[], *steps]):
             trace.remove(heads, constants)
@@ -151,7 +151,7 @@ def measure(
     out = {"loss": draws @ statistics.loss.T / per_word}
     if OUTSIDE not in names:
         return out | {"accuracy": draws @ statistics.right.T / per_word}
-    gold = positive(split.targets, names)
+    gold = in_keyphrase(split.targets, names)
     cuts = np.cumsum(words)[:-1]
     every = [word_measures(gold, np.split(r, cuts), threshold, draws) for r in statistics.ranks]
     return out | {name: np.stack([m[name] for m in every], axis=1) for name in every[0]}
@@ -160,7 +160,7 @@ def measure(
 # The engine -------------------------------------------------------------------------------------
 
 
-class _Trace:
+class EncoderTrace:
     """Some windows on their way through the model: what enters each layer (T, D), its heads'
     context (T, H, K), its attention output (T, D). In the last layer only scored tokens."""
 
@@ -218,7 +218,7 @@ class _Trace:
 
 
 def _above(
-    trace: _Trace, first: int, hidden: Tensor, masks: Tensor, constants: list[Tensor | None]
+    trace: EncoderTrace, first: int, hidden: Tensor, masks: Tensor, constants: list[Tensor | None]
 ) -> Tensor:
     """Several masks' inputs of layer `first`, (V, tokens of the one window, D), through the rest
     of the layers, each under its mask -> (V, scored tokens, D)."""
@@ -298,7 +298,7 @@ class _Recorder:
             ranks[np.ix_(variants, words)] = (inside - outside).numpy()
 
     def total(self) -> Statistics:
-        return Statistics(*map(add_up, self.statistics))
+        return Statistics(*map(all_reduce_sum, self.statistics))
 
 
 def check_masks(model: BertForTokenClassification, masks: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ class Budget:
         return kept
 
 
-class Progress(NamedTuple):
+class GateProgress(NamedTuple):
     """Where gate training is. A gate is decided when its fixed value is 1 or 0 and is what the
     goal's head mask makes of it."""
 
@@ -101,7 +101,7 @@ def learn_gates(
     goal: Goal,
     settings: TrainSettings,
     steps: int,
-) -> Iterator[Progress]:
+) -> Iterator[GateProgress]:
     """Train `gates` in place on a split, and with them those weights that require a gradient;
     yields after every step. Gates that come from an earlier goal go on from there.
 
@@ -127,7 +127,7 @@ def learn_gates(
         closed = int(((fixed == 0) & (mask == 0)).sum())
         undecided = len(fixed) - opened - closed
         expected = gates.expected()
-        yield Progress(
+        yield GateProgress(
             step + 1, loss, PUSH if settling else price, expected, opened, closed, undecided
         )
         if settling and step - changed >= STABLE and undecided <= UNDECIDED * len(fixed):

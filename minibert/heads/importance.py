@@ -10,10 +10,10 @@ from minibert.config import Head
 from minibert.data.batches import Split, collate, make_batches
 from minibert.evaluation import metrics
 from minibert.evaluation.metrics import Array
-from minibert.evaluation.tagger import Progress
+from minibert.evaluation.tagger import ProgressBar
 from minibert.heads.links import piece_links, received_by_word
 from minibert.model import BertForTokenClassification, summed_loss
-from minibert.runtime.distributed import add_up, share
+from minibert.runtime.distributed import all_reduce_sum, local_windows
 
 # Orders -----------------------------------------------------------------------------------------
 
@@ -24,7 +24,7 @@ def by_value(values: Array, present: Sequence[Head]) -> list[Head]:
 
 
 def by_importance(
-    model: BertForTokenClassification, split: Split, progress: Progress = list
+    model: BertForTokenClassification, split: Split, progress: ProgressBar = list
 ) -> list[Head]:
     """Heads from the least to the most important by `head_importance` (Michel et al. 2019)."""
     importance = np.abs(head_gradients(model, split, progress=progress)).mean(0)
@@ -32,7 +32,10 @@ def by_importance(
 
 
 def head_gradients(
-    model: BertForTokenClassification, split: Split, tokens: int = 1024, progress: Progress = list
+    model: BertForTokenClassification,
+    split: Split,
+    tokens: int = 1024,
+    progress: ProgressBar = list,
 ) -> Array:
     """(N, layers, heads) derivative of each document's summed loss by the head mask, at no mask.
 
@@ -44,21 +47,21 @@ def head_gradients(
     device = model.classifier.weight.device
     shape = (config.num_hidden_layers, config.num_attention_heads)
     out = np.zeros((len(split.documents), *shape))
-    for windows in progress(make_batches(share(split.windows), tokens)):
+    for windows in progress(make_batches(local_windows(split.windows), tokens)):
         batch = collate(windows, split.targets)
         mask = torch.ones(len(windows), *shape, device=device, requires_grad=True)
         ids, attention_mask, labels = (t.to(device) for t in batch[:3])
         logits = model(ids, attention_mask, head_mask=mask.to(model.classifier.weight.dtype)).logits
         (gradient,) = torch.autograd.grad(summed_loss(logits, labels), mask)
         np.add.at(out, [w.document for w in windows], gradient.double().cpu().numpy())
-    return add_up(out)
+    return all_reduce_sum(out)
 
 
-def gaze(
+def attention_profile(
     model: BertForTokenClassification,
     split: Split,
     gold: Sequence[NDArray] | None = None,
-    progress: Progress = list,
+    progress: ProgressBar = list,
 ) -> dict[str, Array]:
     """What each head looks at; every array is (layers, heads), meaningless for missing heads.
 
@@ -87,6 +90,6 @@ def gaze(
         out["towards"] = np.divide(towards, elsewhere, out=np.ones(shape), where=elsewhere > 0)
         out["AP"] = np.zeros(shape)
         for layer, head in config.present_heads:
-            ranking = metrics.Ranking(gold, [r[:, layer, head] for r in received])
+            ranking = metrics.PrecisionRecallCurve(gold, [r[:, layer, head] for r in received])
             out["AP"][layer, head] = ranking.average_precision()
     return out

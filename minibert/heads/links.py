@@ -12,7 +12,7 @@ from minibert.config import Head
 from minibert.data.batches import Window, collate, make_batches
 from minibert.data.documents import Document
 from minibert.evaluation.metrics import Array
-from minibert.evaluation.tagger import Progress
+from minibert.evaluation.tagger import ProgressBar
 from minibert.model import Bert, SelfAttention
 
 Strength = Literal["attention", "norm"]
@@ -142,7 +142,7 @@ def word_links(
     documents: Sequence[Document],
     heads: Mapping[Head, float],
     strength: Strength = "attention",
-    progress: Progress = list,
+    progress: ProgressBar = list,
 ) -> list[Links]:
     """The links of each document, summed over heads by their weights.
 
@@ -196,7 +196,7 @@ def piece_links(
     windows: Sequence[Window],
     heads: Sequence[Head],
     strength: Strength,
-    progress: Progress,
+    progress: ProgressBar,
 ) -> Iterator[tuple[Window, int, list[int], Tensor]]:
     """(window, layer, heads, links (H, from, to)) of every window that has words, layer by layer
     where there are such heads."""

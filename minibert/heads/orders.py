@@ -4,7 +4,7 @@ from torch import Tensor
 
 from minibert.config import Head
 from minibert.data.batches import Split
-from minibert.evaluation.tagger import Progress
+from minibert.evaluation.tagger import ProgressBar
 from minibert.heads.ablation import ablate, masks_without
 from minibert.heads.importance import by_importance
 from minibert.model import BertForTokenClassification
@@ -16,7 +16,7 @@ def refreshed_order(
     split: Split,
     every: int,
     fill: Tensor | None = None,
-    progress: Progress = list,
+    progress: ProgressBar = list,
 ) -> list[Head]:
     """From least to most important by `head_importance`, measured anew on what is left after
     every `every` heads."""
@@ -32,7 +32,7 @@ def greedy_order(
     few: int,
     every: int,
     fill: Tensor | None = None,
-    progress: Progress = list,
+    progress: ProgressBar = list,
 ) -> list[Head]:
     """At every step, of the `few` heads that gradients call least important, the one whose loss
     without it (with `fill` in its place) is lowest, judged exactly. The gradients are measured

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minibert.config import BertConfig, Head, head_of, name_of
+from minibert.config import BertConfig, Head, head_name, parse_head
 from minibert.data.documents import Document
 from minibert.errors import InputError
 from minibert.evaluation import metrics
@@ -39,7 +39,7 @@ def read_heads(source: str | Path, config: BertConfig) -> dict[Head, float]:
         else:
             named = source.replace(",", " ").split()
         weights = named if isinstance(named, dict) else dict.fromkeys(named, 1.0)
-        heads = {head_of(name): float(weight) for name, weight in weights.items()}
+        heads = {parse_head(name): float(weight) for name, weight in weights.items()}
     except InputError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError):
@@ -50,7 +50,7 @@ def read_heads(source: str | Path, config: BertConfig) -> dict[Head, float]:
     for layer, head in heads:
         if not (0 <= layer < layers and 0 <= head < width):
             raise InputError(
-                f"{source}: the model has no {name_of((layer, head))}: it has {layers} layers of "
+                f"{source}: the model has no {head_name((layer, head))}: it has {layers} layers of "
                 f"{width} heads; the list belongs to another model"
             )
     return heads

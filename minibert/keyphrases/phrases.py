@@ -19,12 +19,12 @@ import snowballstemmer
 from numpy.typing import ArrayLike
 
 from minibert.config import check_fields
-from minibert.data.documents import Document, content, find_phrases, is_stop_word
+from minibert.data.documents import Document, find_phrases, is_content_word, is_stop_word
 from minibert.errors import InputError
 from minibert.evaluation import metrics
 from minibert.tokenizer import Span, normal_form, word_spans
 
-Run = tuple[int, int]  # words (first, last + 1)
+WordRun = tuple[int, int]  # words (first, last + 1)
 
 
 Stems = tuple[str, ...]
@@ -94,11 +94,11 @@ def _stems_of_words(document: Document) -> list[Stems]:
 # Runs of words ----------------------------------------------------------------------------------
 
 
-def unbroken_runs(document: Document, inside: ArrayLike) -> list[Run]:
+def unbroken_runs(document: Document, inside: ArrayLike) -> list[WordRun]:
     """The longest runs of words `inside` (a boolean each) with only white space between them. A
     blank line, a tab, the end of a page or of a title ends a run too."""
     _check_length(document, inside)
-    runs: list[Run] = []
+    runs: list[WordRun] = []
     for i in np.flatnonzero(inside).tolist():
         if runs and runs[-1][1] == i and _joined(document, i):
             runs[-1] = (runs[-1][0], i + 1)
@@ -125,24 +125,24 @@ def _is_wrapped(document: Document, i: int, end: int, start: int) -> bool:
     return len(line) + 1 + last - first > max(NARROW, len(following))
 
 
-def content_runs(document: Document, max_words: int) -> list[Run]:
+def content_runs(document: Document, max_words: int) -> list[WordRun]:
     """What stands between stop words, numbers and punctuation. Longer runs are cut into equal parts
     of at most `max_words` words.
 
     All n-grams inside the runs lose 0.7 of F1@10 on Inspec dev, by tf-idf as by attention.
     """
-    runs = unbroken_runs(document, content(document) > 0)
+    runs = unbroken_runs(document, is_content_word(document) > 0)
     return [part for run in runs for part in _parts(run, max_words)]
 
 
-def _parts(run: Run, max_words: int) -> list[Run]:
+def _parts(run: WordRun, max_words: int) -> list[WordRun]:
     """A run in equal parts of at most `max_words` words; the later ones may be a word longer."""
     first, last = run
     count = -(-(last - first) // max_words)
     return list(pairwise(first + (last - first) * i // count for i in range(count + 1)))
 
 
-def noun_runs(document: Document, max_words: int) -> list[Run]:
+def noun_runs(document: Document, max_words: int) -> list[WordRun]:
     """Adjectives and nouns that end in a noun, and no stop words: <NN.*|JJ>*<NN.*>, as SIFRank and
     SAMRank have it, in parts of at most `max_words` words; the document's labels must be Penn
     Treebank's tags."""
@@ -150,7 +150,7 @@ def noun_runs(document: Document, max_words: int) -> list[Run]:
         raise InputError(f"document {document.id!r} has no labels; noun phrases need their tags")
     kinds = ["N" if t.startswith("NN") else "J" if t == "JJ" else " " for t in document.labels]
     runs = []
-    for start, end in unbroken_runs(document, content(document) > 0):
+    for start, end in unbroken_runs(document, is_content_word(document) > 0):
         for match in re.finditer("[NJ]*N", "".join(kinds[start:end])):
             for first, last in _parts(match.span(), max_words):
                 nouns = match.string[first:last].rstrip("J")
@@ -158,20 +158,20 @@ def noun_runs(document: Document, max_words: int) -> list[Run]:
     return runs
 
 
-def tagged_runs(document: Document, labels: Sequence[str]) -> list[Run]:
+def tagged_runs(document: Document, labels: Sequence[str]) -> list[WordRun]:
     """The entities of a tagger's labels, as `metrics.spans` reads them."""
     _check_length(document, labels)
     return sorted((first, last) for first, last, _ in metrics.spans(labels))
 
 
-def listed_runs(document: Document, phrases: Sequence[str]) -> list[Run]:
+def listed_runs(document: Document, phrases: Sequence[str]) -> list[WordRun]:
     """Wherever one of the phrases stands: inflected, or spelled as `find_phrases` has it, which
     looks through punctuation and spaces ("client-server" stands for "client/server")."""
     spelled = [run for found in find_phrases(document, phrases) for run in found]
     return spelled + _matches(document, {stems(phrase) for phrase in phrases})
 
 
-def _matches(document: Document, wanted: Collection[Stems]) -> list[Run]:
+def _matches(document: Document, wanted: Collection[Stems]) -> list[WordRun]:
     """Every unbroken run with wanted stems, overlapping ones too. Not of stop words alone: "it" is
     no "IT"."""
     words = _stems_of_words(document)
@@ -198,10 +198,10 @@ class Candidate(NamedTuple):
     """A phrase that may be ranked: its stems, and every run of words that has them, in order."""
 
     stems: Stems
-    runs: list[Run]
+    runs: list[WordRun]
 
 
-def group(document: Document, runs: Iterable[Run]) -> list[Candidate]:
+def group(document: Document, runs: Iterable[WordRun]) -> list[Candidate]:
     """Candidates from runs, in the order of their first occurrence. Runs of equal stems are one
     candidate, which also gets every other unbroken run of these stems.
 
@@ -209,7 +209,7 @@ def group(document: Document, runs: Iterable[Run]) -> list[Candidate]:
     stands alone anywhere keeps all its occurrences. (N-grams lose 7 to 8 of F1@10 without it.)
     """
     words = _stems_of_words(document)
-    found: dict[Stems, set[Run]] = defaultdict(set)
+    found: dict[Stems, set[WordRun]] = defaultdict(set)
     for first, last in runs:
         said = [i for i in range(first, last) if words[i]]
         if said:  # without punctuation at either end
@@ -221,9 +221,9 @@ def group(document: Document, runs: Iterable[Run]) -> list[Candidate]:
     return sorted(candidates, key=lambda candidate: candidate.runs[0])
 
 
-def _outermost(runs: Iterable[Run]) -> list[Run]:
+def _outermost(runs: Iterable[WordRun]) -> list[WordRun]:
     """The runs that lie inside no other."""
-    kept: list[Run] = []
+    kept: list[WordRun] = []
     for run in sorted(set(runs), key=lambda run: (run[0], -run[1])):
         if not kept or run[1] > kept[-1][1]:
             kept.append(run)

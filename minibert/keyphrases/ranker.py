@@ -13,10 +13,10 @@ import numpy as np
 from minibert.config import check_fields
 from minibert.data.batches import make_windows
 from minibert.data.corpus import read_documents, read_lines
-from minibert.data.documents import OUTSIDE, Document, content, is_stop_word
+from minibert.data.documents import OUTSIDE, Document, is_content_word, is_stop_word
 from minibert.errors import InputError
 from minibert.evaluation.metrics import Array
-from minibert.evaluation.tagger import Progress, decode, positive_score, predict, tells_spans
+from minibert.evaluation.tagger import ProgressBar, decode, has_span_labels, log_odds, predict
 from minibert.files import read_json
 from minibert.heads.links import Block, Links, Strength, links_and_received, pagerank, word_links
 from minibert.hub import DEFAULT_MODEL, find_model
@@ -24,7 +24,7 @@ from minibert.keyphrases.choice import read_heads, recorded_choice
 from minibert.keyphrases.phrases import (
     Keyphrase,
     PhraseSettings,
-    Run,
+    WordRun,
     content_runs,
     group,
     listed_runs,
@@ -125,7 +125,7 @@ class Linker:
         weights = [self.heads.get(head) for head in self.bert.config.present_heads]
         return None not in weights and len(set(weights)) == 1
 
-    def links(self, documents: Sequence[Document], progress: Progress = list) -> list[Links]:
+    def links(self, documents: Sequence[Document], progress: ProgressBar = list) -> list[Links]:
         """The links of each document between its words."""
         windows = make_windows(documents, self.tokenizer, self.longest)
         strength = self.settings.strength
@@ -177,8 +177,8 @@ class Ranker(Linker):
             self.threshold = read_json(results)["threshold"]
 
     def analyse(
-        self, documents: Sequence[Document], progress: Progress = list
-    ) -> list[tuple[Array, list[Run]]]:
+        self, documents: Sequence[Document], progress: ProgressBar = list
+    ) -> list[tuple[Array, list[WordRun]]]:
         """Of each document the weight of every word, (words,), at least 0, and 0 for stop words;
         and where a keyphrase may stand."""
         marked = self.marks(documents, progress)
@@ -193,7 +193,7 @@ class Ranker(Linker):
         ]
 
     def marks(
-        self, documents: Sequence[Document], progress: Progress = list
+        self, documents: Sequence[Document], progress: ProgressBar = list
     ) -> list[Array] | list[None]:
         """(words, labels) the tagger's log-probabilities; None where no setting asks for them."""
         if "tagger" not in (self.settings.weights, self.settings.candidates):
@@ -203,28 +203,30 @@ class Ranker(Linker):
 
     def probabilities(self, log_probs: Array) -> Array:
         """(words, labels) of the tagger -> (words,) how probable it is in a keyphrase."""
-        return 1 / (1 + np.exp(-positive_score(log_probs, self.bert.config.labels)))
+        return 1 / (1 + np.exp(-log_odds(log_probs, self.bert.config.labels)))
 
     def weigh(self, document: Document, weights: Array) -> Array:
         """(words, ...) weights -> the same, 0 for stop words, and times --idf."""
-        scale = content(document) * (self.rarity.of(document) if self.rarity else 1.0)
+        scale = is_content_word(document) * (self.rarity.of(document) if self.rarity else 1.0)
         return (weights.T * scale).T
 
-    def candidate_runs(self, document: Document, log_probs: Array | None = None) -> list[Run]:
+    def candidate_runs(self, document: Document, log_probs: Array | None = None) -> list[WordRun]:
         """Where a keyphrase may stand; `log_probs` (words, labels) are the tagger's."""
         kind, longest = self.settings.candidates, self.settings.max_words
         if self.listed is not None:
             return listed_runs(document, self.listed)
         if kind == "words":
-            return [(i, i + 1) for i in np.flatnonzero(content(document)).tolist()]
+            return [(i, i + 1) for i in np.flatnonzero(is_content_word(document)).tolist()]
         if kind != "tagger":
             return (noun_runs if kind == "nouns" else content_runs)(document, longest)
         names = self.bert.config.labels
-        if not tells_spans(names):
-            return unbroken_runs(document, positive_score(log_probs, names) >= self.threshold)
+        if not has_span_labels(names):
+            return unbroken_runs(document, log_odds(log_probs, names) >= self.threshold)
         return tagged_runs(document, [names[i] for i in decode(log_probs, names, self.threshold)])
 
-    def keyphrases(self, document: Document, weights: Array, runs: list[Run]) -> list[Keyphrase]:
+    def keyphrases(
+        self, document: Document, weights: Array, runs: list[WordRun]
+    ) -> list[Keyphrase]:
         """What `analyse` found of a document, as ranked phrases, best first."""
         return rank_phrases(document, group(document, runs), weights, self.settings)
 
@@ -293,7 +295,7 @@ class Rarity:
 def neighbours(document: Document, reach: int = 2) -> Array:
     """(words,) TextRank (Mihalcea and Tarau 2004): PageRank over the stems of content words, linked
     where two stand at most `reach` words apart."""
-    kept = np.flatnonzero(content(document))
+    kept = np.flatnonzero(is_content_word(document))
     forms = document.forms()
     numbers: dict[str, int] = {}
     of_word = [numbers.setdefault(stem(forms[i]), len(numbers)) for i in kept]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from minibert.evaluation.metrics import main_measure
-from minibert.files import replacing
+from minibert.files import atomic_path
 
 ENDS = ("value", "low", "high")  # of a score
 
@@ -148,5 +148,5 @@ def _figure(width: float, height: float):
 
 
 def _save(figure, path: str | Path) -> None:
-    with replacing(path) as temporary:
+    with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150, format="png")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from minibert.config import BertConfig, Head, head_of, name_of
+from minibert.config import BertConfig, Head, head_name, parse_head
 from minibert.data.documents import Document
 from minibert.errors import InputError
 from minibert.evaluation.intervals import Score
@@ -84,7 +84,7 @@ def write_report(run: str | Path) -> Path:
     return run / "report.html"
 
 
-def tell(run: str | Path, out: str | Path) -> None:
+def update_report(run: str | Path, out: str | Path) -> None:
     """Add results in the folder `out` to the report of the run, if they are in the run folder.
     Another process may be at it: nothing is lost, the next report has them."""
     if Path(out).resolve().parent != Path(run).resolve():
@@ -146,7 +146,7 @@ def _effects_map(effects: Mapping[str, Mapping], config: BertConfig) -> HeatMap:
         sure = "told from noise" if loss["decided"] else "not told from noise"
         ends = (178, 24, 43) if loss["value"] > 0 else (33, 102, 172)
         colour = _mixed(ends, abs(loss["value"]) / limit)
-        cells[head_of(name)] = Cell(
+        cells[parse_head(name)] = Cell(
             f"{name}: loss {told}, {sure}", colour, "" if loss["decided"] else "·"
         )
     key = f"red: the loss rises, by at most {limit:.4f}; blue: it falls; dot: not told from noise"
@@ -155,11 +155,11 @@ def _effects_map(effects: Mapping[str, Mapping], config: BertConfig) -> HeatMap:
 
 def _gaze_map(gaze: Mapping[str, Mapping], config: BertConfig) -> HeatMap:
     """How well what a word receives from each head alone tells keyphrase words."""
-    values = {head_of(name): head["AP"] for name, head in gaze.items()}
+    values = {parse_head(name): head["AP"] for name, head in gaze.items()}
     low, high = min(values.values()), max(values.values())
     cells = {
         head: Cell(
-            f"{name_of(head)}: AP {100 * value:.1f}",
+            f"{head_name(head)}: AP {100 * value:.1f}",
             _mixed((194, 87, 26), (value - low) / ((high - low) or 1.0)),
             "",
         )

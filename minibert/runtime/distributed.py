@@ -47,7 +47,7 @@ def size() -> int:
 
 
 @contextmanager
-def apart() -> Iterator[None]:
+def working_alone() -> Iterator[None]:
     """Inside, this process works alone, on items that are its own."""
     global _apart
     _apart = True
@@ -57,14 +57,14 @@ def apart() -> Iterator[None]:
         _apart = False
 
 
-def in_order(compute: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+def map_in_order(compute: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """compute(item) of every item, in order, in every process; the items are dealt out in turns
     and read as they are asked for."""
     items = iter(items)
     while group := list(islice(items, size())):
         own, result = rank(), None
         if own < len(group):
-            with apart():
+            with working_alone():
                 result = compute(group[own])
         results = [result] * size()
         if size() > 1:
@@ -72,17 +72,17 @@ def in_order(compute: Callable[[Item], Result], items: Iterable[Item]) -> Iterat
         yield from results[: len(group)]
 
 
-def share(windows: Sequence[Part]) -> list[Part]:
+def local_windows(windows: Sequence[Part]) -> list[Part]:
     """The windows of this process's documents: every one where there is one process."""
     return [window for window in windows if window.document % size() == rank()]
 
 
-def turns(items: Sequence[Item]) -> list[tuple[int, Item]]:
+def local_items(items: Sequence[Item]) -> list[tuple[int, Item]]:
     """(number, item) of the items that fall to this process when they are dealt out in turns."""
     return list(enumerate(items))[rank() :: size()]
 
 
-def agree(value: Any) -> Any:
+def broadcast(value: Any) -> Any:
     """The first process's value, in every process."""
     if size() == 1:
         return value
@@ -91,19 +91,19 @@ def agree(value: Any) -> Any:
     return values[0]
 
 
-def add_up(array: np.ndarray) -> np.ndarray:
+def all_reduce_sum(array: np.ndarray) -> np.ndarray:
     """Sum an array over all processes, in place; each has filled in its own documents' part."""
     if size() > 1:
         distributed.all_reduce(torch.from_numpy(array))
     return array
 
 
-def total(value: float) -> float:
+def reduce_float(value: float) -> float:
     """The sum of a number over all processes."""
-    return float(add_up(np.array([value]))[0])
+    return float(all_reduce_sum(np.array([value]))[0])
 
 
-def add_up_gradients(parameters: Iterable[Tensor]) -> None:
+def all_reduce_gradients(parameters: Iterable[Tensor]) -> None:
     """Sum every gradient over all processes, in place; none counts as zero."""
     for parameter in parameters if size() > 1 else ():
         if parameter.grad is None:

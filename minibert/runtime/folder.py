@@ -11,7 +11,14 @@ from typing import IO, Any
 import torch
 
 from minibert.errors import InputError
-from minibert.files import clear_left_over, locked, read_json, write_json, write_text, writing
+from minibert.files import (
+    as_input_error,
+    clear_left_over,
+    locked,
+    read_json,
+    write_json,
+    write_text,
+)
 
 # Settings that may differ when a run is taken up again, with less memory, say; of the files that
 # `run` and `order` name the checksums are compared.
@@ -129,10 +136,10 @@ class Log:
             raise InputError(f"{path}: damaged; delete the run folder to start over") from None
         write_text(path, "".join(kept))
         self._path = path
-        with writing(path):
+        with as_input_error(path):
             self._file = path.open("a", encoding="utf-8")
 
     def write(self, **values: Any) -> None:
-        with writing(self._path):
+        with as_input_error(self._path):
             self._file.write(json.dumps(values) + "\n")
             self._file.flush()

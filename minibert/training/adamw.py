@@ -8,7 +8,7 @@ from torch import Tensor
 SLICE = 2**20  # numbers updated at a time: float32 copies of more never exist
 
 
-class HalfAdamW(torch.optim.Optimizer):
+class AdamWBf16(torch.optim.Optimizer):
     """AdamW (Loshchilov and Hutter 2019) that keeps both moments in bf16.
 
     They are computed in float32 and rounded at random, up or down, right on average: rounded to the

@@ -19,7 +19,7 @@ from minibert.gates import HardConcreteGates
 from minibert.model import IGNORED, BertForTokenClassification, summed_loss
 
 
-class Trace(NamedTuple):
+class PassState(NamedTuple):
     """One micro-batch between its forward and its backward pass. A stage is the embeddings or a
     layer."""
 
@@ -61,11 +61,11 @@ class Passes:
     def _moved(self, batch: Batch) -> tuple[Tensor, Packing, Tensor, Tensor | None]:
         """Token ids, packing and labels on the model's device, and a draw of the gates."""
         packing = self.model.bert.packing(batch.attention_mask).to(self.device)
-        ids, labels = (_sent(t, self.device) for t in (batch.input_ids, batch.labels))
+        ids, labels = (_to_device(t, self.device) for t in (batch.input_ids, batch.labels))
         return ids, packing, labels, self.gates.sample(len(ids)) if self.gates else None
 
     @torch.no_grad()
-    def _answers(self, ids: Tensor, packing: Packing) -> Tensor | None:
+    def _teacher_logits(self, ids: Tensor, packing: Packing) -> Tensor | None:
         """(B, L, labels) the teacher's logits."""
         with self.autocast():
             return self.teacher(ids, packing).logits if self.teacher else None
@@ -74,25 +74,25 @@ class Passes:
         """Add the gradient of a micro-batch's loss, summed and divided by `labelled`; returns the
         loss."""
         ids, packing, labels, head_mask = self._moved(batch)
-        answers = self._answers(ids, packing)
+        answers = self._teacher_logits(ids, packing)
         with self.autocast():
             logits = self.model(ids, packing, head_mask=head_mask).logits
         loss = _loss(logits, labels, answers) / labelled
         self.scale(loss).backward()
         return loss.detach()
 
-    def forward(self, batch: Batch, labelled: int) -> tuple[Trace, Tensor]:
+    def forward(self, batch: Batch, labelled: int) -> tuple[PassState, Tensor]:
         """The loss; of the backward pass only the classifier's part is done."""
         ids, packing, labels, head_mask = self._moved(batch)
-        answers = self._answers(ids, packing)
+        answers = self._teacher_logits(ids, packing)
         factors = self.model.bert.factors(head_mask, packing)
         leaves = [f if f is None else f.detach().requires_grad_() for f in factors]
-        trace = Trace(packing.pack(ids), packing, factors, leaves, [], [], [])
+        trace = PassState(packing.pack(ids), packing, factors, leaves, [], [], [])
         with torch.no_grad(), self.autocast():
             hidden = self.model.bert.embeddings.word(trace.ids)
             for stage in range(self.stages):
                 trace.inputs.append(hidden.to(self.parking))
-                trace.randomness.append(_randomness(self.device))
+                trace.randomness.append(_rng_state(self.device))
                 hidden = self._run(trace, stage, hidden)
         hidden.requires_grad_()
         with self.autocast():
@@ -102,20 +102,20 @@ class Passes:
         trace.gradient.append(hidden.grad)
         return trace, loss.detach()
 
-    def _run(self, trace: Trace, stage: int, given: Tensor) -> Tensor:
+    def _run(self, trace: PassState, stage: int, given: Tensor) -> Tensor:
         if stage == 0:
             positions = trace.packing.positions
             return self.model.bert.embeddings.combine(given, positions, torch.zeros_like(positions))
         return self.model.bert.layers[stage - 1](given, trace.packing, trace.leaves[stage - 1])
 
     def backward(
-        self, traces: Sequence[Trace], completed: Callable[[int], None] = lambda stage: None
+        self, traces: Sequence[PassState], completed: Callable[[int], None] = lambda stage: None
     ) -> None:
         """Add the gradients of the layers and the embeddings; `completed` is called with each
         stage, from the top down, when its gradient is there."""
         for stage in reversed(range(self.stages)):
             for trace in traces:
-                self._back_over(trace, stage)
+                self._recompute_and_backward(trace, stage)
             # All lookups at once: each gradient of its own is as large as the table.
             if traces and stage == 0:
                 words = self.model.bert.embeddings.word(torch.cat([t.ids for t in traces]))
@@ -127,9 +127,9 @@ class Passes:
             if pairs:
                 torch.autograd.backward(*zip(*pairs))
 
-    def _back_over(self, trace: Trace, stage: int) -> None:
+    def _recompute_and_backward(self, trace: PassState, stage: int) -> None:
         given = trace.inputs.pop().to(self.device).requires_grad_()
-        with _same(trace.randomness.pop(), self.device), self.autocast():
+        with _replayed_rng(trace.randomness.pop(), self.device), self.autocast():
             out = self._run(trace, stage, given)
         torch.autograd.backward(out, trace.gradient.pop())
         trace.gradient.append(given.grad)
@@ -152,19 +152,19 @@ def divergence(logits: Tensor, answers: Tensor, labels: Tensor) -> Tensor:
     return (theirs.exp() * (theirs - ours)).sum()
 
 
-def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """On the device; a GPU gets it from pinned memory, and nobody waits for it."""
     if device.type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
 
 
-def _randomness(device: torch.device) -> Tensor:
+def _rng_state(device: torch.device) -> Tensor:
     return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
 
 @contextmanager
-def _same(randomness: Tensor, device: torch.device) -> Iterator[None]:
+def _replayed_rng(randomness: Tensor, device: torch.device) -> Iterator[None]:
     """Draw once more what was drawn from `randomness` on, and leave no trace of it."""
     cuda = device.type == "cuda"
     with torch.random.fork_rng([device] if cuda else []):

@@ -18,7 +18,9 @@ from minibert.weights import save_pretrained
 CHECKPOINT = "checkpoint.safetensors"  # in the run folder, while the run is not finished
 
 
-def plan(split: Split, settings: TrainSettings, epoch: int) -> Iterator[list[Batch]]:
+def accumulation_windows(
+    split: Split, settings: TrainSettings, epoch: int
+) -> Iterator[list[Batch]]:
     """The accumulation windows of one epoch, in its own random order, each as micro-batches."""
     order = list(split.windows)
     random.Random(f"{settings.seed} {epoch}").shuffle(order)
@@ -32,7 +34,7 @@ def plan(split: Split, settings: TrainSettings, epoch: int) -> Iterator[list[Bat
 def endless(split: Split, settings: TrainSettings) -> Iterator[list[Batch]]:
     """Accumulation windows, epoch after epoch, without an end."""
     for epoch in count():
-        yield from plan(split, settings, epoch)
+        yield from accumulation_windows(split, settings, epoch)
 
 
 def fine_tune(
@@ -75,7 +77,7 @@ def fit(
     for epoch in range(step // per_epoch, settings.epochs):
         model.train()
         done = step - epoch * per_epoch
-        for batches in islice(plan(train, settings, epoch), done, None):
+        for batches in islice(accumulation_windows(train, settings, epoch), done, None):
             began = time.monotonic()
             loss = stepper.step(step, batches)
             speed = sum(int(b.attention_mask.sum()) for b in batches) / (time.monotonic() - began)
@@ -96,4 +98,4 @@ def fit(
             if better:
                 save_pretrained(model, out)
             stepper.save(checkpoint, step, best)
-    return distributed.agree(best)  # once the first has written everything
+    return distributed.broadcast(best)  # once the first has written everything

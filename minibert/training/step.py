@@ -15,7 +15,7 @@ from minibert.errors import InputError
 from minibert.gates import HardConcreteGates
 from minibert.model import BertForTokenClassification
 from minibert.runtime import distributed
-from minibert.training.adamw import HalfAdamW
+from minibert.training.adamw import AdamWBf16
 from minibert.training.layerwise import Passes
 from minibert.training.settings import TrainSettings, choose_precision
 from minibert.weights import read_tensors, write_tensors
@@ -68,7 +68,7 @@ class Stepper:
         if not trained:
             return None
         if self.settings.states == "bf16":
-            return HalfAdamW(groups, weight_decay=decay)
+            return AdamWBf16(groups, weight_decay=decay)
         return torch.optim.AdamW(groups, weight_decay=decay, fused=True)
 
     def rate(self, step: int) -> float:
@@ -109,19 +109,19 @@ class Stepper:
             for stage in range(len(self.optimizers)):
                 self._apply(stage)
         if self.gates:
-            distributed.add_up_gradients([self.gates.log_alpha])
+            distributed.all_reduce_gradients([self.gates.log_alpha])
             penalty = (price * self.gates.open_probability(softness)).sum()
             self.scaler.scale(penalty).backward()
             self.scaler.step(self.gate_optimizer)
             self.gate_optimizer.zero_grad()
-            self.gates.limit()
+            self.gates.clamp_()
         self.scaler.update()
         return total
 
     def _each(self, batches: Sequence[Batch], number: int, compute: Callable) -> list:
         """What comes out for each micro-batch that falls to this process."""
         found = []
-        for place, batch in distributed.turns(batches):
+        for place, batch in distributed.local_items(batches):
             # A seed for each, not a stream of random numbers: a resumed run, or another process,
             # draws the same dropout. A CPU's generator takes 32 bits and drops the rest.
             seed = self.settings.seed * 1_000_003 + number + place * 2_654_435_761
@@ -135,7 +135,7 @@ class Stepper:
         return loss
 
     def _finite(self, losses: Sequence[Tensor], number: int) -> float:
-        total = distributed.total(float(sum(losses)))
+        total = distributed.reduce_float(float(sum(losses)))
         if not np.isfinite(total):
             advice = "try a lower --learning-rate" if self.names else "the weights are damaged"
             raise InputError(f"the loss is {total} at step {number}: {advice}")
@@ -145,9 +145,9 @@ class Stepper:
         """Clip one block's gradient, update its weights, free the gradient."""
         optimizer = self.optimizers[stage]
         if optimizer:
-            distributed.add_up_gradients(weights_of(optimizer))
+            distributed.all_reduce_gradients(parameters_of(optimizer))
             self.scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(weights_of(optimizer), self.settings.clip)
+            nn.utils.clip_grad_norm_(parameters_of(optimizer), self.settings.clip)
             self.scaler.step(optimizer)
             optimizer.zero_grad(set_to_none=True)
 
@@ -168,7 +168,7 @@ class Stepper:
         tensors, metadata = read_tensors(path)
         with torch.no_grad():
             for optimizer in filter(None, self.optimizers):
-                for parameter in weights_of(optimizer):
+                for parameter in parameters_of(optimizer):
                     name = self.names[parameter]
                     parameter.copy_(tensors[f"weight.{name}"])
                     optimizer.state[parameter] = {
@@ -180,5 +180,5 @@ class Stepper:
         return progress["step"], progress["best"]
 
 
-def weights_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     return [p for group in optimizer.param_groups for p in group["params"]]

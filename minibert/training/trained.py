@@ -14,14 +14,14 @@ from minibert.tokenizer import Tokenizer
 from minibert.weights import load_pretrained
 
 
-class Run(NamedTuple):
+class TrainedTagger(NamedTuple):
     """A finished run of train.py."""
 
     model: BertForTokenClassification
     splits: dict[str, Split]
-    threshold: float | None  # of `evaluation.positive_score`; None where no label is O
+    threshold: float | None  # of `evaluation.tagger.log_odds`; None where no label is O
 
-    def measured_on(self, count: int) -> "Run":
+    def first_documents_only(self, count: int) -> "TrainedTagger":
         """With only so many documents of dev and of test, if `count` is not 0. Raises InputError
         where there is nothing to measure."""
         names = self.model.config.labels
@@ -48,7 +48,7 @@ class Run(NamedTuple):
         )
 
 
-def load_run(folder: str | Path) -> Run:
+def load_run(folder: str | Path) -> TrainedTagger:
     """The model of a run with the documents it was trained, chosen and reported on.
 
     Raises InputError where the folder is no finished run or the documents have changed since.
@@ -72,4 +72,4 @@ def load_run(folder: str | Path) -> Run:
     tokenizer = Tokenizer.load(folder, model.config.vocab_size)
     scheme, length = settings["labels"], settings["max_length"]
     splits = make_splits(corpus, tokenizer, scheme, model.config, length)
-    return Run(model, splits, read_json(folder / "results.json").get("threshold"))
+    return TrainedTagger(model, splits, read_json(folder / "results.json").get("threshold"))

@@ -5,7 +5,7 @@ from itertools import accumulate, pairwise
 import pytest
 import torch
 
-from minibert.attention import at_once, attend, jagged, one_by_one
+from minibert.attention import attend, attend_batch, attend_loop, attend_nested
 
 pytestmark = pytest.mark.numeric
 
@@ -22,10 +22,10 @@ def spelled_out(query, key, value, lengths):
 
 
 WAYS = {
-    "one by one": one_by_one,
-    "jagged": jagged,
+    "one by one": attend_loop,
+    "jagged": attend_nested,
     "chosen": attend,
-    "at once": lambda q, k, v, lengths, dropout: at_once(q, k, v, len(lengths), dropout),
+    "at once": lambda q, k, v, lengths, dropout: attend_batch(q, k, v, len(lengths), dropout),
 }
 
 

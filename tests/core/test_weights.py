@@ -27,7 +27,7 @@ from minibert import (
     save_pretrained,
     weights,
 )
-from minibert.files import replacing, write_json, write_text
+from minibert.files import atomic_path, write_json, write_text
 from minibert.hub import find_model
 from minibert.weights import our_name, their_name
 
@@ -800,7 +800,7 @@ def names(folder: Path) -> list[str]:
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_an_interrupted_write_leaves_the_old_file(tmp_path, error):
     write_text(tmp_path / "x.json", "old")
-    with pytest.raises(error), replacing(tmp_path / "x.json") as temporary:  # noqa: PT012
+    with pytest.raises(error), atomic_path(tmp_path / "x.json") as temporary:  # noqa: PT012
         temporary.write_text("half of the n")
         raise error
     assert (tmp_path / "x.json").read_text() == "old"
@@ -809,7 +809,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, error):
 
 def test_a_write_takes_place_at_once(tmp_path):
     write_text(tmp_path / "deep" / "x", "old")
-    with replacing(tmp_path / "deep" / "x") as temporary:
+    with atomic_path(tmp_path / "deep" / "x") as temporary:
         temporary.write_text("new")
         assert (tmp_path / "deep" / "x").read_text() == "old"
         # a rename across disks is a copy

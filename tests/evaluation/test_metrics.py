@@ -25,7 +25,7 @@ from minibert.evaluation.intervals import (
     with_interval,
 )
 from minibert.evaluation.metrics import (
-    Ranking,
+    PrecisionRecallCurve,
     accuracy,
     confusion,
     f1,
@@ -67,7 +67,9 @@ def test_average_precision_is_sklearns_with_ties(documents):
     gold, scores = columns(documents)
     assume(np.concatenate(gold).any())
     expected = sklearn.average_precision_score(np.concatenate(gold), np.concatenate(scores))
-    assert Ranking(gold, scores).average_precision() == pytest.approx(expected, abs=1e-12)
+    assert PrecisionRecallCurve(gold, scores).average_precision() == pytest.approx(
+        expected, abs=1e-12
+    )
 
 
 @settings(deadline=None, max_examples=50)
@@ -77,7 +79,7 @@ def test_weights_are_repeated_documents(documents, drawn):
         st.lists(st.integers(0, 3), min_size=len(documents), max_size=len(documents))
     )
     gold, scores = columns(documents)
-    found = Ranking(gold, scores).average_precision(np.array(times, dtype=np.float64))
+    found = PrecisionRecallCurve(gold, scores).average_precision(np.array(times, dtype=np.float64))
     gold_words = np.concatenate([np.tile(g, n) for g, n in zip(gold, times)])
     if gold_words.any():
         words = np.concatenate([np.tile(s, n) for s, n in zip(scores, times)])
@@ -91,15 +93,15 @@ def test_average_precision_by_hand():
     """One right above one wrong above two tied, one of them right: (1 + 2/4) / 2."""
     gold = [np.array([True, False]), np.array([False, True])]
     scores = [np.array([3.0, 2.0]), np.array([1.0, 1.0])]
-    assert Ranking(gold, scores).average_precision() == 0.75
-    assert Ranking(gold, scores).average_precision(np.array([1.0, 0.0])) == 1.0
-    assert Ranking(gold, scores).average_precision(np.array([0.0, 1.0])) == 0.5
+    assert PrecisionRecallCurve(gold, scores).average_precision() == 0.75
+    assert PrecisionRecallCurve(gold, scores).average_precision(np.array([1.0, 0.0])) == 1.0
+    assert PrecisionRecallCurve(gold, scores).average_precision(np.array([0.0, 1.0])) == 0.5
 
 
 @pytest.mark.parametrize("weights", [None, [1.0, 0.0], [2.0, 1.0]])
 def test_average_precision_without_positives_is_nan(weights):
     gold = [np.zeros(2, dtype=bool), np.zeros(1, dtype=bool)]
-    ranking = Ranking(gold, [np.array([1.0, 2.0]), np.array([0.0])])
+    ranking = PrecisionRecallCurve(gold, [np.array([1.0, 2.0]), np.array([0.0])])
     with np.errstate(all="raise"):
         found = ranking.average_precision(None if weights is None else np.array(weights))
     assert math.isnan(found)
@@ -110,7 +112,7 @@ def test_average_precision_without_positives_is_nan(weights):
 def test_no_threshold_beats_the_best_one(documents):
     gold, scores = columns(documents)
     all_gold, all_scores = np.concatenate(gold), np.concatenate(scores)
-    threshold = Ranking(gold, scores).best_threshold()
+    threshold = PrecisionRecallCurve(gold, scores).best_threshold()
     score = {
         t: 2 * (all_gold & (all_scores >= t)).sum() / (all_gold.sum() + (all_scores >= t).sum())
         for t in all_scores
@@ -121,7 +123,9 @@ def test_no_threshold_beats_the_best_one(documents):
 def test_best_threshold_by_hand():
     gold = [np.array([True, False, True, False, False])]
     scores = [np.array([0.9, 0.8, 0.7, 0.6, 0.5])]
-    assert Ranking(gold, scores).best_threshold() == 0.7  # F1 of 4/5 before 2/3, 1/2, 2/3, 4/7
+    assert (
+        PrecisionRecallCurve(gold, scores).best_threshold() == 0.7
+    )  # F1 of 4/5 before 2/3, 1/2, 2/3, 4/7
 
 
 # Counts -----------------------------------------------------------------------------------------

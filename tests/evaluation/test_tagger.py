@@ -13,19 +13,19 @@ from tiny import TINY, randomise
 from minibert import BertForTokenClassification
 from minibert.data.batches import Split, make_split, make_windows
 from minibert.data.corpus import load_corpus, parse_document
-from minibert.data.documents import Document, content, stop_words
+from minibert.data.documents import Document, is_content_word, stop_words
 from minibert.evaluation.intervals import Score
-from minibert.evaluation.metrics import Ranking
+from minibert.evaluation.metrics import PrecisionRecallCurve
 from minibert.evaluation.tagger import (
     commonest_label,
     decode,
     evaluate,
+    in_keyphrase,
     label_scores,
-    positive,
-    positive_score,
+    log_odds,
     predict,
     predicted_spans,
-    share,
+    word_accuracy,
     word_prior,
     word_scores,
 )
@@ -118,22 +118,22 @@ def test_positive_score_is_the_log_odds_of_not_being_outside():
     with np.errstate(divide="ignore"):
         logs = np.log(probs)
     expected = [0.0, math.log(0.1 / 0.9), math.log(9)]
-    assert positive_score(logs, ("O", "B", "I")) == pytest.approx(expected, abs=1e-12)
+    assert log_odds(logs, ("O", "B", "I")) == pytest.approx(expected, abs=1e-12)
     moved = logs[:, [1, 2, 0]]
-    assert positive_score(moved, ("B", "I", "O")) == pytest.approx(expected, abs=1e-12)
-    assert positive_score(logs[:, 1:], ("I", "O"))[0] == pytest.approx(math.log(0.3 / 0.2))
+    assert log_odds(moved, ("B", "I", "O")) == pytest.approx(expected, abs=1e-12)
+    assert log_odds(logs[:, 1:], ("I", "O"))[0] == pytest.approx(math.log(0.3 / 0.2))
 
 
 def test_positive_score_of_near_certain_words_keeps_their_order():
     """Where the probability of O rounds to 1: a ratio of probabilities would be lost."""
     logs = np.array([[-1e-40, -90.0, -95.0], [-1e-40, -91.0, -95.0]])
-    first, second = positive_score(logs, ("O", "B", "I"))
+    first, second = log_odds(logs, ("O", "B", "I"))
     assert first == pytest.approx(-90 + math.log1p(math.exp(-5)))
     assert second < first
 
 
 def test_positive_are_the_words_with_another_label_than_o():
-    found = positive([[0, 2, 1], [2]], ("B", "I", "O"))
+    found = in_keyphrase([[0, 2, 1], [2]], ("B", "I", "O"))
     assert [f.tolist() for f in found] == [[True, False, True], [False]]
 
 
@@ -161,10 +161,10 @@ def test_predicted_spans_join_neighbours_with_white_space_between(text, inside, 
 
 def test_content_words_are_neither_stop_words_nor_numbers():
     text = "The frost isn't 3.5 of THEIR orchards, 1990s 12 x2 don't"
-    assert content(doc(text)).tolist() == [0, 1, 0, 0, 0, 0, 1, 1, 0, 1, 0]
+    assert is_content_word(doc(text)).tolist() == [0, 1, 0, 0, 0, 0, 1, 1, 0, 1, 0]
     text = "IT is in the U.S. but BACKGROUND AND AIMS: it, We; THE END"
-    assert content(doc(text)).tolist() == [1, 0, 0, 0, 1, 0, 1, 0, 1, 0, 0, 0, 1]
-    assert content(doc("A* or C++")).tolist() == [1, 0, 1]
+    assert is_content_word(doc(text)).tolist() == [1, 0, 0, 0, 1, 0, 1, 0, 1, 0, 0, 0, 1]
+    assert is_content_word(doc("A* or C++")).tolist() == [1, 0, 1]
     assert {"the", "of", "dont"} <= stop_words()
     assert all(word == normal_form(word) for word in stop_words())
 
@@ -241,7 +241,7 @@ def test_entity_f1_by_hand():
 
 
 def test_share_is_over_words_not_documents():
-    assert share([np.array([True]), np.array([False, False, True])]).value == 0.5
+    assert word_accuracy([np.array([True]), np.array([False, False, True])]).value == 0.5
 
 
 def test_word_scores_are_sklearns_at_the_threshold():
@@ -356,9 +356,9 @@ def test_the_threshold_is_the_best_on_dev_and_the_scores_follow(
 def test_the_threshold_on_test_would_have_been_another(ranks, sample_splits, report):
     """Else the test above could not tell dev from test."""
     gold = [np.concatenate([np.array(t) != 0 for t in sample_splits["test"].targets])]
-    assert Ranking(gold, [ranks["test"]["minibert"]]).best_threshold() != pytest.approx(
-        report["threshold"]
-    )
+    assert PrecisionRecallCurve(
+        gold, [ranks["test"]["minibert"]]
+    ).best_threshold() != pytest.approx(report["threshold"])
 
 
 @pytest.fixture(scope="module")

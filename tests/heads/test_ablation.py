@@ -11,14 +11,14 @@ from tiny import TINY, tagger_for
 from torch import Tensor
 
 from minibert import BertForTokenClassification
-from minibert.config import head_of, name_of
+from minibert.config import head_name, parse_head
 from minibert.data.batches import Split, make_split
 from minibert.data.corpus import SAMPLE, read_documents
 from minibert.evaluation import intervals
-from minibert.evaluation.tagger import positive, positive_score, predict
+from minibert.evaluation.tagger import in_keyphrase, log_odds, predict
 from minibert.heads import ablation, importance, orders
 from minibert.heads.ablation import ablate, cumulative, masks_without, mean_context
-from minibert.heads.importance import by_value, gaze, head_gradients
+from minibert.heads.importance import attention_profile, by_value, head_gradients
 from minibert.heads.orders import refreshed_order
 from minibert.pruning import without_heads
 
@@ -46,7 +46,7 @@ def naive(model, split, mask: Tensor | None = None) -> tuple[np.ndarray, np.ndar
     gold = [np.array(target) for target in split.targets]
     loss = [-p[np.arange(len(g)), g].sum() for p, g in zip(log_probs, gold)]
     right = [(p.argmax(1) == g).sum() for p, g in zip(log_probs, gold)]
-    ranks = np.concatenate([positive_score(p, LABELS) for p in log_probs])
+    ranks = np.concatenate([log_odds(p, LABELS) for p in log_probs])
     return np.array(loss), np.array(right), ranks
 
 
@@ -166,8 +166,8 @@ def test_gradients_are_each_documents_own_and_agree_with_differences(model, spli
 
 
 def test_gaze_measures_entropy_and_attention_received(model, split):
-    gold = positive(split.targets, LABELS)
-    measured = gaze(model, split, gold)
+    gold = in_keyphrase(split.targets, LABELS)
+    measured = attention_profile(model, split, gold)
     entropy, count = torch.zeros(LAYERS, HEADS, dtype=torch.float64), 0
     received = [np.zeros((len(t), HEADS)) for t in split.targets]  # of layer 1
     for window in split.windows:
@@ -195,7 +195,7 @@ def test_measures_of_every_mask(model, split):
     statistics = ablate(model, split, masks)
     draws = intervals.resamples(3, 20)
     values = ablation.measure(statistics, split, LABELS, 0.5, draws)
-    gold = np.concatenate(positive(split.targets, LABELS))
+    gold = np.concatenate(in_keyphrase(split.targets, LABELS))
     for column, mask in enumerate([None, *masks.double()]):
         loss, _, ranks = naive(model, split, mask)
         assert values["loss"][0, column] == pytest.approx(loss.sum() / len(gold), abs=1e-10)
@@ -242,8 +242,8 @@ def test_a_refreshed_order_measures_what_is_left(model, split):
 
 
 def test_names_of_heads_go_there_and_back():
-    assert name_of((3, 11)) == "L3H11"
-    assert head_of("L3H11") == (3, 11)
+    assert head_name((3, 11)) == "L3H11"
+    assert parse_head("L3H11") == (3, 11)
 
 
 def test_benjamini_hochberg_and_rank_correlation_against_scipy():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from minibert import InputError
-from minibert.files import replacing, write_json
+from minibert.files import atomic_path, write_json
 from minibert.report import results
 from minibert.runtime import folder
 from minibert.runtime.folder import Log, open_run
@@ -172,7 +172,7 @@ def test_what_killed_writes_left_goes_and_what_is_being_written_stays(settings):
     left = settings.out / "below" / ".model.safetensors.tmp" / ".tmpQf8w2K"  # safetensors' own
     left.parent.mkdir(parents=True)
     left.write_bytes(b"half")
-    with replacing(settings.out / "below" / "figure.png") as temporary:
+    with atomic_path(settings.out / "below" / "figure.png") as temporary:
         open_run(settings.out, settings, INPUTS).close()
         temporary.write_text("whole")
     assert [p.name for p in (settings.out / "below").iterdir()] == ["figure.png"]

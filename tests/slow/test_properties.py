@@ -268,12 +268,14 @@ def test_word_scores_are_sklearns_with_an_interval_around_them(documents, thresh
 def test_average_precision_depends_on_the_order_of_scores_alone(documents, drawn):
     gold, scores = documents
     assume(np.concatenate(gold).any())
-    value = metrics.Ranking(gold, scores).average_precision()
+    value = metrics.PrecisionRecallCurve(gold, scores).average_precision()
     assert np.concatenate(gold).mean() / 2 < value <= 1
     order = drawn.draw(st.permutations(range(len(gold))))
     shuffled = [gold[i] for i in order], [np.exp(scores[i]) for i in order]
-    assert metrics.Ranking(*shuffled).average_precision() == pytest.approx(value)
-    perfect = metrics.Ranking(gold, [g.astype(float) for g in gold]).average_precision()
+    assert metrics.PrecisionRecallCurve(*shuffled).average_precision() == pytest.approx(value)
+    perfect = metrics.PrecisionRecallCurve(
+        gold, [g.astype(float) for g in gold]
+    ).average_precision()
     assert perfect == pytest.approx(1)
 
 

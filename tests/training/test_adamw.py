@@ -2,7 +2,7 @@
 
 import torch
 
-from minibert.training.adamw import SLICE, HalfAdamW, rounded
+from minibert.training.adamw import SLICE, AdamWBf16, rounded
 
 
 def test_rounding_goes_to_a_neighbour_and_is_right_on_average():
@@ -33,12 +33,12 @@ def trained(optimizer_of, steps: int, shape: tuple[int, ...]) -> torch.Tensor:
 def test_it_is_adamw_within_the_rounding():
     for shape, steps, tolerance in (((3, 5), 1, 1e-6), ((7, 11), 200, 0.02)):
         exact = trained(lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1), steps, shape)
-        half = trained(lambda p: HalfAdamW(p, 0.01, weight_decay=0.1), steps, shape)
+        half = trained(lambda p: AdamWBf16(p, 0.01, weight_decay=0.1), steps, shape)
         torch.testing.assert_close(half, exact, rtol=0, atol=tolerance)
 
 
 def test_slices_cover_a_weight_larger_than_one():
-    moved = trained(lambda p: HalfAdamW(p, 0.01), 1, (3, SLICE // 2))
+    moved = trained(lambda p: AdamWBf16(p, 0.01), 1, (3, SLICE // 2))
     torch.manual_seed(1)
     start = torch.randn(3, SLICE // 2)
     assert ((moved - start).abs() > 1e-4).float().mean() > 0.99
@@ -47,7 +47,7 @@ def test_slices_cover_a_weight_larger_than_one():
 def test_the_second_moment_moves_although_its_steps_are_below_bf16():
     """After n gradients of 1 it is 1 - 0.999^n; rounded to the nearest it would stay near 0.25."""
     weight = torch.zeros(256, requires_grad=True)
-    optimizer = HalfAdamW([{"params": [weight]}])
+    optimizer = AdamWBf16([{"params": [weight]}])
     torch.manual_seed(0)
     for _ in range(1500):
         weight.grad = torch.ones(256)

@@ -12,11 +12,11 @@ from tiny import randomise
 from minibert import BertForTokenClassification, InputError, load_pretrained
 from minibert.data.batches import collate, make_batches, make_split
 from minibert.data.corpus import SAMPLE, read_documents
-from minibert.evaluation.metrics import Ranking
-from minibert.evaluation.tagger import positive, positive_score, predict
+from minibert.evaluation.metrics import PrecisionRecallCurve
+from minibert.evaluation.tagger import in_keyphrase, log_odds, predict
 from minibert.gates import HardConcreteGates
 from minibert.model import IGNORED
-from minibert.training.loop import fit, plan
+from minibert.training.loop import accumulation_windows, fit
 from minibert.training.settings import TrainSettings, choose_device, choose_precision
 from minibert.training.step import Stepper
 
@@ -150,7 +150,7 @@ def test_a_run_that_only_warms_up_still_has_rates(model):
 
 def test_every_window_comes_once_an_epoch_in_a_new_order(split):
     def order(epoch):
-        batches = [b for window in plan(split, SETTINGS, epoch) for b in window]
+        batches = [b for window in accumulation_windows(split, SETTINGS, epoch) for b in window]
         return [w.document for b in batches for w in b.windows]
 
     assert sorted(order(0)) == sorted(order(1)) == sorted(w.document for w in split.windows)
@@ -167,8 +167,8 @@ def test_training_learns_the_sample_and_keeps_the_best_epoch(split, model, tmp_p
     assert np.mean(losses[-3:]) < 0.6 * losses[0]
     assert best == {"best_epoch": int(np.argmax(scores)), "dev_score": max(scores)}
     kept = load_pretrained(tmp_path)
-    ranks = [positive_score(p, ("O", "I")) for p in predict(kept, split.windows, split.documents)]
-    ap = Ranking(positive(split.targets, ("O", "I")), ranks).average_precision()
+    ranks = [log_odds(p, ("O", "I")) for p in predict(kept, split.windows, split.documents)]
+    ap = PrecisionRecallCurve(in_keyphrase(split.targets, ("O", "I")), ranks).average_precision()
     assert ap == pytest.approx(max(scores), abs=1e-6)
 
 
@@ -196,7 +196,7 @@ def test_every_micro_batch_draws_its_own_dropout_and_gates(split, encoder_folder
     torch.manual_seed(3)
     model = load_pretrained(encoder_folder, ("O", "I"), hidden_dropout_prob=0.3).train()
     gates = HardConcreteGates(model.config)
-    gates.set_log_alpha([[0.0] * 3] * 2)
+    gates.warm_start([[0.0] * 3] * 2)
     drawn = []
     sample = gates.sample
     monkeypatch.setattr(
