@@ -41,13 +41,13 @@ class Packing(NamedTuple):
         return self.index % self.shape[1]
 
 
-def check_shapes(input_ids: Tensor, **others: Tensor | Packing) -> None:
+def check_shapes(input_ids: Tensor, **others: Tensor | None) -> None:
     """Raises ValueError for token ids that are not (B, L), and for others of another shape."""
     shape = tuple(input_ids.shape)
     if len(shape) != 2:
         raise ValueError(f"input_ids must be (B, L), not {shape}")
     for name, other in others.items():
-        if tuple(other.shape) != shape:
+        if other is not None and tuple(other.shape) != shape:
             raise ValueError(f"{name} must be (B, L) = {shape}, not {tuple(other.shape)}")
 
 

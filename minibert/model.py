@@ -10,7 +10,9 @@ same output and the same gradient as scaling its attention probabilities (Michel
 eq. 2), and it leaves the fused attention kernel in use.
 """
 
+from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import zip_longest
 from typing import NamedTuple
 
 import torch
@@ -153,35 +155,42 @@ class Bert(nn.Module):
     def forward(
         self,
         input_ids: Tensor,
-        attention_mask: Tensor | Packing | None = None,
+        attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         head_mask: Tensor | None = None,
         return_attentions: bool = False,
     ) -> Output:
         """Encode a batch.
 
-        input_ids, attention_mask (1 = real token; all real by default), token_type_ids: (B, L). In
-        place of the mask also the `packing` of one: on a GPU it saves waiting for the mask's sums.
-        head_mask: (layers, heads) or, one per sequence, (B, layers, heads), over the heads the
-        model was born with; 1 keeps a head, 0 silences it, values between scale it.
+        input_ids, attention_mask (1 = real token; all real by default), token_type_ids: (B, L).
+        head_mask: (layers, heads) or, one per sequence, (B, layers, heads), over the original
+        heads; 1 keeps a head, 0 masks it, values between scale it.
         Raises ValueError for any other shape and for a sequence longer than the model's.
         """
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        token_type_ids = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         check_shapes(input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
         packing = self.packing(attention_mask)
+        return self.encode(input_ids, packing, token_type_ids, head_mask, return_attentions)
+
+    def encode(
+        self,
+        input_ids: Tensor,
+        packing: Packing,
+        token_type_ids: Tensor | None = None,
+        head_mask: Tensor | None = None,
+        return_attentions: bool = False,
+    ) -> Output:
+        """As `forward`, with the packing of the mask: computing it on a GPU waits for the GPU."""
         factors = self.factors(head_mask, packing)
-        hidden = self.embed(input_ids, token_type_ids, packing)
         attentions = []
-        for layer, factor in zip(self.layers, factors):
-            if return_attentions:
-                attentions.append(layer.attention.probs(hidden, packing))
-            hidden = layer(hidden, packing, factor)
+        embedded = self.start(input_ids, packing, token_type_ids)
+        for number, hidden in enumerate(self.hidden_states(embedded, packing, factors)):
+            if return_attentions and number < len(self.layers):
+                attentions.append(self.layers[number].attention.probs(hidden, packing))
         return Output(packing.unpack(hidden), attentions=tuple(attentions) or None)
 
-    def packing(self, attention_mask: Tensor | Packing) -> Packing:
-        if isinstance(attention_mask, Packing):
-            return attention_mask
+    def packing(self, attention_mask: Tensor) -> Packing:
+        """Where the real tokens of a mask (B, L) sit."""
         if attention_mask.shape[1] > self.config.max_position_embeddings:
             raise ValueError(
                 f"a sequence of {attention_mask.shape[1]} tokens is longer than the model's "
@@ -189,10 +198,23 @@ class Bert(nn.Module):
             )
         return Packing.of(attention_mask)
 
-    def embed(self, input_ids: Tensor, token_type_ids: Tensor, packing: Packing) -> Tensor:
+    def start(
+        self, input_ids: Tensor, packing: Packing, token_type_ids: Tensor | None = None
+    ) -> Tensor:
         """(B, L) indices -> the first layer's input (T, D)."""
+        token_type_ids = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         words, types = packing.pack(input_ids), packing.pack(token_type_ids)
         return self.embeddings(words, packing.positions, types)
+
+    def hidden_states(
+        self, hidden: Tensor, packing: Packing, factors: Sequence[Tensor | None] = ()
+    ) -> Iterator[Tensor]:
+        """The input of each layer, then the output of the last, each (T, D), one at a time: a
+        caller that stops early leaves the layers above uncomputed. `factors`: see `factors`."""
+        yield hidden
+        for layer, factor in zip_longest(self.layers, factors):
+            hidden = layer(hidden, packing, factor)
+            yield hidden
 
     def factors(self, head_mask: Tensor | None, packing: Packing) -> list[Tensor | None]:
         """Per layer the factor on each of its heads: (H,), or (T, H) for a mask per sequence."""
@@ -232,7 +254,7 @@ class BertForTokenClassification(nn.Module):
     def forward(
         self,
         input_ids: Tensor,
-        attention_mask: Tensor | Packing | None = None,
+        attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         head_mask: Tensor | None = None,
         labels: Tensor | None = None,

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from minibert.attention import Packing
 from minibert.config import BertConfig
 from minibert.data.corpus import (
     Corpus,
@@ -18,7 +19,7 @@ from minibert.data.documents import (
     word_labels,
 )
 from minibert.errors import InputError
-from minibert.model import IGNORED
+from minibert.model import IGNORED, Bert
 from minibert.tokenizer import Tokenizer
 
 # Windows and batches ----------------------------------------------------------------------------
@@ -127,9 +128,10 @@ class Batch(NamedTuple):
     attention_mask: Tensor  # (B, L)
     labels: Tensor  # (B, L)
     windows: list[Window]
+    packing: Packing  # of attention_mask
 
 
-def collate(windows: list[Window], targets: Sequence[Sequence[int]] | None = None) -> Batch:
+def collate(windows: Sequence[Window], targets: Sequence[Sequence[int]] | None = None) -> Batch:
     """Pad windows to one batch; `targets` holds a label id for every word of every document."""
     input_ids, attention_mask, labels = (
         torch.full((len(windows), max(len(w.input_ids) for w in windows)), fill)
@@ -141,4 +143,12 @@ def collate(windows: list[Window], targets: Sequence[Sequence[int]] | None = Non
         if targets is not None and window.words:
             gold = [targets[window.document][word] for word in window.words]
             labels[row, window.positions] = torch.tensor(gold)
-    return Batch(input_ids, attention_mask, labels, windows)
+    return Batch(input_ids, attention_mask, labels, list(windows), Packing.of(attention_mask))
+
+
+def embed_windows(bert: Bert, windows: Sequence[Window]) -> tuple[Tensor, Packing]:
+    """The first layer's input (T, D) of some windows on the model's device, and their packing."""
+    batch = collate(windows)
+    device = bert.embeddings.word.weight.device
+    packing = batch.packing.to(device)
+    return bert.start(batch.input_ids.to(device), packing), packing

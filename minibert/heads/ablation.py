@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minibert.attention import Packing
 from minibert.config import BertConfig, Head
-from minibert.data.batches import Split, Window, collate, make_batches
+from minibert.data.batches import Split, Window, embed_windows, make_batches
 from minibert.data.documents import OUTSIDE
 from minibert.evaluation.metrics import Array
 from minibert.evaluation.tagger import ProgressBar, in_keyphrase, word_measures
@@ -114,12 +113,12 @@ def mean_context(model: BertForTokenClassification, split: Split, tokens: int = 
     total = torch.zeros(shape, dtype=torch.float64)
     count = 0
     for windows in make_batches(split.windows, tokens):
-        hidden, packing = _embed(model.eval(), windows)
+        hidden, packing = embed_windows(model.eval().bert, windows)
         count += len(hidden)
-        for number, layer in enumerate(model.bert.layers):
+        hidden_states = model.bert.hidden_states(hidden, packing)
+        for number, (layer, hidden) in enumerate(zip(model.bert.layers, hidden_states)):
             context = layer.attention.context(hidden, packing)
             total[number, list(layer.attention.heads)] += context.sum(0).double().cpu()
-            hidden = layer.feed_forward(hidden, layer.attention.output(context.flatten(1)))
     return total / count
 
 
@@ -170,7 +169,7 @@ class EncoderTrace:
         self.attentions = [layer.attention for layer in self.layers]
         self.shifts: list[Tensor | float] = [0.0] * len(self.layers)  # from removed heads' fill
         self.inputs, self.contexts, self.attended = ([None] * len(self.layers) for _ in range(3))
-        hidden, self.packing = _embed(model, windows)
+        hidden, self.packing = embed_windows(model.bert, windows)
         starts = np.cumsum([0, *self.packing.lengths])
         rows = [start + p for start, w in zip(starts, windows) for p in w.positions]
         self.rows = torch.tensor(rows, dtype=torch.long, device=hidden.device)
@@ -238,15 +237,6 @@ def _above(
             attended = attended + ((1 - masks[:, number]) @ constants[number])[:, None]
         hidden = layer.feed_forward(hidden, attended)
     return hidden
-
-
-def _embed(model: BertForTokenClassification, windows: Sequence[Window]) -> tuple[Tensor, Packing]:
-    """The first layer's input (T, D) of some windows."""
-    batch = collate(list(windows))
-    device = model.classifier.weight.device
-    packing = model.bert.packing(batch.attention_mask.to(device))
-    ids = batch.input_ids.to(device)
-    return model.bert.embed(ids, torch.zeros_like(ids), packing), packing
 
 
 def _constants(model: BertForTokenClassification, fill: Tensor | None) -> list[Tensor | None]:

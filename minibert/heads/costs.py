@@ -76,7 +76,7 @@ def seconds_of(compute: Callable) -> float:
 def _attentions(model: BertForTokenClassification, ids: torch.Tensor, mask: torch.Tensor):
     """Runs every layer's attention on the first layer's input."""
     packing = model.bert.packing(mask)
-    hidden = model.bert.embed(ids, torch.zeros_like(ids), packing)
+    hidden = model.bert.start(ids, packing)
     return lambda: [layer.attention(hidden, packing) for layer in model.bert.layers]
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from minibert.config import Head
-from minibert.data.batches import Window, collate, make_batches
+from minibert.data.batches import Window, embed_windows, make_batches
 from minibert.data.documents import Document
 from minibert.evaluation.metrics import Array
 from minibert.evaluation.tagger import ProgressBar
@@ -203,19 +203,16 @@ def piece_links(
     of_layer: dict[int, list[int]] = {}
     for layer, head in heads:
         of_layer.setdefault(layer, []).append(head)
-    device = bert.embeddings.word.weight.device
+    highest = max(of_layer, default=-1)
     for group in progress(make_batches([w for w in windows if w.words], TOKENS)):
-        batch = collate(group)
-        packing = bert.packing(batch.attention_mask).to(device)
-        ids = batch.input_ids.to(device)
-        hidden = bert.embed(ids, torch.zeros_like(ids), packing)
-        for number in range(max(of_layer, default=-1) + 1):
-            chosen = of_layer.get(number, [])
-            for window, own in zip(group, hidden.split(packing.lengths) if chosen else ()):
-                links = head_links(bert.layers[number].attention, own, chosen, strength)
-                yield window, number, chosen, links
-            if number < max(of_layer):
-                hidden = bert.layers[number](hidden, packing)
+        hidden, packing = embed_windows(bert, group)
+        hidden_states = bert.hidden_states(hidden, packing)
+        for number, hidden in zip(range(highest + 1), hidden_states):
+            if number not in of_layer:
+                continue
+            attention, chosen = bert.layers[number].attention, of_layer[number]
+            for window, own in zip(group, hidden.split(packing.lengths)):
+                yield window, number, chosen, head_links(attention, own, chosen, strength)
 
 
 def head_links(

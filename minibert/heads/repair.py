@@ -32,8 +32,7 @@ def repair(
         batch = collate(group)
         ids = batch.input_ids.to(whole.classifier.weight.device)
         packing = Packing.of(batch.attention_mask.to(ids.device))
-        zero = torch.zeros_like(ids)
-        embedded = [model.bert.embed(ids, zero, packing) for model in (whole, smaller)]
+        embedded = [model.bert.start(ids, packing) for model in (whole, smaller)]
         states.append((packing, *embedded))
     for layer, small in zip(whole.bert.layers, smaller.bert.layers):
         output = small.attention.output

@@ -60,7 +60,7 @@ class Passes:
 
     def _moved(self, batch: Batch) -> tuple[Tensor, Packing, Tensor, Tensor | None]:
         """Token ids, packing and labels on the model's device, and a draw of the gates."""
-        packing = self.model.bert.packing(batch.attention_mask).to(self.device)
+        packing = batch.packing.to(self.device)
         ids, labels = (_to_device(t, self.device) for t in (batch.input_ids, batch.labels))
         return ids, packing, labels, self.gates.sample(len(ids)) if self.gates else None
 
@@ -68,7 +68,7 @@ class Passes:
     def _teacher_logits(self, ids: Tensor, packing: Packing) -> Tensor | None:
         """(B, L, labels) the teacher's logits."""
         with self.autocast():
-            return self.teacher(ids, packing).logits if self.teacher else None
+            return _logits(self.teacher, ids, packing) if self.teacher else None
 
     def plain(self, batch: Batch, labelled: int) -> Tensor:
         """Add the gradient of a micro-batch's loss, summed and divided by `labelled`; returns the
@@ -76,7 +76,7 @@ class Passes:
         ids, packing, labels, head_mask = self._moved(batch)
         answers = self._teacher_logits(ids, packing)
         with self.autocast():
-            logits = self.model(ids, packing, head_mask=head_mask).logits
+            logits = _logits(self.model, ids, packing, head_mask)
         loss = _loss(logits, labels, answers) / labelled
         self.scale(loss).backward()
         return loss.detach()
@@ -133,6 +133,16 @@ class Passes:
             out = self._run(trace, stage, given)
         torch.autograd.backward(out, trace.gradient.pop())
         trace.gradient.append(given.grad)
+
+
+def _logits(
+    model: BertForTokenClassification,
+    ids: Tensor,
+    packing: Packing,
+    head_mask: Tensor | None = None,
+) -> Tensor:
+    hidden = model.bert.encode(ids, packing, head_mask=head_mask).last_hidden_state
+    return model.classify(hidden)
 
 
 def _loss(logits: Tensor, labels: Tensor, answers: Tensor | None) -> Tensor:

@@ -117,7 +117,7 @@ def _shapes(windows: list[Window]) -> Batch:
     shape = torch.Size((len(lengths), max(lengths)))
     columns = [row * shape[1] + at for row, n in enumerate(lengths) for at in range(n)]
     ids = torch.zeros(shape, dtype=torch.long)
-    return Batch(ids, Packing(torch.tensor(columns), lengths, shape), ids, windows)
+    return Batch(ids, ids, ids, windows, Packing(torch.tensor(columns), lengths, shape))
 
 
 class Choice(NamedTuple):

@@ -147,7 +147,7 @@ def test_a_sequence_longer_than_the_model_raises(tagger, kind):
 
 def test_attentions_are_distributions_that_give_the_context(tagger, batch):
     packing = Packing.of(batch["attention_mask"])
-    hidden = tagger.bert.embed(batch["input_ids"], batch["token_type_ids"], packing)
+    hidden = tagger.bert.start(batch["input_ids"], packing, batch["token_type_ids"])
     out = tagger(**batch, return_attentions=True)
     assert [tuple(probs.shape) for probs in out.attentions] == [(4, HEADS, 11, 11)] * LAYERS
     for layer, probs in zip(tagger.bert.layers, out.attentions):
@@ -260,12 +260,6 @@ def test_inputs_of_another_shape_than_the_ids_raise(tagger, batch, name, shape):
     said = f"{name} must be (B, L) = (4, 11), not {shape}"
     with pytest.raises(ValueError, match=re.escape(said)):
         tagger(**batch)
-
-
-def test_a_packing_of_another_shape_than_the_ids_raises(tagger, batch):
-    packing = Packing.of(batch.pop("attention_mask")[:, :10])
-    with pytest.raises(ValueError, match=r"attention_mask must be .* not \(4, 10\)"):
-        tagger(**batch, attention_mask=packing)
 
 
 @pytest.mark.parametrize("shape", [(11,), (4, 11, 1)])
@@ -384,7 +378,7 @@ def test_dropout_falls_on_what_is_added_never_on_the_residual(batch):
     layer, hidden = model.bert.layers[0], draw(len(packing.index), 30)
     expected = layer.output_norm(layer.attention_norm(hidden))
     assert_close(layer(hidden, packing), expected, **EXACT)
-    assert not model.bert.embed(batch["input_ids"], batch["token_type_ids"], packing).any()
+    assert not model.bert.start(batch["input_ids"], packing, batch["token_type_ids"]).any()
 
 
 def test_attention_dropout_falls_on_the_probabilities(batch):

@@ -70,8 +70,8 @@ def case(request, tmp_path_factory) -> Case:
 
 
 def test_embeddings(case):
-    inputs = (case.inputs["input_ids"], case.inputs["token_type_ids"], case.packing)
-    assert_close(case.model.bert.embed(*inputs), case.expected["embeddings"], **EXACT)
+    inputs = (case.inputs["input_ids"], case.packing, case.inputs["token_type_ids"])
+    assert_close(case.model.bert.start(*inputs), case.expected["embeddings"], **EXACT)
 
 
 def test_one_attention(case):
@@ -97,7 +97,7 @@ def test_one_layer(case, i):
 
 def test_every_hidden_state_in_turn(case):
     bert, packing = case.model.bert, case.packing
-    hidden = bert.embed(case.inputs["input_ids"], case.inputs["token_type_ids"], packing)
+    hidden = bert.start(case.inputs["input_ids"], packing, case.inputs["token_type_ids"])
     assert len(bert.layers) == golden.LAYERS
     for layer, after in zip(bert.layers, case.expected["hidden_states"][1:]):
         hidden = layer(hidden, packing)

@@ -48,7 +48,7 @@ def peak_of_two_steps(plan: str) -> int:
     packing = Packing(torch.tensor([*range(11), *range(11, 18)]), lengths, torch.Size((2, 11)))
     windows = [Window(i, [0] * n, [0, 1], [1, 2], []) for i, n in enumerate(lengths)]
     zeros = torch.zeros(2, 11, dtype=torch.long)
-    batches = [Batch(zeros, packing, zeros, windows)] * 3
+    batches = [Batch(zeros, zeros, zeros, windows, packing)] * 3
     with PeakMeter(model.parameters()) as meter:
         for number in range(2):
             stepper.step(number, batches)
