@@ -52,7 +52,7 @@ def encode(tokenizer, text, spans=None):
 # Pieces -----------------------------------------------------------------------------------------
 
 
-def test_pieces_belong_to_the_words_they_overlap(small):
+def test_pieces_are_assigned_to_overlapping_words(small):
     assert encode(small, "(The multiple-agents) client/server.") == [
         ("(", -1),
         ("the", 0),
@@ -69,7 +69,7 @@ def test_pieces_belong_to_the_words_they_overlap(small):
     ]
 
 
-def test_unknown_words_and_chinese_characters_have_a_piece_each(small):
+def test_unknown_words_and_chinese_characters(small):
     assert encode(small, "zebra 深学-the 度") == [
         ("[UNK]", 0),
         ("深", 1),
@@ -80,7 +80,7 @@ def test_unknown_words_and_chinese_characters_have_a_piece_each(small):
     ]
 
 
-def test_words_that_share_one_piece_still_have_one_each(small):
+def test_words_that_share_a_piece(small):
     """The library makes one piece of "multiple"; the given words cut it in three."""
     assert encode(small, "multiple the", [(0, 2), (2, 5), (5, 8), (9, 12)]) == [
         ("multi", 0),
@@ -110,12 +110,12 @@ def test_words_that_share_one_piece_still_have_one_each(small):
         ),
     ],
 )
-def test_a_word_that_the_tokenizer_drops_is_one_unknown_piece(small, words, pieces):
+def test_dropped_word_becomes_unknown_piece(small, words, pieces):
     text = " ".join(words)
     assert encode(small, text, spans_of(text, words)) == pieces
 
 
-def test_a_dropped_word_stands_between_the_punctuation_around_it(small):
+def test_dropped_word_keeps_its_place_in_punctuation(small):
     assert encode(small, "the ( \u200b ) agent", [(0, 3), (6, 7), (10, 15)]) == [
         ("the", 0),
         ("(", -1),
@@ -132,7 +132,7 @@ def check_alignment(pieces, spans):
     assert len(pieces.ids) == len(pieces.words)
 
 
-def test_the_pieces_of_a_word_are_those_it_has_alone(pieces):
+def test_context_does_not_change_pieces_of_a_word(pieces):
     """And all that is left over is punctuation between words."""
     documents = read_documents(SAMPLE / "test.jsonl")
     encoded = pieces.encode([d.text for d in documents], [d.words for d in documents])
@@ -171,7 +171,7 @@ def test_any_given_words_are_aligned(pieces, words):
 # Files ------------------------------------------------------------------------------------------
 
 
-def test_vocab_txt_numbers_its_pieces_by_line(folder):
+def test_vocab_txt_ids_are_line_numbers(folder):
     tokenizer = Tokenizer.load(folder, 100)
     assert tokenizer.size == len(SMALL)
     assert [SMALL[i] for i in (tokenizer.pad_id, tokenizer.unk_id)] == ["[PAD]", "[UNK]"]
@@ -191,7 +191,7 @@ def test_vocab_txt_numbers_its_pieces_by_line(folder):
         ('{"do_lower_case": false}', ["Apple", "apple"]),
     ],
 )
-def test_vocab_txt_is_lower_cased_unless_told_not_to(folder, settings_json, pieces):
+def test_vocab_txt_lower_case_setting(folder, settings_json, pieces):
     if settings_json:
         (folder / "tokenizer_config.json").write_text(settings_json)
     tokenizer = Tokenizer.load(folder, len(SMALL))
@@ -267,7 +267,7 @@ def same_ids(folder):
         },
     ],
 )
-def test_ids_are_those_of_transformers(tmp_path, files):
+def test_ids_equal_transformers(tmp_path, files):
     write_folder(tmp_path, files)
     assert same_ids(tmp_path)
     tokenizer = Tokenizer.load(tmp_path)
@@ -331,18 +331,18 @@ def test_ids_are_those_of_transformers(tmp_path, files):
         ({"added_tokens.json": []}, "added_tokens.json: expected a JSON object"),
     ],
 )
-def test_a_folder_of_which_transformers_makes_other_ids_is_refused(tmp_path, files, said):
+def test_folder_with_other_ids_in_transformers_is_rejected(tmp_path, files, said):
     write_folder(tmp_path, files)
     assert re.search(said, refused(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["vocab.txt", "tokenizer.json", "tokenizer_config.json"])
-def test_a_git_lfs_pointer_is_refused_by_its_name(folder, name):
+def test_git_lfs_pointer_is_rejected_by_name(folder, name):
     (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     assert f"{name}: a Git LFS pointer" in refused(folder)
 
 
-def test_truncation_and_padding_of_a_tokenizer_json_are_switched_off(folder):
+def test_truncation_and_padding_are_switched_off(folder):
     library = BertWordPieceTokenizer(str(folder / "vocab.txt"))
     library.enable_truncation(4)
     library.enable_padding(length=20)
@@ -354,7 +354,7 @@ def test_truncation_and_padding_of_a_tokenizer_json_are_switched_off(folder):
     assert short.ids == [SMALL.index("the")]
 
 
-def test_what_is_saved_encodes_the_same(tmp_path, small):
+def test_saved_tokenizer_encodes_the_same(tmp_path, small):
     small.save(tmp_path / "new")
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["tokenizer.json"]
     text = "(The multiple-agents) Apple 深学 \u200b zebra."
@@ -362,7 +362,7 @@ def test_what_is_saved_encodes_the_same(tmp_path, small):
     assert encode(again, text) == encode(small, text)
 
 
-def test_tokenizer_json_comes_before_vocab_txt(folder, pieces):
+def test_tokenizer_json_takes_precedence(folder, pieces):
     pieces.save(folder)
     assert Tokenizer.load(folder, pieces.size).size == pieces.size != len(SMALL)
 
@@ -374,31 +374,31 @@ def refused(folder, vocab_size=1000):
     return str(error.value)
 
 
-def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
+def test_folder_without_tokenizer_is_rejected(tmp_path):
     assert "vocab.txt" in refused(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"model": 3}', "\x00\xff"])
-def test_a_garbage_tokenizer_json_is_refused(tmp_path, text):
+def test_damaged_tokenizer_json_is_rejected(tmp_path, text):
     (tmp_path / "tokenizer.json").write_bytes(text.encode("latin-1"))
     assert "tokenizer.json" in refused(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "3"])
-def test_a_garbage_tokenizer_config_is_refused(folder, text):
+def test_damaged_tokenizer_config_is_rejected(folder, text):
     (folder / "tokenizer_config.json").write_text(text)
     refused(folder)
 
 
 @pytest.mark.parametrize("name", SPECIAL[:4])
-def test_a_vocab_txt_without_a_special_token_is_refused(tmp_path, name):
+def test_vocab_txt_without_special_token_is_rejected(tmp_path, name):
     rest = [piece for piece in SMALL if piece != name]
     (tmp_path / "vocab.txt").write_text("\n".join(rest), encoding="utf-8")
     refused(tmp_path)
 
 
 @pytest.mark.parametrize("name", SPECIAL[:4])
-def test_a_tokenizer_json_without_a_special_token_is_refused(folder, name):
+def test_tokenizer_json_without_special_token_is_rejected(folder, name):
     Tokenizer.load(folder, len(SMALL)).save(folder)
     raw = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     raw["added_tokens"] = []
@@ -408,13 +408,13 @@ def test_a_tokenizer_json_without_a_special_token_is_refused(folder, name):
     assert name in refused(folder)
 
 
-def test_a_vocabulary_larger_than_the_model_is_refused(folder):
+def test_too_large_vocabulary_is_rejected(folder):
     assert str(len(SMALL) - 1) in refused(folder, len(SMALL) - 1)
     assert Tokenizer.load(folder, len(SMALL)).size == len(SMALL)
 
 
 @pytest.mark.parametrize("kind", ["gap in tokenizer.json", "line twice in vocab.txt"])
-def test_an_id_beyond_the_model_is_refused_where_ids_have_gaps(folder, kind):
+def test_too_large_id_after_a_gap_is_rejected(folder, kind):
     if kind == "line twice in vocab.txt":  # "the" moves to the last line, its old id is no piece
         vocabulary = "\n".join([*SMALL, "the"])
         (folder / "vocab.txt").write_text(vocabulary, encoding="utf-8")

@@ -40,7 +40,7 @@ def words_of(text):
         ("nai\u0308ve e\u0301", ["nai\u0308ve", "e\u0301"]),
     ],
 )
-def test_the_words_of_a_text(text, words):
+def test_words_of_a_text(text, words):
     assert words_of(text) == words
 
 
@@ -65,7 +65,7 @@ def test_the_words_of_a_text(text, words):
         ("سلام،عالم", ["سلام", "عالم"]),
     ],
 )
-def test_words_without_spaces_between_them_are_cut(text, words):
+def test_words_without_spaces_are_separated(text, words):
     assert words_of(text) == words
 
 
@@ -100,7 +100,7 @@ def test_words_without_spaces_between_them_are_cut(text, words):
         "CD4+CD25+",
     ],
 )
-def test_marks_inside_a_word_do_not_cut_it(word):
+def test_marks_inside_a_word_are_kept(word):
     assert words_of(f"the {word}, and") == ["the", word, "and"]
     assert words_of(f"({word})") == [word]
 
@@ -113,7 +113,7 @@ def test_marks_inside_a_word_do_not_cut_it(word):
         ("a<b and c> d, p<0.05 <3", ["a", "b", "and", "c", "d", "p", "0.05", "3"]),
     ],
 )
-def test_tags_are_no_words(text, words):
+def test_tags_are_not_words(text, words):
     assert words_of(text) == words
 
 
@@ -132,7 +132,7 @@ def test_tags_are_no_words(text, words):
         ),
     ],
 )
-def test_symbols_belong_to_the_word_before_them(text, words):
+def test_symbols_belong_to_the_preceding_word(text, words):
     assert words_of(text) == words
 
 
@@ -145,18 +145,18 @@ def test_symbols_belong_to_the_word_before_them(text, words):
         ("\U0001d4b3 🎉 x", [(0, 1), (4, 5)]),  # characters above U+FFFF count as one
     ],
 )
-def test_word_offsets_are_characters_of_the_text(text, spans):
+def test_word_offsets_are_character_offsets(text, spans):
     assert word_spans(text) == spans
 
 
 @pytest.mark.parametrize("text", ["❤\ufe0f", "🏳\ufe0f\u200d🌈 ☎\ufe0f"])
-def test_an_emoji_with_a_variation_selector_is_no_word(text):
+def test_emoji_with_variation_selector_is_not_a_word(text):
     assert words_of(text) == []
 
 
 @settings(deadline=None)
 @given(TEXT)
-def test_no_letter_or_number_is_outside_a_word(text):
+def test_every_letter_and_number_is_in_a_word(text):
     spans = word_spans(text)
     inside = {i for a, b in spans for i in range(a, b)}
     assert all(unicodedata.category(c)[0] not in "LN" or i in inside for i, c in enumerate(text))
@@ -173,7 +173,7 @@ def test_no_letter_or_number_is_outside_a_word(text):
 
 @settings(deadline=None)
 @given(TEXT, st.data())
-def test_words_are_the_same_in_a_part_of_the_text(text, drawn):
+def test_words_are_the_same_in_part_of_a_text(text, drawn):
     """Otherwise a phrase taken from a text would not be found there."""
     spans = word_spans(text)
     first = drawn.draw(st.integers(0, len(spans)))
