@@ -12,7 +12,7 @@ ONE = 1  # the layer whose attention output is recorded separately
 
 
 def theirs(hidden_act: str = "gelu", seed: int = 0):
-    """transformers' tagger in float64, odd sizes, every parameter from N(0, 0.3^2)."""
+    """A tagger of transformers in float64, of odd sizes, all parameters from N(0, 0.3^2)."""
     from transformers import AutoModelForTokenClassification, BertConfig
 
     config = BertConfig(
@@ -55,7 +55,7 @@ def make_inputs(seed: int = 0) -> dict[str, Tensor]:
 
 
 def masked(model, head_mask: Tensor, **inputs: Tensor):
-    """transformers' output with every head's columns of the output projection scaled."""
+    """transformers' output after scaling the columns of each head in the output projection."""
     name = "bert.encoder.layer.{}.attention.output.dense.weight"
     size = model.config.hidden_size // model.config.num_attention_heads
     weights = dict(model.named_parameters())

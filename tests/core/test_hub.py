@@ -38,7 +38,7 @@ def complaint(source: str) -> str:
 
 @pytest.fixture
 def no_hub(monkeypatch) -> list[str]:
-    """The Hub out of reach; what was asked of it."""
+    """Make the Hub unreachable. Returns the list of repositories that were requested."""
     asked = []
 
     def snapshot_download(repository, **_):
@@ -93,7 +93,7 @@ def test_hub_errors_come_with_offline_advice(monkeypatch, error):
 
 
 def test_hub_library_in_offline_mode(monkeypatch, tmp_path):
-    """Its own error, from its own code, without a network."""
+    """The library raises its own error, without a network."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     text = complaint("some/model")

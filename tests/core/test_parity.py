@@ -1,4 +1,4 @@
-"""Ours against transformers, part by part, in float64: from golden.safetensors, and live."""
+"""Equality with transformers, part by part, in float64: from golden.safetensors, and live."""
 
 from importlib.util import find_spec
 from pathlib import Path

@@ -37,13 +37,13 @@ def model() -> BertForTokenClassification:
 
 @pytest.fixture
 def folder(model, tmp_path) -> Path:
-    """The model as saved, to be damaged."""
+    """The saved model, which tests damage."""
     save_pretrained(model, tmp_path / "model")
     return tmp_path / "model"
 
 
 def change(folder: Path, **changes) -> None:
-    """Rewrite model.safetensors; a change to None removes, `_rename` maps every name."""
+    """Rewrite model.safetensors. None removes a tensor, `_rename` maps all names."""
     rename = changes.pop("_rename", lambda name: name)
     tensors = load_file(folder / "model.safetensors") | changes
     renamed = {rename(k): v.contiguous() for k, v in tensors.items() if v is not None}
@@ -364,7 +364,7 @@ def change_config(folder: Path, **changes) -> None:
 
 
 def test_sequence_classifier_loads_as_encoder(folder, model):
-    """Its logits come from the pooler, which is dropped; its encoder is as good as any."""
+    """Its logits come from the pooler, which is dropped. Its encoder is usable."""
     change(folder, **{"bert.pooler.dense.weight": torch.ones(30, 30)})
     change_config(folder, architectures=["BertForSequenceClassification"])
     assert_equal(load_pretrained(folder), model.bert)
@@ -393,7 +393,7 @@ def test_heads_of_other_tasks_are_dropped(folder, model, kind):
 
 
 def test_tagger_with_another_head_is_rejected(folder, model):
-    """Without its conditional random field it would tag differently."""
+    """Without its conditional random field the tagger would give other labels."""
     change(folder, **{"crf.transitions": torch.ones(3, 3)})
     assert "unexpected crf.transitions" in complaint(folder)
     assert_equal(load_pretrained(folder, ["O", "I"]).bert, model.bert)
@@ -424,7 +424,7 @@ def test_labels_replace_broken_labels_of_the_file(folder, id2label):
 
 
 def test_messages_use_names_of_the_file(folder):
-    """Without "bert." in front, and with TensorFlow's gamma."""
+    """The file has no "bert." prefix, and TensorFlow's gamma."""
     change(
         folder, _rename=lambda name: name.removeprefix("bert.").replace("Norm.weight", "Norm.gamma")
     )
@@ -459,7 +459,7 @@ def test_message_is_one_printable_line(folder):
     assert len(text) == 1000
 
 
-# Numbers that are none --------------------------------------------------------------------------
+# Numbers that are not finite --------------------------------------------------------------------------
 
 NO_NUMBERS = [(torch.nan,), (torch.inf,), (-torch.inf,), (torch.inf, -torch.inf)]
 
@@ -504,7 +504,7 @@ def test_replaced_classifier_is_not_checked(folder):
 
 
 def shard(folder: Path, names: tuple[str, ...] = ("a.safetensors", "b.safetensors")) -> dict:
-    """Replace model.safetensors by shards; returns the index's weight_map."""
+    """Replace model.safetensors by shards. Returns the weight_map of the index."""
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     placed = {name: names[i % len(names)] for i, name in enumerate(sorted(tensors))}

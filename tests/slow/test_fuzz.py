@@ -1,4 +1,4 @@
-"""Damaged and hostile model folders: each is refused in one sentence, or loads as what it says."""
+"""Damaged and hostile model folders: each is rejected in one sentence, or loads what it holds."""
 
 import json
 import random
@@ -36,7 +36,7 @@ SMALL = BertConfig(
     id2label={0: "O", 1: "I"},
 )
 DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
-MORE_MEMORY = 1 << 30  # bytes that loading a model of 400 numbers may not take
+MORE_MEMORY = 1 << 30  # bytes that are too much for loading a model of 400 numbers
 
 Files = dict[str, bytes]  # the files of a model folder
 Tensors = dict[str, tuple[list[int], np.ndarray]]  # shape, and all numbers in a row
@@ -51,7 +51,7 @@ def original(tmp_path_factory) -> Files:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """In memory where that is possible: thousands of files are written."""
+    """A folder in memory if possible, because thousands of files are written."""
     memory = Path("/dev/shm")
     with TemporaryDirectory(dir=memory if memory.is_dir() else None) as home:
         (Path(home) / "model").mkdir()
@@ -60,7 +60,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def little_memory() -> Iterator[None]:
-    """An allocation of gigabytes fails instead of being served."""
+    """Make allocations of gigabytes fail."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     statm = Path("/proc/self/statm")
     if statm.exists():
@@ -73,7 +73,8 @@ def little_memory() -> Iterator[None]:
 def fuzz(
     original: Files, folder: Path, mutate: Callable[[random.Random, Files], None], cases: int
 ) -> None:
-    """Every case is refused in one sentence or loads as its files say; both are seen often."""
+    """Check that each case is rejected in one sentence or loads what its files hold. Both must occur
+    often."""
     loaded = 0
     previous: Files = {}
     for case in range(cases):
@@ -87,15 +88,15 @@ def fuzz(
                 (folder / name).write_bytes(content)
         previous = files
         try:
-            loaded += is_right_or_refused(folder, files)
+            loaded += loads_correctly(folder, files)
         except BaseException as error:
             error.add_note(f"case {case}")
             raise
     assert 0.05 < loaded / cases < 0.95
 
 
-def is_right_or_refused(folder: Path, files: Files) -> bool:
-    """Whether it is loaded."""
+def loads_correctly(folder: Path, files: Files) -> bool:
+    """Whether the folder loads. Fails if it loads wrongly."""
     try:
         model = load_pretrained(folder)
     except InputError as error:
@@ -107,14 +108,14 @@ def is_right_or_refused(folder: Path, files: Files) -> bool:
     parts = ["model.safetensors"]
     if parts[0] not in files:
         parts = json.loads(files["model.safetensors.index.json"])["weight_map"].values()
-    tensors = {k: v for part in parts for k, v in spelled_out(files[part]).items()}
+    tensors = {k: v for part in parts for k, v in parse_safetensors(files[part]).items()}
     check_weights(model, tensors)
     check_config(model, json.loads(files["config.json"]), tensors)
     return True
 
 
-def spelled_out(content: bytes) -> Tensors:
-    """A safetensors file as its format is described: length of the header, header, numbers."""
+def parse_safetensors(content: bytes) -> Tensors:
+    """Parse a safetensors file by its specification: length of the header, header, numbers."""
     length = int.from_bytes(content[:8], "little")
     header, numbers = json.loads(content[8 : 8 + length]), content[8 + length :]
     header.pop("__metadata__", None)
@@ -131,7 +132,7 @@ def spelled_out(content: bytes) -> Tensors:
 
 
 def check_weights(model: torch.nn.Module, tensors: Tensors) -> None:
-    """Every number of the model is the file's, and finite."""
+    """Check that all numbers of the model are finite and equal those of the file."""
     for name, parameter in model.state_dict().items():
         theirs = their_name(name)
         kind = {"weight": "gamma", "bias": "beta"}[name.rpartition(".")[2]]
@@ -146,7 +147,7 @@ def check_weights(model: torch.nn.Module, tensors: Tensors) -> None:
 
 
 def check_config(model: torch.nn.Module, raw: dict, tensors: Tensors) -> None:
-    """Every field has the value that the file gives it, and nothing in the file is overruled."""
+    """Check that all fields have the values of the file, and that no key of it is ignored."""
     for f in fields(BertConfig):
         value = getattr(model.config, f.name)
         if f.default_factory is MISSING:
@@ -172,7 +173,7 @@ def check_config(model: torch.nn.Module, raw: dict, tensors: Tensors) -> None:
 
 
 def damage(draw: random.Random, content: bytes) -> bytes:
-    """A few bytes changed, lost, added or moved, mostly near the beginning."""
+    """Change, delete, insert or move a few bytes, mostly near the beginning."""
     changed = bytearray(content)
     for _ in range(draw.choice([1, 1, 1, 2, 5])):
         size = len(changed)
@@ -230,7 +231,7 @@ NAMES += ["__metadata__", "bert.encoder.layer.9.output.dense.bias", "embeddings.
 
 
 def other(draw: random.Random, values: list) -> list:
-    """A list of numbers with one changed, lost, added or moved."""
+    """Change, delete, insert or move one number of a list."""
     values = list(values)
     kind = draw.choice(["change", "add", "lose", "swap", "halve"])
     place = draw.randrange(len(values)) if values else 0
@@ -254,7 +255,7 @@ def twins(name: str) -> list[str]:
 
 
 def tamper(draw: random.Random, entries: list[tuple[str, dict]]) -> None:
-    """One thing in a header, given as a list so that a name may be there twice."""
+    """Change one entry of a header, given as a list so that a name can occur twice."""
     place = draw.randrange(len(entries))
     name, tensor = entries[place]
     kind = draw.choice(["dtype", "shape", "offsets", "name", "lose", "twice", "odd", "extra"])
@@ -277,7 +278,7 @@ def tamper(draw: random.Random, entries: list[tuple[str, dict]]) -> None:
 
 
 def recast(draw: random.Random, entries: list, numbers: bytes) -> bytes:
-    """Every tensor in another type, as a file of that type would be: it may be right."""
+    """Convert all tensors to another type, as in a file of that type, which may be valid."""
     kind = draw.choice(["F64", "F16", "BF16", "I32", "I16", "BOOL"])
     types = {"F64": torch.float64, "F16": torch.float16, "BF16": torch.bfloat16}
     types |= {"I32": torch.int32, "I16": torch.int16, "BOOL": torch.bool}
@@ -390,10 +391,10 @@ def test_absurd_sizes_are_rejected_before_allocation(original, folder, sizes):
 
 
 def test_classifier_of_empty_rows_is_rejected(original, folder):
-    """Its labels, which the config leaves out, are not counted by its rows."""
+    """The config has no labels, and rows without columns must not be counted as labels."""
     raw = {k: v for k, v in json.loads(original["config.json"]).items() if "label" not in k}
     (folder / "config.json").write_text(json.dumps(raw))
-    tensors = spelled_out(original["model.safetensors"])
+    tensors = parse_safetensors(original["model.safetensors"])
     tensors["classifier.weight"] = [10**9, 0], np.zeros(0, np.float32)
     (folder / "model.safetensors").write_bytes(as_file(tensors))
     with pytest.raises(InputError, match="classifier"):
@@ -407,7 +408,7 @@ FILES += ["config.json", "model.safetensors.index.json", "x" * 300, 3, None, [],
 
 
 def tampered_index(draw: random.Random, files: Files) -> None:
-    tensors = spelled_out(files.pop("model.safetensors"))
+    tensors = parse_safetensors(files.pop("model.safetensors"))
     shards = ["a.safetensors", "b.safetensors"]
     placed = {name: draw.choice(shards) for name in tensors}
     for file in shards:
@@ -441,6 +442,6 @@ def as_file(tensors: Tensors) -> bytes:
 
 
 def test_tampered_index(original, folder):
-    """Beside the folder stands a file that would fit."""
+    """A file outside the folder would fit, but must not be read."""
     (folder.parent / "x.safetensors").write_bytes(original["model.safetensors"])
     fuzz(original, folder, tampered_index, 800)
