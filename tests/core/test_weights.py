@@ -459,7 +459,7 @@ def test_message_is_one_printable_line(folder):
     assert len(text) == 1000
 
 
-# Numbers that are not finite --------------------------------------------------------------------------
+# Numbers that are not finite ---------------------------------------------------------------------
 
 NO_NUMBERS = [(torch.nan,), (torch.inf,), (-torch.inf,), (torch.inf, -torch.inf)]
 

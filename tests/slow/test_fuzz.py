@@ -73,8 +73,8 @@ def little_memory() -> Iterator[None]:
 def fuzz(
     original: Files, folder: Path, mutate: Callable[[random.Random, Files], None], cases: int
 ) -> None:
-    """Check that each case is rejected in one sentence or loads what its files hold. Both must occur
-    often."""
+    """Check that each case is rejected in one sentence or loads what its files hold, and that both
+    occur often."""
     loaded = 0
     previous: Files = {}
     for case in range(cases):
