@@ -68,6 +68,7 @@ class Tokenizer:
         """
         folder = Path(folder)
         settings = _read_settings(folder)
+
         path = folder / "tokenizer.json"
         path = path if path.exists() else folder / "vocab.txt"
         check(path.exists(), f"{folder}: no tokenizer.json and no vocab.txt")
@@ -83,6 +84,7 @@ class Tokenizer:
         if settings.get("tokenizer_class") not in RULES_FROM_FILE:
             _check_rules(path, pieces, settings)
         _check_added_tokens(path, pieces, settings)
+
         largest = max(pieces.get_vocab().values(), default=0)
         check(
             vocab_size is None or largest < vocab_size,
