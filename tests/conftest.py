@@ -28,13 +28,6 @@ def precision(pytestconfig) -> str:
     return pytestconfig.getoption("--precision")
 
 
-@pytest.fixture
-def tolerance(precision) -> float:
-    """How far two trainings may be apart that differ in the order of sums. In bf16 a rounding turns
-    the sign of small gradients: a weight then moves by the learning rate, 0.01, the other way."""
-    return {"float32": 1e-4, "bf16": 0.03}[precision]
-
-
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TINY = BertConfig(
     vocab_size=53,
