@@ -108,9 +108,7 @@ class Passes:
             return self.model.bert.embeddings.combine(given, positions, torch.zeros_like(positions))
         return self.model.bert.layers[stage - 1](given, trace.packing, trace.leaves[stage - 1])
 
-    def backward(
-        self, traces: Sequence[PassState], completed: Callable[[int], None] = lambda stage: None
-    ) -> None:
+    def backward(self, traces: Sequence[PassState], completed: Callable[[int], None]) -> None:
         """Add the gradients of the layers and the embeddings; `completed` is called with each
         stage, from the top down, when its gradient is there."""
         for stage in reversed(range(self.stages)):

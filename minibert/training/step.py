@@ -103,8 +103,7 @@ class Stepper:
             self._apply(-1)  # the classifier, whose gradient is there already
             self.passes.backward([trace for trace, _ in found], self._apply)
         else:
-            one = self._recomputed if self.settings.plan == "checkpoint" else self.passes.plain
-            found = self._each(batches, number, lambda b: one(b, labelled))
+            found = self._each(batches, number, lambda b: self.passes.plain(b, labelled))
             total = self._finite(found, number)
             for stage in range(len(self.optimizers)):
                 self._apply(stage)
@@ -128,11 +127,6 @@ class Stepper:
             torch.manual_seed(seed % 2**32)
             found.append(compute(batch))
         return found
-
-    def _recomputed(self, batch: Batch, labelled: int) -> Tensor:
-        trace, loss = self.passes.forward(batch, labelled)
-        self.passes.backward([trace])
-        return loss
 
     def _finite(self, losses: Sequence[Tensor], number: int) -> float:
         total = distributed.reduce_float(float(sum(losses)))

@@ -118,11 +118,11 @@ def test_training_goes_on_with_less_memory_when_it_runs_out(
 
     monkeypatch.setattr(Stepper, "step", scarce)
     assert train.main(arguments) == 0
-    assert "out of memory with --plan plain; checkpoint goes on" in capsys.readouterr().err
+    assert "out of memory with --plan plain; layerwise goes on" in capsys.readouterr().err
     one, two = (load_pretrained(tmp_path / name).state_dict() for name in ("enough", "run"))
     for name, tensor in one.items():
         torch.testing.assert_close(tensor, two[name], rtol=0, atol=tolerance)
-    assert json.loads((tmp_path / "run" / "results.json").read_text())["plan"] == "checkpoint"
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["plan"] == "layerwise"
 
 
 @pytest.mark.numeric
