@@ -13,7 +13,7 @@ from minibert.errors import InputError
 from minibert.hub import DEFAULT_MODEL
 from minibert.runtime.folder import recorded_precision
 
-Plan = Literal["auto", "plain", "checkpoint", "layerwise"]
+Plan = Literal["auto", "plain", "layerwise"]
 
 
 Precision = Literal["auto", "float32", "bf16", "fp16"]

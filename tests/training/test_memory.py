@@ -14,7 +14,7 @@ from minibert.training.memory import (
     MIB,
     PLANS,
     PeakMeter,
-    Simulated,
+    SimulatedStepper,
     choose_plan,
     predicted_peak,
     stepping_down,
@@ -44,7 +44,7 @@ def test_the_peak_is_what_is_alive_at_once():
 def peak_of_two_steps(plan: str) -> int:
     model = BertForTokenClassification(TINY)
     settings = TrainSettings(plan=plan, precision="float32")
-    stepper = Simulated(model.train(), settings, 10)
+    stepper = SimulatedStepper(model.train(), settings, 10)
     lengths = [11, 7]
     packing = Packing(torch.tensor([*range(11), *range(11, 18)]), lengths, torch.Size((2, 11)))
     windows = [Window(i, [0] * n, [0, 1], [1, 2], []) for i, n in enumerate(lengths)]
