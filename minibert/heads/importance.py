@@ -41,7 +41,7 @@ def head_gradients(
 
     One backward pass a batch gives them all: each window has a mask of its own.
     `head_importance` (Michel et al. 2019, eq. 5) is the mean over documents of the absolute value,
-    never the absolute value of a batch's mean; empirical Fisher information is the mean square.
+    never the absolute value of a batch's mean.
     """
     config = model.eval().config
     device = model.classifier.weight.device

@@ -52,7 +52,7 @@ class LinkSettings:
     """Folder or Hub id of an encoder, or a run folder of train.py or prune.py."""
     heads: str = ""
     """all; names, as in L5H10,L4H2; a file of rank.py fit or of prune.py (results.json); or an
-    order of ablate.py with how many of its last to take, as in order-greedy.json:12. By default
+    order of ablate.py with how many of its last to take, as in order-gradient.json:12. By default
     those chosen on Inspec for all-MiniLM-L6-v2, and all heads of another model."""
     strength: Strength = "attention"
     """Of a link: the attention, or (norm) times the length of what it carries."""

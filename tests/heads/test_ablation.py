@@ -16,10 +16,9 @@ from minibert.data.batches import Split, make_split
 from minibert.data.corpus import SAMPLE, read_documents
 from minibert.evaluation import intervals
 from minibert.evaluation.tagger import in_keyphrase, log_odds, predict
-from minibert.heads import ablation, importance, orders
+from minibert.heads import ablation
 from minibert.heads.ablation import ablate, cumulative, masks_without, mean_context
 from minibert.heads.importance import attention_profile, by_value, head_gradients
-from minibert.heads.orders import refreshed_order
 from minibert.pruning import without_heads
 
 pytestmark = pytest.mark.numeric
@@ -207,38 +206,6 @@ def test_measures_of_every_mask(model, split):
     alone = ablation.measure(statistics, split, LABELS, 0.5, np.array([[0.0, 3.0, 0.0]]))
     loss = statistics.loss[:, 1] / len(split.targets[1])
     np.testing.assert_allclose(alone["loss"][0], loss, atol=1e-10)
-
-
-def test_greedy_takes_the_head_whose_loss_without_it_is_lowest(model, split):
-    order = orders.greedy_order(model, split, few=LAYERS * HEADS, every=1)
-    assert sorted(order) == TINY.present_heads
-    first = ablate(model, split, singles()).loss[1:].sum(1).argmin()
-    assert order[0] == TINY.present_heads[first]
-    left = [head for head in TINY.present_heads if head != order[0]]
-    pairs = masks_without(TINY, [[order[0], head] for head in left])
-    assert order[1] == left[ablate(model, split, pairs).loss[1:].sum(1).argmin()]
-
-
-def test_greedy_judges_few_and_measures_gradients_now_and_then(model, split):
-    order = orders.greedy_order(model, split, few=2, every=3)
-    assert sorted(order) == TINY.present_heads
-    for start in (0, 3):
-        left = without_heads(model, order[:start])
-        candidates = importance.by_importance(left, split)
-        for step in range(start, start + 3):
-            masks = masks_without(TINY, [[*order[:step], head] for head in candidates[:2]])
-            best = ablate(model, split, masks).loss[1:].sum(1).argmin()
-            assert order[step] == candidates.pop(best)
-
-
-def test_a_refreshed_order_measures_what_is_left(model, split):
-    order = refreshed_order(model, split, every=4)
-    assert sorted(order) == TINY.present_heads
-    at_once = by_value(np.abs(head_gradients(model, split)).mean(0), model.config.present_heads)
-    assert order[:4] == at_once[:4]
-    left = without_heads(model, order[:4])
-    importance = np.abs(head_gradients(left, split)).mean(0)
-    assert order[4:8] == by_value(importance, left.config.present_heads)[:4]
 
 
 def test_names_of_heads_go_there_and_back():
