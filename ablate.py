@@ -21,10 +21,10 @@ from minibert.data.documents import OUTSIDE
 from minibert.errors import InputError
 from minibert.evaluation import intervals, metrics
 from minibert.evaluation.metrics import Array
-from minibert.evaluation.tagger import ProgressBar, in_keyphrase
+from minibert.evaluation.tagger import Predictions, ProgressBar, in_keyphrase, measures
 from minibert.files import read_json, sha256, to_json, write_text
 from minibert.heads import ablation
-from minibert.heads.ablation import Statistics, masks_without
+from minibert.heads.ablation import masks_without
 from minibert.heads.importance import attention_profile, by_importance
 from minibert.report import figures, page, tables
 from minibert.runtime import cli, distributed
@@ -106,7 +106,7 @@ def write_figures(results: dict, config: BertConfig, folder: Path) -> None:
     undecided = np.zeros_like(changes, dtype=bool)
     for (layer, head), change in zip(config.present_heads, results["single-dev"]["heads"].values()):
         changes[layer, head] = change["loss"]["value"]
-        undecided[layer, head] = not change["loss"]["decided"]
+        undecided[layer, head] = not change["loss"]["significant"]
     title = "What silencing a head does to the loss (dev)"
     figures.heat_map(folder / "heads.png", changes, undecided, title)
     figures.draw_curves(folder / "curves.png", results["curves"])
@@ -133,8 +133,8 @@ class Study:
         for split in ("dev", "test"):
             parts[f"single-{split}"] = self.effects("single", split, single)
             parts[f"alone-{split}"] = self.effects("alone", split, others)
-            parts[f"gaze-{split}"] = self.part(
-                f"gaze-{split}", lambda bar, split=split: self.gaze(split, bar)
+            parts[f"attention-{split}"] = self.part(
+                f"attention-{split}", lambda bar, split=split: self.gaze(split, bar)
             )
         return parts | {"curves": self.curves(parts)}
 
@@ -159,10 +159,10 @@ class Study:
             for head in self.heads
         }
 
-    def measure(self, statistics: Statistics, split: str, resamples: int) -> dict[str, Array]:
+    def measure(self, statistics: Predictions, split: str, resamples: int) -> dict[str, Array]:
         draws = intervals.resamples(len(self.splits[split].documents), resamples)
         labels = self.model.config.labels
-        return ablation.measure(statistics, self.splits[split], labels, self.threshold, draws)
+        return measures(statistics, self.splits[split], labels, self.threshold, draws)
 
     def effects(self, name: str, split: str, silenced: list[list[Head]]) -> dict:
         """{"full": {measure: Score}, "heads": {head: {measure: Change}}}, with a list of silenced
@@ -206,7 +206,7 @@ class Study:
             effect = parts["single-dev"]["heads"]
             order = sorted(heads, key=lambda head: effect[head_name(head)]["loss"]["value"])
         elif name == "entropy":
-            looks = parts["gaze-dev"]
+            looks = parts["attention-dev"]
             order = sorted(heads, key=lambda head: -looks[head_name(head)]["entropy"])
         else:  # gradient
             order = by_importance(self.model, dev, bar)
