@@ -4,7 +4,6 @@ Heads are ordered on dev and the curves drawn on test. Leaves JSON, a heat map a
 run folder. torchrun --nproc-per-node N -- ablate.py --run DIR shares the work among N processes.
 """
 
-import json
 import random
 import sys
 from collections.abc import Callable, Sequence
@@ -17,24 +16,22 @@ import numpy as np
 from tqdm import tqdm
 
 from minibert.config import BertConfig, Head, check_fields, head_name, parse_head
-from minibert.data.batches import first_documents
 from minibert.data.documents import OUTSIDE
 from minibert.errors import InputError
 from minibert.evaluation import intervals, metrics
 from minibert.evaluation.metrics import Array
-from minibert.evaluation.tagger import ProgressBar, in_keyphrase
-from minibert.files import read_json, sha256, to_json, write_text
+from minibert.evaluation.tagger import Predictions, ProgressBar, in_keyphrase, measures
+from minibert.files import sha256, write_text
 from minibert.heads import ablation
-from minibert.heads.ablation import Statistics, masks_without
-from minibert.heads.importance import attention_profile, by_importance, by_value, head_gradients
-from minibert.heads.orders import greedy_order, refreshed_order
+from minibert.heads.ablation import masks_without
+from minibert.heads.importance import attention_profile, by_importance
 from minibert.report import figures, page, tables
 from minibert.runtime import cli, distributed
-from minibert.runtime.folder import open_run
+from minibert.runtime.folder import once, open_run
 from minibert.training.settings import choose_device
 from minibert.training.trained import TrainedTagger, load_run
 
-Order = Literal["single", "gradient", "refreshed", "fisher", "greedy", "entropy"]
+Order = Literal["single", "gradient", "entropy"]
 
 
 @dataclass(frozen=True)
@@ -47,20 +44,16 @@ class AblateSettings:
     """Folder for the results; by default ablation-zero or ablation-mean in the run folder."""
     ablation: Literal["zero", "mean"] = "zero"
     """What takes a silenced head's place: nothing, or its mean output over dev."""
-    orders: tuple[Order, ...] = ("single", "gradient", "refreshed", "fisher", "greedy", "entropy")
-    """Orders in which heads are masked cumulatively, least important first by dev. single: by its
-    own effect; gradient: Michel's importance; refreshed: measured anew as heads go; fisher:
-    squared gradients; greedy: the best of a few, judged exactly; entropy: the most spread first."""
+    orders: tuple[Order, ...] = ("single", "gradient", "entropy")
+    """Orders in which heads are masked cumulatively, least important first by dev. single: by the
+    effect of masking it alone; gradient: by Michel's importance; entropy: the most spread attention
+    first."""
     random: int = 5
     """Random orders beside them, drawn as a band: the control."""
     documents: int = 0
     """Measure on the first so many documents of dev and of test, to save time; 0: on all."""
     stride: int = 1
     """Heads masked at each step of a curve; more is faster and coarser."""
-    every: int = 6
-    """refreshed and greedy: heads to mask between two measurements of the gradients."""
-    few: int = 3
-    """greedy: candidates judged exactly for each head, on 20 documents of dev."""
     tokens: int = 768
     """Word pieces computed at a time. Speed and memory depend on it, results do not."""
     device: str = "auto"
@@ -70,7 +63,7 @@ class AblateSettings:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        least = {"documents": 0, "random": 0, "stride": 1, "every": 1, "few": 1}
+        least = {"documents": 0, "random": 0, "stride": 1}
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise InputError(f"--{name} must be at least {bound}")
@@ -94,15 +87,14 @@ def ablate(settings: AblateSettings) -> None:
     out = settings.out or settings.run / f"ablation-{settings.ablation}"
     weights = {"model.safetensors": sha256(settings.run / "model.safetensors")}
     free = ("orders", "random")
-    lock = open_run(out, settings, weights, free, device) if writes else None
-    results = Study(run, settings, out, writes).results()
-    if lock:
-        write_figures(results, run.model.config, out)
-        print(*tables.ablation_answers(results), "", sep="\n")
-        print(tables.as_text(tables.curve_rows(results["curves"])))
-        print(f"\nTables and figures are in {out}")
-        page.update_report(settings.run, out)
-        lock.close()
+    with open_run(out, settings, weights, free, device):
+        results = Study(run, settings, out, writes).results()
+        if writes:
+            write_figures(results, run.model.config, out)
+            print(*tables.ablation_answers(results), "", sep="\n")
+            print(tables.as_text(tables.curve_rows(results["curves"])))
+            print(f"\nTables and figures are in {out}")
+            page.update_report(settings.run, out)
 
 
 def write_figures(results: dict, config: BertConfig, folder: Path) -> None:
@@ -112,7 +104,7 @@ def write_figures(results: dict, config: BertConfig, folder: Path) -> None:
     undecided = np.zeros_like(changes, dtype=bool)
     for (layer, head), change in zip(config.present_heads, results["single-dev"]["heads"].values()):
         changes[layer, head] = change["loss"]["value"]
-        undecided[layer, head] = not change["loss"]["decided"]
+        undecided[layer, head] = not change["loss"]["significant"]
     title = "What silencing a head does to the loss (dev)"
     figures.heat_map(folder / "heads.png", changes, undecided, title)
     figures.draw_curves(folder / "curves.png", results["curves"])
@@ -139,21 +131,15 @@ class Study:
         for split in ("dev", "test"):
             parts[f"single-{split}"] = self.effects("single", split, single)
             parts[f"alone-{split}"] = self.effects("alone", split, others)
-            parts[f"gaze-{split}"] = self.part(
-                f"gaze-{split}", lambda bar, split=split: self.gaze(split, bar)
+            parts[f"attention-{split}"] = self.part(
+                f"attention-{split}", lambda bar, split=split: self.gaze(split, bar)
             )
         return parts | {"curves": self.curves(parts)}
 
     def part(self, name: str, compute: Callable[[ProgressBar], Any]) -> Any:
         """A part from its file, or computed and kept; the same in every process."""
-        path = self.out / f"{name}.json"
-        if distributed.broadcast(path.exists()):
-            return read_json(path)
         bar = partial(tqdm, desc=name, unit="batch", leave=False, disable=None)
-        text = distributed.broadcast(to_json(compute(bar if self.writes else list)))
-        if self.writes:
-            write_text(path, text)
-        return json.loads(text)
+        return once(self.out / f"{name}.json", lambda: compute(bar if self.writes else list))
 
     def gaze(self, split: str, bar: ProgressBar) -> dict:
         """{head: {"entropy", and where O is a label "towards" and "AP"}}."""
@@ -165,10 +151,10 @@ class Study:
             for head in self.heads
         }
 
-    def measure(self, statistics: Statistics, split: str, resamples: int) -> dict[str, Array]:
+    def measure(self, statistics: Predictions, split: str, resamples: int) -> dict[str, Array]:
         draws = intervals.resamples(len(self.splits[split].documents), resamples)
         labels = self.model.config.labels
-        return ablation.measure(statistics, self.splits[split], labels, self.threshold, draws)
+        return measures(statistics, self.splits[split], labels, self.threshold, draws)
 
     def effects(self, name: str, split: str, silenced: list[list[Head]]) -> dict:
         """{"full": {measure: Score}, "heads": {head: {measure: Change}}}, with a list of silenced
@@ -208,22 +194,14 @@ class Study:
     def order(self, name: Order, parts: dict, bar: ProgressBar) -> list[str]:
         """The heads from least to most important, as dev has it."""
         dev, heads = self.splits["dev"], self.heads
-        if name == "refreshed":
-            order = refreshed_order(self.model, dev, self.settings.every, self.fill, bar)
-        elif name == "greedy":
-            some = first_documents(dev, 20)
-            few, every = self.settings.few, self.settings.every
-            order = greedy_order(self.model, some, few, every, self.fill, bar)
-        elif name == "single":
+        if name == "single":
             effect = parts["single-dev"]["heads"]
             order = sorted(heads, key=lambda head: effect[head_name(head)]["loss"]["value"])
         elif name == "entropy":
-            looks = parts["gaze-dev"]
+            looks = parts["attention-dev"]
             order = sorted(heads, key=lambda head: -looks[head_name(head)]["entropy"])
-        elif name == "gradient":
+        else:  # gradient
             order = by_importance(self.model, dev, bar)
-        else:  # fisher
-            order = by_value((head_gradients(self.model, dev, progress=bar) ** 2).mean(0), heads)
         return [head_name(head) for head in order]
 
     def curve(self, name: str, order: list[Head]) -> dict:

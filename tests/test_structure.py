@@ -15,7 +15,7 @@ FOLDERS = ["core", "runtime", "data", "evaluation", "training", "heads", "keyphr
 CORE = [
     ["errors"],
     ["files"],
-    ["config", "attention", "tokenizer"],
+    ["config", "attention", "tokenizer", "initialization"],
     ["hub", "model", "gates"],
     ["pruning", "weights"],
     ["__init__"],
@@ -29,6 +29,7 @@ ONLY_IN = {
     "huggingface_hub": ["hub"],
     "tokenizers": ["tokenizer"],
     "tyro": ["runtime.cli"],
+    "filelock": ["runtime.folder"],
     "snowballstemmer": ["keyphrases.phrases", "keyphrases.search"],
     "ir_measures": ["keyphrases.search"],
     "jinja2": ["report.page"],

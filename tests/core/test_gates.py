@@ -107,12 +107,12 @@ def test_the_softer_price_still_moves_gates_at_their_limit(gates):
 def test_log_alpha_stays_within_reach(gates):
     with torch.no_grad():
         gates.log_alpha[0, 0], gates.log_alpha[2, 4] = -99, 99
-    gates.limit()
+    gates.clamp_()
     assert (gates.log_alpha[0, 0].item(), gates.log_alpha[2, 4].item()) == (-6, 6)
     assert gates.fixed()[0, 0] == 0
     assert gates.fixed()[2, 4] == 1
 
 
 def test_gates_of_earlier_training_start_no_further_out_than_new_ones(gates):
-    gates.set_log_alpha([[-6.0, -1.0, 0.0, 1.0, 6.0]] * 3)
+    gates.warm_start([[-6.0, -1.0, 0.0, 1.0, 6.0]] * 3)
     assert gates.log_alpha.tolist() == [[-START, -1.0, 0.0, 1.0, START]] * 3

@@ -12,7 +12,8 @@ from torch.testing import assert_close
 
 from minibert import Bert, BertForTokenClassification
 from minibert.attention import Packing
-from minibert.model import ACTIVATIONS, IGNORED
+from minibert.config import ACTIVATIONS
+from minibert.model import IGNORED
 
 pytestmark = pytest.mark.numeric
 
@@ -375,7 +376,7 @@ def test_without_dropout_train_mode_is_eval_mode(tagger, batch):
 def test_dropout_falls_on_what_is_added_never_on_the_residual(batch):
     model = dropping(hidden_dropout_prob=NEARLY_ONE).train()
     packing = Packing.of(batch["attention_mask"])
-    layer, hidden = model.bert.layers[0], draw(len(packing.index), 30)
+    layer, hidden = model.bert.layers[0], draw(len(packing.token_index), 30)
     expected = layer.output_norm(layer.attention_norm(hidden))
     assert_close(layer(hidden, packing), expected, **EXACT)
     assert not model.bert.start(batch["input_ids"], packing, batch["token_type_ids"]).any()
@@ -384,7 +385,7 @@ def test_dropout_falls_on_what_is_added_never_on_the_residual(batch):
 def test_attention_dropout_falls_on_the_probabilities(batch):
     attention = dropping(attention_probs_dropout_prob=NEARLY_ONE).train().bert.layers[0].attention
     packing = Packing.of(batch["attention_mask"])
-    out = attention(draw(len(packing.index), 30), packing)
+    out = attention(draw(len(packing.token_index), 30), packing)
     assert_close(out, attention.output.bias.expand_as(out), **EXACT)
 
 

@@ -16,7 +16,7 @@ from minibert.gates import HardConcreteGates
 from minibert.heads import costs as costs_module
 from minibert.heads.ablation import masks_without, mean_context
 from minibert.heads.costs import compare_costs
-from minibert.heads.gate_training import Budget, Penalty, learn_gates
+from minibert.heads.gate_training import Budget, Penalty, learn_gates, step_gates
 from minibert.heads.repair import repair
 from minibert.pruning import at_full_shape, keep_heads, prune, without_heads
 from minibert.training.loop import fine_tune
@@ -250,16 +250,17 @@ def test_the_gradient_of_a_step_is_that_of_loss_and_price(model, split, monkeypa
         collate(split.windows[3:5], split.targets),
     ]
     price = torch.linspace(0.1, 0.9, 15).view(3, 5).double()
-    stepper = Stepper(model, SETTINGS, 10, gates)
+    stepper = Stepper(model, SETTINGS, 10)
+    optimizer = torch.optim.Adam([gates.log_alpha])
     monkeypatch.setattr(stepper.scaler, "step", lambda _: None)
-    monkeypatch.setattr(stepper.gate_optimizer, "zero_grad", lambda: None)
-    stepper.step(7, batches, price)
+    monkeypatch.setattr(optimizer, "zero_grad", lambda: None)
+    stepper.step(7, batches, gates.sample)
+    step_gates(stepper, optimizer, gates, price)
     gradient = gates.log_alpha.grad.clone()
 
     def objective() -> float:
-        gates.log_alpha.grad = None
         paid = (price * gates.open_probability()).sum().item()
-        return stepper.step(7, batches, price) + paid
+        return stepper.step(7, batches, gates.sample) + paid
 
     for head in [(0, 0), (1, 2), (2, 4)]:
         ends = []
@@ -274,16 +275,16 @@ def test_the_gradient_of_a_step_is_that_of_loss_and_price(model, split, monkeypa
 
 
 def test_every_sequence_has_a_draw_of_its_own(model, split, monkeypatch):
-    stepper = Stepper(model, SETTINGS, 10, HardConcreteGates(model.config).double())
-    forward, masks = model.forward, []
+    stepper = Stepper(model, SETTINGS, 10)
+    gates = HardConcreteGates(model.config).double()
+    encode, masks = model.bert.encode, []
 
     def spy(*given, head_mask):
         masks.append(head_mask)
-        return forward(*given, head_mask=head_mask)
+        return encode(*given, head_mask=head_mask)
 
-    monkeypatch.setattr("minibert.model.forward", spy)
-    price = torch.zeros(3, 5)
-    stepper.step(0, [collate(split.windows[:3], split.targets)], price)
+    monkeypatch.setattr(model.bert, "encode", spy)
+    stepper.step(0, [collate(split.windows[:3], split.targets)], gates.sample)
     (mask,) = masks
     assert mask.shape == (3, 3, 5)
     assert not torch.equal(mask[0], mask[1])

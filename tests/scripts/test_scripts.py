@@ -118,19 +118,19 @@ def test_training_goes_on_with_less_memory_when_it_runs_out(
 ):
     """The plain plan runs out in the second epoch; the model is that of a run with enough."""
     assert train.main([*arguments, "--out", str(tmp_path / "enough")]) == 0
-    step = Stepper.step
+    set_rate = Stepper.set_rate
 
-    def scarce(self, number, batches, *price):
-        if number == 3 and self.settings.plan == "plain":
+    def scarce(self, step):
+        if step == 3 and self.settings.plan == "plain":
             raise torch.OutOfMemoryError("2 GiB")
-        return step(self, number, batches, *price)
+        set_rate(self, step)
 
-    monkeypatch.setattr(Stepper, "step", scarce)
+    monkeypatch.setattr(Stepper, "set_rate", scarce)
     assert train.main(arguments) == 0
-    assert "out of memory with --plan plain; checkpoint goes on" in capsys.readouterr().err
+    assert "out of memory with --plan plain; layerwise goes on" in capsys.readouterr().err
     one, two = (load_pretrained(tmp_path / name).state_dict() for name in ("enough", "run"))
     assert_same_weights(one, two, precision)
-    assert json.loads((tmp_path / "run" / "results.json").read_text())["plan"] == "checkpoint"
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["plan"] == "layerwise"
 
 
 @pytest.mark.numeric
@@ -138,15 +138,15 @@ def test_a_run_goes_on_in_the_precision_it_began_in(arguments, tmp_path, monkeyp
     """As a run does that a GPU began: `auto` alone would be float32 on this CPU."""
     began = [*arguments, "--precision", "bf16"]
     assert train.main([*began, "--out", str(tmp_path / "whole")]) == 0
-    step = Stepper.step
+    set_rate = Stepper.set_rate
 
-    def stopped(self, number, batches):
-        if number == 3:
+    def stopped(self, step):
+        if step == 3:
             raise KeyboardInterrupt
-        return step(self, number, batches)
+        set_rate(self, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Stepper, "step", stopped)
+        patch.setattr(Stepper, "set_rate", stopped)
         assert train.main(began) == 130
     assert train.main([*arguments, "--precision", "auto"]) == 0
     whole, again = (load_pretrained(tmp_path / name).state_dict() for name in ("whole", "run"))
@@ -246,7 +246,7 @@ def test_a_hub_that_does_not_answer_is_one_sentence(arguments, tmp_path, capsys,
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     monkeypatch.setattr("minibert.hub.find_spec", lambda _: None)
-    said = ("not to be had from the Hub (TimeoutError: the read operation)", "local folder")
+    said = ("not available from the Hub (TimeoutError: the read operation)", "local folder")
     data, model = ["--data", "some/set"], ["--model", "some/model"]
     refused(capsys, [*arguments, *model], "some/model", *said)
     refused(capsys, [*arguments, *data], "some/set", *said)
@@ -285,20 +285,20 @@ def run(arguments, tmp_path):
 
 
 def test_ablate_answers_and_leaves_figures(run, capsys):
-    arguments = ["--run", str(run), "--random", "2", "--device", "cpu", "--every", "2"]
+    arguments = ["--run", str(run), "--random", "2", "--device", "cpu"]
     assert ablate.main(arguments) == 0
     out = run / "ablation-zero"
     printed = capsys.readouterr().out
     assert "intervals will be wide" in printed
     assert "of 6 heads" in printed
-    for name in ("single", "gradient", "refreshed", "fisher", "greedy", "entropy", "random-1"):
+    for name in ("single", "gradient", "entropy", "random-1"):
         assert f"\n{name}" in printed
     parts = {path.name: path.read_bytes() for path in out.glob("*.json")}
     for name in ("heads.txt", "heads.png", "curves.png"):
         assert (out / name).stat().st_size > 100
     single = json.loads(parts["single-test.json"])
     assert set(single["heads"]) == {f"L{layer}H{head}" for layer in range(2) for head in range(3)}
-    curve = json.loads(parts["curve-greedy.json"])
+    curve = json.loads(parts["curve-gradient.json"])
     assert curve["steps"]["loss"][0] == pytest.approx(single["full"]["loss"]["value"], abs=1e-6)
     first = single["heads"][curve["order"][0]]["loss"]["value"]
     step = curve["steps"]["loss"][1] - curve["steps"]["loss"][0]
@@ -370,7 +370,7 @@ def test_steps_for_free():
 
 
 @pytest.mark.parametrize(
-    "wrong", ["--documents -1", "--every 0", "--few 0", "--random -1", "--orders --random 0"]
+    "wrong", ["--documents -1", "--stride 0", "--random -1", "--orders --random 0"]
 )
 def test_ablate_refuses_numbers_out_of_range(tmp_path, capsys, wrong):
     with pytest.raises(SystemExit) as stop:
@@ -613,7 +613,7 @@ def test_the_report_shows_what_there_is_and_escapes_it(arguments, corpus, tmp_pa
     assert len(sources) == 1 + 4  # the icon; training, curves, all ways, gates
     assert all(source.startswith("data:") for source in sources)
     single = json.loads((run / "ablation-zero" / "single-dev.json").read_text())["heads"]
-    gaze = json.loads((run / "ablation-zero" / "gaze-test.json").read_text())
+    gaze = json.loads((run / "ablation-zero" / "attention-test.json").read_text())
     told = [cell["title"] for cell in page.all("td") if "title" in cell]
     assert [title.split(":")[0] for title in told] == 2 * [f"L{i}H{j}" for i, j in np.ndindex(2, 3)]
     effect, ap = single["L1H2"]["loss"], gaze["L0H1"]["AP"]
