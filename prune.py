@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from minibert.config import BertConfig, Head, check_fields, head_name, parse_head
+from minibert.config import BertConfig, Head, head_name, parse_head
 from minibert.data.batches import Split
 from minibert.data.documents import OUTSIDE
 from minibert.errors import InputError
@@ -41,9 +41,7 @@ from minibert.tokenizer import Tokenizer
 from minibert.training.loop import fine_tune
 from minibert.training.memory import MIB, choose_plan, stepping_down
 from minibert.training.settings import (
-    Plan,
-    Precision,
-    TrainSettings,
+    StepSettings,
     choose_device,
     choose_precision,
     slow_precision,
@@ -54,8 +52,8 @@ from minibert.weights import load_pretrained, save_pretrained
 REPAIR_WINDOWS = 128  # of the training texts: enough for some hundred unknowns, little memory
 
 
-@dataclass(frozen=True)
-class PruneSettings:
+@dataclass(frozen=True, kw_only=True)
+class PruneSettings(StepSettings):
     """The command line of prune.py."""
 
     run: Path
@@ -87,23 +85,11 @@ class PruneSettings:
     """Of the weights, with --joint and --recover."""
     documents: int = 0
     """Measure on the first so many documents of dev and of test, to save time; 0: on all."""
-    tokens: int = 4096
-    """Word pieces computed at a time. Memory depends on it; results only by the draws."""
-    plan: Plan = "auto"
-    """How to save memory, as in train.py."""
-    memory_limit: float = 0
-    """MiB that tensors may take, for --plan auto; 0: what the GPU has free."""
-    precision: Precision = "auto"
-    """auto: bf16 (else fp16) on a GPU, float32 on a CPU; a run goes on as it began."""
     export: bool = False
     """Also write each model at full shape, lost heads as zeros, for transformers."""
-    device: str = "auto"
-    """auto: the GPU if there is one."""
-    seed: int = 0
-    """Of gates, dropout, the order of documents, and --random."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         if bool(self.keep) == bool(self.l0):
             raise InputError("give either --keep or --l0")
         if (self.l0 and (self.order or self.random)) or (self.order and self.random):
@@ -120,7 +106,6 @@ class PruneSettings:
             raise InputError("--repair is for weights that are not trained; leave out --joint")
         if self.steps < 1 or self.documents < 0 or self.recover < 0:
             raise InputError("--steps must be at least 1, --documents and --recover at least 0")
-        _ = self.training  # checks the rest
 
     @property
     def way(self) -> str:
@@ -131,18 +116,6 @@ class PruneSettings:
             name = f"random-{self.seed}" if self.random else "keep" if self.keep else "l0"
         done = ["joint"] * self.joint + [self.repair] * (self.repair != "none")
         return "-".join([name, *done, *["recover"] * (self.recover > 0)])
-
-    @property
-    def training(self) -> TrainSettings:
-        return TrainSettings(
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            tokens=self.tokens,
-            plan=self.plan,
-            memory_limit=self.memory_limit,
-            precision=self.precision,
-            seed=self.seed,
-        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -198,13 +171,13 @@ def make_models(
             gates.set_log_alpha(read_json(folder / "results.json")["log_alpha"])
 
 
-def planned(settings: PruneSettings, dense: TrainedTagger) -> TrainSettings:
+def planned(settings: PruneSettings, dense: TrainedTagger) -> StepSettings:
     """How to train, with the plan that fits."""
     trains = settings.joint or settings.recover > 0
     size = sum(parameter.nbytes for parameter in dense.model.parameters()) / MIB
     training, why = choose_plan(
         dense.model.config,
-        settings.training,
+        settings,
         dense.splits["train"].windows,
         dense.model.classifier.weight.device,
         frozen=not trains,
@@ -255,7 +228,7 @@ def make_smaller(
     target: float,
     ranking: Sequence[Head],
     settings: PruneSettings,
-    training: TrainSettings,
+    training: StepSettings,
 ) -> tuple[BertForTokenClassification, dict]:
     """The model with fewer heads, and what there is to tell of how they were chosen."""
     model = deepcopy(model) if settings.joint else model
@@ -276,7 +249,7 @@ def make_smaller(
 
 
 def recover(
-    model: BertForTokenClassification, dense: TrainedTagger, training: TrainSettings, steps: int
+    model: BertForTokenClassification, dense: TrainedTagger, training: StepSettings, steps: int
 ) -> bool:
     """Fine-tune in place, with the dense model as teacher; whether dev is better for it. If not,
     the weights are what they were."""
@@ -299,7 +272,7 @@ def learned_mask(
     gates: HardConcreteGates,
     target: float,
     settings: PruneSettings,
-    training: TrainSettings,
+    training: StepSettings,
 ) -> tuple[Tensor, list[dict]]:
     """What the gates come to, and how they came to it."""
     goal = Penalty(target)

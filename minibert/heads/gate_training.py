@@ -10,7 +10,7 @@ from minibert.data.batches import Split
 from minibert.gates import HardConcreteGates
 from minibert.model import BertForTokenClassification
 from minibert.training.loop import endless
-from minibert.training.settings import TrainSettings
+from minibert.training.settings import StepSettings
 from minibert.training.step import Stepper
 
 SETTLE = 0.7  # share of the steps after which what is undecided is pushed to its side
@@ -99,7 +99,7 @@ def learn_gates(
     split: Split,
     gates: HardConcreteGates,
     goal: Goal,
-    settings: TrainSettings,
+    settings: StepSettings,
     steps: int,
 ) -> Iterator[GateProgress]:
     """Train `gates` in place on a split, and with them those weights that require a gradient;

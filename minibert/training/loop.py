@@ -11,16 +11,14 @@ from minibert.evaluation.tagger import dev_score
 from minibert.model import BertForTokenClassification
 from minibert.runtime import distributed
 from minibert.runtime.folder import Log
-from minibert.training.settings import TrainSettings
+from minibert.training.settings import StepSettings, TrainSettings
 from minibert.training.step import Stepper
 from minibert.weights import save_pretrained
 
 CHECKPOINT = "checkpoint.safetensors"  # in the run folder, while the run is not finished
 
 
-def accumulation_windows(
-    split: Split, settings: TrainSettings, epoch: int
-) -> Iterator[list[Batch]]:
+def accumulation_windows(split: Split, settings: StepSettings, epoch: int) -> Iterator[list[Batch]]:
     """The accumulation windows of one epoch, in its own random order, each as micro-batches."""
     order = list(split.windows)
     random.Random(f"{settings.seed} {epoch}").shuffle(order)
@@ -31,7 +29,7 @@ def accumulation_windows(
         yield [collate(group, split.targets) for group in chosen]
 
 
-def endless(split: Split, settings: TrainSettings) -> Iterator[list[Batch]]:
+def endless(split: Split, settings: StepSettings) -> Iterator[list[Batch]]:
     """Accumulation windows, epoch after epoch, without an end."""
     for epoch in count():
         yield from accumulation_windows(split, settings, epoch)
@@ -40,7 +38,7 @@ def endless(split: Split, settings: TrainSettings) -> Iterator[list[Batch]]:
 def fine_tune(
     model: BertForTokenClassification,
     split: Split,
-    settings: TrainSettings,
+    settings: StepSettings,
     steps: int,
     teacher: BertForTokenClassification | None = None,
 ) -> Iterator[float]:

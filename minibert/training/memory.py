@@ -5,7 +5,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import NamedTuple, TypeVar, get_args
+from typing import Generic, NamedTuple, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from minibert.errors import InputError
 from minibert.gates import HardConcreteGates
 from minibert.model import BertForTokenClassification
 from minibert.runtime import distributed
-from minibert.training.settings import Plan, TrainSettings
+from minibert.training.settings import Plan, StepSettings
 from minibert.training.step import Stepper
 
 BLOCK = 512  # bytes; CUDA's allocator gives multiples of it
@@ -68,6 +68,9 @@ MIB = 2**20
 Result = TypeVar("Result")
 
 
+Settings = TypeVar("Settings", bound=StepSettings)
+
+
 class Simulated(Stepper):
     def _finite(self, losses: Sequence[Tensor], number: int) -> float:
         return 0.0  # fake tensors have no value to look at
@@ -75,7 +78,7 @@ class Simulated(Stepper):
 
 def predicted_peak(
     config: BertConfig,
-    settings: TrainSettings,
+    settings: StepSettings,
     windows: Sequence[Window],
     device: str = "cuda",
     frozen: bool = False,
@@ -120,22 +123,22 @@ def _shapes(windows: list[Window]) -> Batch:
     return Batch(ids, ids, ids, windows, Packing(torch.tensor(columns), lengths, shape))
 
 
-class Choice(NamedTuple):
+class Choice(NamedTuple, Generic[Settings]):
     """Settings that fit, and why these."""
 
-    settings: TrainSettings
+    settings: Settings
     reason: str
 
 
 def choose_plan(
     config: BertConfig,
-    settings: TrainSettings,
+    settings: Settings,
     windows: Sequence[Window],
     device: torch.device,
     frozen: bool = False,
     gates: bool = False,
     beside: float = 0.0,
-) -> Choice:
+) -> Choice[Settings]:
     """The fastest plan, and the most `tokens` at a time, whose predicted peak is within the memory
     limit, for the longest of `windows`; a plan that is named is taken as it is.
 
@@ -170,7 +173,7 @@ def choose_plan(
     )
 
 
-def stepping_down(settings: TrainSettings, attempt: Callable[[TrainSettings], Result]) -> Result:
+def stepping_down(settings: Settings, attempt: Callable[[Settings], Result]) -> Result:
     """`attempt(settings)`, with the next lower plan again whenever memory runs out. One of several
     processes cannot step down alone: there the run ends, to be taken up again."""
     if distributed.size() > 1:

@@ -17,7 +17,7 @@ from minibert.model import BertForTokenClassification
 from minibert.runtime import distributed
 from minibert.training.adamw import AdamWBf16
 from minibert.training.layerwise import Passes
-from minibert.training.settings import TrainSettings, choose_precision
+from minibert.training.settings import StepSettings, choose_precision
 from minibert.weights import read_tensors, write_tensors
 
 GATE_RATE = 0.1  # Adam's learning rate on log_alpha, whose scale is units, not hundredths
@@ -35,7 +35,7 @@ class Stepper:
     def __init__(
         self,
         model: BertForTokenClassification,
-        settings: TrainSettings,
+        settings: StepSettings,
         steps: int,
         gates: HardConcreteGates | None = None,
         teacher: BertForTokenClassification | None = None,
