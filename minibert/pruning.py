@@ -1,4 +1,4 @@
-"""A smaller copy of a model: heads removed for good, and repaired without training."""
+"""A smaller copy of a model: heads removed for good."""
 
 from collections.abc import Sequence
 from copy import deepcopy

@@ -14,10 +14,9 @@ from minibert.data.corpus import SAMPLE, read_documents
 from minibert.errors import InputError
 from minibert.gates import HardConcreteGates
 from minibert.heads import costs as costs_module
-from minibert.heads.ablation import masks_without, mean_context
+from minibert.heads.ablation import masks_without
 from minibert.heads.costs import compare_costs
 from minibert.heads.gate_training import Budget, Penalty, learn_gates
-from minibert.heads.repair import repair
 from minibert.pruning import at_full_shape, keep_heads, prune, without_heads
 from minibert.training.loop import fine_tune
 from minibert.training.settings import TrainSettings
@@ -131,58 +130,6 @@ def test_full_shape_is_the_same_function_and_transformers_loads_it(tagger, batch
     logits = theirs.double().eval()(**batch).logits
     real = batch["attention_mask"].bool()
     torch.testing.assert_close(logits[real].float(), wide(**batch).logits[real], rtol=0, atol=1e-4)
-
-
-# Repair -----------------------------------------------------------------------------------------
-
-
-def streams(model, windows) -> list[torch.Tensor]:
-    """What each layer adds its attention up to, over all tokens."""
-    found = []
-    for layer in model.bert.layers:
-        layer.attention_norm.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
-    batch = collate(list(windows))
-    with torch.no_grad():
-        model(batch.input_ids, batch.attention_mask)
-    return found
-
-
-@pytest.mark.parametrize("projection", [False, True])
-def test_repair_leaves_nothing_for_least_squares_to_explain(model, split, projection, monkeypatch):
-    """At a least-squares optimum the residual is orthogonal to every input, the constant too."""
-    monkeypatch.setattr("minibert.heads.repair.RIDGE", 0.0)
-    gone = [(0, 1), (0, 3), (1, 0), *((2, head) for head in range(5))]
-    smaller = without_heads(model, gone)
-    old = copy.deepcopy(smaller)
-    repair(model, smaller, split.windows, projection, tokens=100)
-    windows = sorted(split.windows, key=lambda w: -len(w.input_ids))
-    whole, mended, unmended = (streams(m, windows) for m in (model, smaller, old))
-    for number in range(3):
-        residual = whole[number] - mended[number]
-        assert residual.mean(0).abs().max() < 1e-8
-        assert residual.norm() < (whole[number] - unmended[number]).norm()
-    contexts = []
-    for layer in smaller.bert.layers:
-        layer.attention.output.register_forward_pre_hook(lambda _, i: contexts.append(i[0]))
-    batch = collate(windows)
-    smaller(batch.input_ids, batch.attention_mask)
-    for number in range(2):  # the last has no head left
-        with torch.no_grad():
-            unexplained = contexts[number].T @ (whole[number] - mended[number]) / len(whole[0])
-        assert (unexplained.abs().max() < 1e-8) == projection
-        same = smaller.bert.layers[number].attention.output.weight
-        unchanged = torch.equal(same, old.bert.layers[number].attention.output.weight)
-        assert unchanged != projection
-
-
-def test_repair_of_the_lowest_bias_is_mean_ablation(model, split):
-    gone = [(0, 1), (0, 2)]
-    smaller = without_heads(model, gone)
-    repair(model, smaller, split.windows, projection=False)
-    filled = without_heads(model, gone, mean_context(model, split))
-    for ours, theirs in zip(smaller.parameters(), filled.parameters()):
-        if ours is smaller.bert.layers[0].attention.output.bias:
-            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-8)
 
 
 # Learning which -----------------------------------------------------------------------------------
@@ -305,13 +252,6 @@ def test_gates_are_undecided_until_they_are_what_the_mask_says(model, split):
     (only,) = learn_gates(model, split, gates, Budget(3, 15), SETTINGS, 1)
     assert (only.closed, only.undecided) == (0, 15 - only.open)
     assert only.open <= 3
-
-
-def test_repair_of_a_head_of_zeros(model, split):
-    smaller = without_heads(model, [(0, 1)])
-    wide = at_full_shape(smaller)
-    repair(model, wide, split.windows, projection=True)
-    assert all(torch.isfinite(parameter).all() for parameter in wide.parameters())
 
 
 def test_speed_ups_are_medians_of_the_first_over_each(model, split, monkeypatch):
