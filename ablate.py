@@ -94,15 +94,14 @@ def ablate(settings: AblateSettings) -> None:
     out = settings.out or settings.run / f"ablation-{settings.ablation}"
     weights = {"model.safetensors": sha256(settings.run / "model.safetensors")}
     free = ("orders", "random")
-    lock = open_run(out, settings, weights, free, device) if writes else None
-    results = Study(run, settings, out, writes).results()
-    if lock:
-        write_figures(results, run.model.config, out)
-        print(*tables.ablation_answers(results), "", sep="\n")
-        print(tables.as_text(tables.curve_rows(results["curves"])))
-        print(f"\nTables and figures are in {out}")
-        page.update_report(settings.run, out)
-        lock.close()
+    with open_run(out, settings, weights, free, device):
+        results = Study(run, settings, out, writes).results()
+        if writes:
+            write_figures(results, run.model.config, out)
+            print(*tables.ablation_answers(results), "", sep="\n")
+            print(tables.as_text(tables.curve_rows(results["curves"])))
+            print(f"\nTables and figures are in {out}")
+            page.update_report(settings.run, out)
 
 
 def write_figures(results: dict, config: BertConfig, folder: Path) -> None:

@@ -49,7 +49,6 @@ def run(
     0: done. 1: nobody reads the output. 2: wrong input, or a disk that is full or read-only, told
     in one sentence. 130: stopped with Ctrl-C.
     """
-    _open_streams()
     encode_output(errors="replace")
     if shutil.get_terminal_size().columns < NARROWEST:
         os.environ["COLUMNS"] = str(NARROWEST)
@@ -75,7 +74,7 @@ def run(
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
     finally:
-        _let_go()
+        _discard_unwritten_output()
     return 0
 
 
@@ -93,20 +92,10 @@ def _expanded(value: Any) -> Any:
     return type(value)(os.path.expanduser(value)) if isinstance(value, str | Path) else value
 
 
-def _open_streams() -> None:
-    """Standard output or error that is closed, as after `>&-`, is taken to be /dev/null."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(_nowhere(), "w"))
-
-
-def _let_go() -> None:
-    """Output that cannot be written: Python would try again as it ends, and fail."""
+def _discard_unwritten_output() -> None:
+    """Send output that cannot be written to /dev/null: otherwise Python tries again when it exits,
+    prints a traceback and changes the exit code (Python's documentation of SIGPIPE)."""
     try:
         sys.stdout.flush()
     except OSError:
-        os.dup2(_nowhere(), sys.stdout.fileno())
-
-
-def _nowhere() -> int:
-    return os.open(os.devnull, os.O_WRONLY)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,23 +2,19 @@
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from minibert.errors import InputError
-from minibert.files import (
-    as_input_error,
-    clear_left_over,
-    locked,
-    read_json,
-    write_json,
-    write_text,
-)
+from minibert.files import as_input_error, clear_left_over, read_json, write_json, write_text
+from minibert.runtime import distributed
 
 # Settings that may differ when a run is taken up again, with less memory, say; of the files that
 # `run` and `order` name the checksums are compared.
@@ -31,19 +27,25 @@ PRUNED = "pruned"  # in run.json: how prune.py made this model from that of the 
 LIBRARIES = ("minibert", "torch", "numpy", "tokenizers", "safetensors")
 
 
+@contextmanager
 def open_run(
     folder: str | Path,
     settings: Any,
     inputs: dict[str, str],
     free: Sequence[str] = (),
     device: torch.device | str = "cpu",
-) -> IO:
-    """Begin a run in `folder`, or take up the one there if settings and inputs are the same.
+) -> Iterator[None]:
+    """Begin a run in `folder`, or continue the one it holds if settings and inputs are the same.
 
-    `settings`: a dataclass, compared but for FREE and `free`. `inputs`: their checksums. `device`
-    is recorded with the number of threads, and not compared. Returns the lock, to be kept: a second
-    process on the folder is refused. Raises InputError.
+    `settings`: a dataclass, compared except for FREE and `free`. `inputs`: checksums by name.
+    `device` and the number of threads are recorded and not compared. Other processes cannot open
+    the folder inside the `with` block. In a process that does not write (distributed.rank() above
+    0) nothing happens. Raises InputError.
     """
+    if distributed.rank() > 0:
+        yield
+        return
+
     folder = Path(folder)
     record = {
         "settings": _as_json(settings),
@@ -53,24 +55,35 @@ def open_run(
     }
     for name in [*FREE, *free]:
         record["settings"].pop(name, None)
+
+    with _lock(folder):
+        clear_left_over(folder)
+        if (folder / "run.json").exists():
+            old = _read_record(folder)
+            if PRUNED in old:
+                raise InputError(f"{folder}: a model that prune.py made; name another folder")
+            _compare(folder, old, record)
+        else:
+            write_json(folder / "run.json", record)
+
+        yield
+
+
+def _lock(folder: Path) -> AbstractContextManager:
+    """Create `folder` where it is missing and acquire its lock, which the `with` block releases.
+    Raises InputError for a folder of something else, or one that another process has locked."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        ours = (folder / "run.json").exists() or all(p.name[0] == "." for p in folder.iterdir())
-        if not ours:
+        is_run = (folder / "run.json").exists() or all(p.name[0] == "." for p in folder.iterdir())
+        if not is_run:
             raise InputError(f"{folder}: not empty, and no run of ours; name another folder")
-        busy = f"{folder}: another process is working there; wait or name another"
-        lock = locked(folder / ".lock", busy)
-        clear_left_over(folder)
+        return FileLock(folder / ".lock").acquire(timeout=0)
+    except Timeout:  # an OSError too
+        raise InputError(
+            f"{folder}: another process is working there; wait or name another"
+        ) from None
     except OSError as error:
         raise InputError(f"{folder}: no folder to write to ({error.strerror})") from None
-    if (folder / "run.json").exists():
-        old = _read_record(folder)
-        if PRUNED in old:
-            raise InputError(f"{folder}: a model that prune.py made; name another folder")
-        _compare(folder, old, record)
-    else:
-        write_json(folder / "run.json", record)
-    return lock
 
 
 def _version(package: str) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import resource
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -35,8 +34,14 @@ def settings(tmp_path) -> Settings:
     return Settings(tmp_path / "runs" / "one")
 
 
+def begin(folder: str | Path, settings: Settings, inputs: dict[str, str] = INPUTS) -> None:
+    """Open a run and leave it at once."""
+    with open_run(folder, settings, inputs):
+        pass
+
+
 def test_a_new_run_records_what_was_asked_for(settings):
-    open_run(settings.out, settings, INPUTS).close()
+    begin(settings.out, settings)
     record = json.loads((settings.out / "run.json").read_text())
     assert record["settings"] == {
         "model": "some/model",
@@ -49,7 +54,7 @@ def test_a_new_run_records_what_was_asked_for(settings):
 
 
 def test_the_folder_may_be_named_by_text(settings, tmp_path):
-    open_run(str(settings.out), settings, INPUTS).close()
+    begin(str(settings.out), settings)
     folder.inherit(str(settings.out), str(tmp_path / "new"), settings)
     assert json.loads((tmp_path / "new" / "run.json").read_text())[folder.PRUNED]["epochs"] == 4
     Log(str(settings.out / "metrics.jsonl"), 0).write(step=1)
@@ -66,31 +71,31 @@ def test_a_clone_that_is_not_installed_is_of_an_unknown_version(settings, monkey
         raise PackageNotFoundError(package)
 
     monkeypatch.setattr("minibert.runtime.folder.version", version)
-    open_run(settings.out, settings, INPUTS).close()
+    begin(settings.out, settings)
     versions = json.loads((settings.out / "run.json").read_text())["versions"]
     assert versions["minibert"] == "unknown"
 
 
 def test_an_empty_folder_is_fine(settings):
     settings.out.mkdir(parents=True)
-    open_run(settings.out, settings, INPUTS).close()
+    begin(settings.out, settings)
     assert (settings.out / "run.json").exists()
 
 
 def test_the_same_settings_take_the_run_up(settings):
-    open_run(settings.out, settings, INPUTS).close()
+    begin(settings.out, settings)
     (settings.out / "checkpoint").write_text("kept")
     before = (settings.out / "run.json").read_bytes()
-    open_run(settings.out, settings, INPUTS).close()
+    begin(settings.out, settings)
     assert (settings.out / "checkpoint").read_text() == "kept"
     assert (settings.out / "run.json").read_bytes() == before
 
 
 def test_out_and_show_may_change(settings, tmp_path):
-    open_run(settings.out, settings, INPUTS).close()
+    begin(settings.out, settings)
     settings.out.rename(tmp_path / "moved")
     moved = replace(settings, out=tmp_path / "moved", show=0)
-    open_run(moved.out, moved, INPUTS).close()
+    begin(moved.out, moved)
 
 
 @pytest.mark.parametrize(
@@ -103,10 +108,10 @@ def test_out_and_show_may_change(settings, tmp_path):
     ],
 )
 def test_other_settings_are_refused_by_name_with_both_values(settings, key, was, now):
-    open_run(settings.out, settings, INPUTS).close()
+    begin(settings.out, settings)
     value = {"model": Path("other/model"), "splits": ("test",)}.get(key, now)
     with pytest.raises(InputError) as caught:
-        open_run(settings.out, replace(settings, **{key: value}), INPUTS)
+        begin(settings.out, replace(settings, **{key: value}))
     assert f"{key} = {was}, not {now}" in str(caught.value)
     assert str(settings.out) in str(caught.value)
 
@@ -120,26 +125,26 @@ def test_other_settings_are_refused_by_name_with_both_values(settings, key, was,
     ],
 )
 def test_other_inputs_are_refused_by_name(settings, inputs, told):
-    open_run(settings.out, settings, INPUTS).close()
+    begin(settings.out, settings)
     with pytest.raises(InputError) as caught:
-        open_run(settings.out, settings, inputs)
+        begin(settings.out, settings, inputs)
     assert told in str(caught.value)
 
 
 def test_a_refused_run_leaves_the_record_and_the_lock(settings):
-    open_run(settings.out, settings, INPUTS).close()
+    begin(settings.out, settings)
     before = (settings.out / "run.json").read_bytes()
     with pytest.raises(InputError):
-        open_run(settings.out, replace(settings, epochs=5), INPUTS)
+        begin(settings.out, replace(settings, epochs=5))
     assert (settings.out / "run.json").read_bytes() == before
-    open_run(settings.out, settings, INPUTS).close()
+    begin(settings.out, settings)
 
 
 def test_a_folder_of_something_else_is_refused(settings):
     settings.out.mkdir(parents=True)
     (settings.out / "thesis.tex").write_text("mine")
     with pytest.raises(InputError, match="not empty, and no run of ours"):
-        open_run(settings.out, settings, INPUTS)
+        begin(settings.out, settings)
     assert [p.name for p in settings.out.iterdir()] == ["thesis.tex"]
 
 
@@ -147,7 +152,7 @@ def test_a_folder_of_something_else_is_refused(settings):
 def test_a_file_in_the_place_of_the_folder_is_refused(settings, tmp_path, below):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(InputError, match=str(tmp_path / "file")):
-        open_run(tmp_path / "file" / below, settings, INPUTS)
+        begin(tmp_path / "file" / below, settings)
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -156,54 +161,63 @@ def test_a_damaged_record_is_refused(settings, content):
     settings.out.mkdir(parents=True)
     (settings.out / "run.json").write_text(content)
     with pytest.raises(InputError, match=str(settings.out)):
-        open_run(settings.out, settings, INPUTS)
+        begin(settings.out, settings)
 
 
 @pytest.mark.parametrize("left", [".run.json.tmp/.lock", ".run.json.tmp/run.json", ".lock"])
 def test_a_run_killed_before_its_record_was_written_can_be_begun_again(settings, left):
     (settings.out / left).parent.mkdir(parents=True)
     (settings.out / left).write_text("")
-    open_run(settings.out, settings, INPUTS).close()
+    begin(settings.out, settings)
     assert {p.name for p in settings.out.iterdir()} == {"run.json", ".lock"}
 
 
 def test_what_killed_writes_left_goes_and_what_is_being_written_stays(settings):
-    open_run(settings.out, settings, INPUTS).close()
+    begin(settings.out, settings)
     left = settings.out / "below" / ".model.safetensors.tmp" / ".tmpQf8w2K"  # safetensors' own
     left.parent.mkdir(parents=True)
     left.write_bytes(b"half")
     with atomic_path(settings.out / "below" / "figure.png") as temporary:
-        open_run(settings.out, settings, INPUTS).close()
+        begin(settings.out, settings)
         temporary.write_text("whole")
     assert [p.name for p in (settings.out / "below").iterdir()] == ["figure.png"]
 
 
 def test_the_record_of_a_locked_run_cannot_be_replaced(settings):
-    lock = open_run(settings.out, settings, INPUTS)
-    with pytest.raises(InputError):
-        open_run(settings.out, replace(settings, epochs=9), INPUTS)
-    lock.close()
-    open_run(settings.out, settings, INPUTS).close()
+    with (
+        open_run(settings.out, settings, INPUTS),
+        pytest.raises(InputError, match="another process"),
+    ):
+        begin(settings.out, replace(settings, epochs=9))
+    begin(settings.out, settings)
 
 
-def test_of_two_that_begin_at_once_the_record_is_of_the_one_with_the_lock(settings, monkeypatch):
-    begun = []
-
-    def begin(epochs: int) -> None:
-        with suppress(InputError):
-            lock = open_run(settings.out, replace(settings, epochs=epochs), INPUTS)
-            begun.append((epochs, lock))
+def test_concurrent_start_only_lock_holder_writes_record(settings, monkeypatch):
+    refused = []
 
     def write_late(path: Path, record: dict) -> None:
         monkeypatch.undo()
-        begin(9)
+        with pytest.raises(InputError, match="another process"):
+            begin(settings.out, replace(settings, epochs=9))
+        refused.append(9)
         write_json(path, record)
 
     monkeypatch.setattr("minibert.runtime.folder.write_json", write_late)
-    begin(4)
-    [(epochs, lock)] = begun
-    assert json.loads((settings.out / "run.json").read_text())["settings"]["epochs"] == epochs
-    lock.close()
+    begin(settings.out, settings)
+    assert refused == [9]
+    assert json.loads((settings.out / "run.json").read_text())["settings"]["epochs"] == 4
+
+
+def test_lock_is_released_when_the_run_fails(settings):
+    with pytest.raises(ZeroDivisionError), open_run(settings.out, settings, INPUTS):
+        raise ZeroDivisionError
+    begin(settings.out, settings)
+
+
+def test_process_that_does_not_write_opens_nothing(settings, monkeypatch):
+    monkeypatch.setattr("minibert.runtime.distributed.rank", lambda: 1)
+    with open_run(settings.out, settings, INPUTS):
+        assert not settings.out.exists()
 
 
 # The log ----------------------------------------------------------------------------------------
