@@ -175,7 +175,7 @@ def planned(settings: PruneSettings, dense: TrainedTagger) -> StepSettings:
         dense.model.classifier.weight.device,
         frozen=not trains,
         gates=settings.joint or not settings.recover,
-        beside=size if trains else 0.0,  # the dense model, to compare with
+        other_mib=size if trains else 0.0,  # the dense model, to compare with
     )
     print(f"plan {training.plan}: {why}")
     if slow := slow_precision(training.precision, dense.model.classifier.weight.device):

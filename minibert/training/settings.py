@@ -13,7 +13,7 @@ from minibert.errors import InputError
 from minibert.hub import DEFAULT_MODEL
 from minibert.runtime.folder import recorded_precision
 
-Plan = Literal["auto", "plain", "checkpoint", "layerwise"]
+Plan = Literal["auto", "plain", "layerwise"]
 
 
 Precision = Literal["auto", "float32", "bf16", "fp16"]
@@ -52,9 +52,9 @@ class StepSettings:
     """Word pieces computed at a time. Memory depends on it; results only by the dropout drawn."""
 
     plan: Plan = "auto"
-    """plain: fastest. checkpoint: each layer computed again on the way back, which keeps less.
-    layerwise: and over all micro-batches of a step together, so that only one layer's gradient
-    exists at a time. auto: the fastest that fits. The update is the same."""
+    """plain: fastest. layerwise: recompute each layer in the backward pass, for all micro-batches
+    together, so that only one layer's gradient exists at a time. auto: the fastest plan that fits.
+    All plans give the same update."""
 
     memory_limit: float = 0
     """MiB that tensors may take, for --plan auto; 0: what the GPU has free. A CUDA context takes

@@ -240,7 +240,7 @@ def test_every_field_of_settings_is_checked(kind):
         (RankSettings, "weights", "textrank", "one of received, pagerank, tagger"),
         (RankSettings, "top", "10", r"int \| None"),
         (TrainSettings, "precision", "float16", "one of auto, float32, bf16, fp16"),
-        (TrainSettings, "plan", "layer-wise", "one of auto, plain, checkpoint, layerwise"),
+        (TrainSettings, "plan", "layer-wise", "one of auto, plain, layerwise"),
         (TrainSettings, "labels", "IO", "one of io, bio, given"),
         (TrainSettings, "epochs", 2.5, "int, not 2.5"),
         (TrainSettings, "epochs", True, "int, not True"),

@@ -12,7 +12,7 @@ from minibert.data.batches import Split, collate, make_split
 from minibert.data.corpus import SAMPLE, read_documents
 from minibert.errors import InputError
 from minibert.gates import HardConcreteGates
-from minibert.heads.gate_training import Budget, Penalty, learn_gates
+from minibert.heads.gate_training import Budget, Penalty, learn_gates, step_gates
 from minibert.pruning import at_full_shape, prune, without_heads
 from minibert.training.loop import fine_tune
 from minibert.training.settings import TrainSettings
@@ -96,16 +96,17 @@ def test_the_gradient_of_a_step_is_that_of_loss_and_price(model, split, monkeypa
         collate(split.windows[3:5], split.targets),
     ]
     price = torch.linspace(0.1, 0.9, 15).view(3, 5).double()
-    stepper = Stepper(model, SETTINGS, 10, gates)
+    stepper = Stepper(model, SETTINGS, 10)
+    optimizer = torch.optim.Adam([gates.log_alpha])
     monkeypatch.setattr(stepper.scaler, "step", lambda _: None)
-    monkeypatch.setattr(stepper.gate_optimizer, "zero_grad", lambda: None)
-    stepper.step(7, batches, price)
+    monkeypatch.setattr(optimizer, "zero_grad", lambda: None)
+    stepper.step(7, batches, gates.sample)
+    step_gates(stepper, optimizer, gates, price)
     gradient = gates.log_alpha.grad.clone()
 
     def objective() -> float:
-        gates.log_alpha.grad = None
         paid = (price * gates.open_probability()).sum().item()
-        return stepper.step(7, batches, price) + paid
+        return stepper.step(7, batches, gates.sample) + paid
 
     for head in [(0, 0), (1, 2), (2, 4)]:
         ends = []
@@ -120,7 +121,8 @@ def test_the_gradient_of_a_step_is_that_of_loss_and_price(model, split, monkeypa
 
 
 def test_every_sequence_has_a_draw_of_its_own(model, split, monkeypatch):
-    stepper = Stepper(model, SETTINGS, 10, HardConcreteGates(model.config).double())
+    stepper = Stepper(model, SETTINGS, 10)
+    gates = HardConcreteGates(model.config).double()
     encode, masks = model.bert.encode, []
 
     def spy(*given, head_mask):
@@ -128,8 +130,7 @@ def test_every_sequence_has_a_draw_of_its_own(model, split, monkeypatch):
         return encode(*given, head_mask=head_mask)
 
     monkeypatch.setattr(model.bert, "encode", spy)
-    price = torch.zeros(3, 5)
-    stepper.step(0, [collate(split.windows[:3], split.targets)], price)
+    stepper.step(0, [collate(split.windows[:3], split.targets)], gates.sample)
     (mask,) = masks
     assert mask.shape == (3, 3, 5)
     assert not torch.equal(mask[0], mask[1])

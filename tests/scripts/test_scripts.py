@@ -109,20 +109,20 @@ def test_training_goes_on_with_less_memory_when_it_runs_out(
 ):
     """The plain plan runs out in the second epoch; the model is that of a run with enough."""
     assert train.main([*arguments, "--out", str(tmp_path / "enough")]) == 0
-    step = Stepper.step
+    set_rate = Stepper.set_rate
 
-    def scarce(self, number, batches, *price):
-        if number == 3 and self.settings.plan == "plain":
+    def scarce(self, step):
+        if step == 3 and self.settings.plan == "plain":
             raise torch.OutOfMemoryError("2 GiB")
-        return step(self, number, batches, *price)
+        set_rate(self, step)
 
-    monkeypatch.setattr(Stepper, "step", scarce)
+    monkeypatch.setattr(Stepper, "set_rate", scarce)
     assert train.main(arguments) == 0
-    assert "out of memory with --plan plain; checkpoint goes on" in capsys.readouterr().err
+    assert "out of memory with --plan plain; layerwise goes on" in capsys.readouterr().err
     one, two = (load_pretrained(tmp_path / name).state_dict() for name in ("enough", "run"))
     for name, tensor in one.items():
         torch.testing.assert_close(tensor, two[name], rtol=0, atol=tolerance)
-    assert json.loads((tmp_path / "run" / "results.json").read_text())["plan"] == "checkpoint"
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["plan"] == "layerwise"
 
 
 @pytest.mark.numeric
@@ -130,15 +130,15 @@ def test_a_run_goes_on_in_the_precision_it_began_in(arguments, tmp_path, monkeyp
     """As a run does that a GPU began: `auto` alone would be float32 on this CPU."""
     began = [*arguments, "--precision", "bf16"]
     assert train.main([*began, "--out", str(tmp_path / "whole")]) == 0
-    step = Stepper.step
+    set_rate = Stepper.set_rate
 
-    def stopped(self, number, batches):
-        if number == 3:
+    def stopped(self, step):
+        if step == 3:
             raise KeyboardInterrupt
-        return step(self, number, batches)
+        set_rate(self, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Stepper, "step", stopped)
+        patch.setattr(Stepper, "set_rate", stopped)
         assert train.main(began) == 130
     assert train.main([*arguments, "--precision", "auto"]) == 0
     whole, again = (load_pretrained(tmp_path / name).state_dict() for name in ("whole", "run"))
