@@ -248,7 +248,6 @@ def test_every_field_of_settings_is_checked(kind):
         (ablate.AblateSettings, "orders", ("single", "best"), "('single', 'best')"),
         (ablate.AblateSettings, "orders", "single", "not 'single'"),
         (prune.PruneSettings, "keep", (4, 1.5), "(4, 1.5)"),
-        (prune.PruneSettings, "repair", "median", "one of none, mean, refit"),
     ],
 )
 def test_a_misspelt_choice_is_refused_with_the_choices(kind, name, value, why):

@@ -385,12 +385,12 @@ def pruned(run: Path, *more: str) -> int:
 
 
 def test_prune_makes_smaller_runs(run, arguments, capsys):
-    sweep = ["--keep", "4", "1", "--repair", "refit", "--recover", "2", "--export"]
+    sweep = ["--keep", "4", "1", "--recover", "2", "--export"]
     assert pruned(run, *sweep) == 0
     printed = capsys.readouterr().out
     assert "keep-4" in printed
     assert re.search(r"\nkeep-1(, not fine-tuned: dev was worse)?  +1  ", printed)
-    out = run / "prune-keep-refit-recover"
+    out = run / "prune-keep-recover"
     four, one = (load_pretrained(out / f"keep-{keep}").config.present_heads for keep in (4, 1))
     assert (len(four), len(one)) == (4, 1)
     assert set(one) < set(four)  # each starts from the one before
@@ -433,8 +433,8 @@ def test_prune_takes_a_ranking_or_chance_and_prunes_again(run, tmp_path, capsys)
     assert pruned(run, "--keep", "3", "--random", "--seed", "5") == 0
     kept = load_pretrained(run / "prune-random-5" / "keep-3").config.present_heads
     assert len(kept) == 3
-    assert pruned(two, "--keep", "1", "--random", "--repair", "mean") == 0
-    again = load_pretrained(two / "prune-random-0-mean" / "keep-1").config.present_heads
+    assert pruned(two, "--keep", "1", "--random") == 0
+    again = load_pretrained(two / "prune-random-0" / "keep-1").config.present_heads
     assert len(again) == 1
     assert set(again) < {(0, 2), (1, 1)}
 
@@ -460,7 +460,7 @@ def test_every_way_goes_into_one_figure(run, capsys):
         ["--keep", "2", "--random"],
         ["--keep", "4", "--random", "--seed", "1"],
         ["--keep", "3", "--documents", "3"],
-        ["--keep", "5", "--random", "--repair", "mean"],
+        ["--keep", "5", "--random", "--recover", "1"],
     ):
         (run / "pareto.png").unlink(missing_ok=True)
         assert pruned(run, *more) == 0
@@ -499,7 +499,6 @@ def test_a_penalty_that_closes_everything_says_what_is_left(run, capsys):
         ("--l0 0.1 --random", "--order and --random"),
         ("--keep 2 --random --joint", "--joint trains"),
         ("--keep 2 --recover -1", "--documents and --recover at least 0"),
-        ("--keep 2 --repair mean --joint", "leave out --joint"),
         ("--keep 2 --seed -1", "--seed must be"),
         ("--keep 2 --learning-rate 0", "--learning-rate must be"),
         ("--keep 2 --steps 0", "--steps must be"),
