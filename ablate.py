@@ -4,7 +4,6 @@ Heads are ordered on dev and the curves drawn on test. Leaves JSON, a heat map a
 run folder. torchrun --nproc-per-node N -- ablate.py --run DIR shares the work among N processes.
 """
 
-import json
 import random
 import sys
 from collections.abc import Callable, Sequence
@@ -23,14 +22,14 @@ from minibert.errors import InputError
 from minibert.evaluation import intervals, metrics
 from minibert.evaluation.metrics import Array
 from minibert.evaluation.tagger import ProgressBar, in_keyphrase
-from minibert.files import read_json, sha256, to_json, write_text
+from minibert.files import sha256, write_text
 from minibert.heads import ablation
 from minibert.heads.ablation import Statistics, masks_without
 from minibert.heads.importance import attention_profile, by_importance, by_value, head_gradients
 from minibert.heads.orders import greedy_order, refreshed_order
 from minibert.report import figures, page, tables
 from minibert.runtime import cli, distributed
-from minibert.runtime.folder import open_run
+from minibert.runtime.folder import once, open_run
 from minibert.training.settings import choose_device
 from minibert.training.trained import TrainedTagger, load_run
 
@@ -145,14 +144,8 @@ class Study:
 
     def part(self, name: str, compute: Callable[[ProgressBar], Any]) -> Any:
         """A part from its file, or computed and kept; the same in every process."""
-        path = self.out / f"{name}.json"
-        if distributed.broadcast(path.exists()):
-            return read_json(path)
         bar = partial(tqdm, desc=name, unit="batch", leave=False, disable=None)
-        text = distributed.broadcast(to_json(compute(bar if self.writes else list)))
-        if self.writes:
-            write_text(path, text)
-        return json.loads(text)
+        return once(self.out / f"{name}.json", lambda: compute(bar if self.writes else list))
 
     def gaze(self, split: str, bar: ProgressBar) -> dict:
         """{head: {"entropy", and where O is a label "towards" and "AP"}}."""
