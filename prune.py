@@ -161,13 +161,12 @@ def run(settings: PruneSettings) -> None:
     inputs = {"model.safetensors": sha256(settings.run / "model.safetensors")}
     if settings.order:
         inputs["order"] = sha256(settings.order)
-    lock = open_run(out, settings, inputs, device=device)
     targets = settings.keep or settings.l0
     folders = [out / f"{'keep' if settings.keep else 'l0'}-{target:g}" for target in targets]
-    make_models(settings, dense, ranking, dict(zip(folders, targets)))
-    show({folder.name: read_json(folder / "results.json") for folder in folders}, out)
-    page.update_report(settings.run, out)
-    lock.close()
+    with open_run(out, settings, inputs, device=device):
+        make_models(settings, dense, ranking, dict(zip(folders, targets)))
+        show({folder.name: read_json(folder / "results.json") for folder in folders}, out)
+        page.update_report(settings.run, out)
 
 
 def make_models(

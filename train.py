@@ -71,34 +71,34 @@ def train(settings: TrainSettings) -> None:
     precision = distributed.broadcast(choose_precision(settings.precision, device, settings.out))
     settings = replace(settings, precision=precision)
     inputs = corpus.checksums | weights
-    lock = open_run(settings.out, settings, inputs, device=device) if writes else None
-    results = settings.out / "results.json"
-    if not distributed.broadcast(results.exists()):
-        windows = splits["train"].windows
-        settings, why = distributed.broadcast(choose_plan(config, settings, windows, device))
+    with open_run(settings.out, settings, inputs, device=device):
+        results = settings.out / "results.json"
+        if not distributed.broadcast(results.exists()):
+            windows = splits["train"].windows
+            settings, why = distributed.broadcast(choose_plan(config, settings, windows, device))
+            if writes:
+                print(describe(splits, names), *filter(None, [corpus.note]), sep="\n")
+                print(f"plan {settings.plan}: {why}")
+                if slow := slow_precision(precision, device):
+                    print(slow, file=sys.stderr)
+                tokenizer.save(settings.out)
+            found = stepping_down(
+                settings, lambda s: learn(new_tagger(folder, names, s), splits, s)
+            )
+            if writes:
+                write_json(results, found)
+        told = distributed.broadcast(read_json(results) if writes else None)
+        model = load_pretrained(settings.out).to(device)
+        if OUTSIDE in names:
+            count = max(SAMPLE, settings.show)
+            shown = sample_texts(model, splits["test"], told["threshold"], count, settings.tokens)
+            if writes:
+                write_json(settings.out / "texts.json", shown[:SAMPLE])
+                show_texts(shown[: settings.show])
         if writes:
-            print(describe(splits, names), *filter(None, [corpus.note]), sep="\n")
-            print(f"plan {settings.plan}: {why}")
-            if slow := slow_precision(precision, device):
-                print(slow, file=sys.stderr)
-            tokenizer.save(settings.out)
-        found = stepping_down(settings, lambda s: learn(new_tagger(folder, names, s), splits, s))
-        if writes:
-            write_json(results, found)
-    told = distributed.broadcast(read_json(results) if writes else None)
-    model = load_pretrained(settings.out).to(device)
-    if OUTSIDE in names:
-        count = max(SAMPLE, settings.show)
-        shown = sample_texts(model, splits["test"], told["threshold"], count, settings.tokens)
-        if writes:
-            write_json(settings.out / "texts.json", shown[:SAMPLE])
-            show_texts(shown[: settings.show])
-    if writes:
-        (settings.out / CHECKPOINT).unlink(missing_ok=True)
-        figures.draw_training(settings.out / "training.png", read_log(settings.out))
-        show(told, page.write_report(settings.out))
-    if lock:
-        lock.close()
+            (settings.out / CHECKPOINT).unlink(missing_ok=True)
+            figures.draw_training(settings.out / "training.png", read_log(settings.out))
+            show(told, page.write_report(settings.out))
 
 
 def learn(

@@ -29,6 +29,7 @@ ONLY_IN = {
     "huggingface_hub": ["hub"],
     "tokenizers": ["tokenizer"],
     "tyro": ["runtime.cli"],
+    "filelock": ["runtime.folder"],
     "snowballstemmer": ["keyphrases.phrases", "keyphrases.search"],
     "ir_measures": ["keyphrases.search"],
     "jinja2": ["report.page"],

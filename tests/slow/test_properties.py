@@ -365,7 +365,10 @@ def check_document(document: Document, raw: dict) -> None:
         assert document.words == word_spans(raw["text"])
     if document.labels is not None:
         assert len(document.labels) == len(document.words)
-    assert document.keyphrases == raw.get("keyphrases")
+    keyphrases = raw.get("keyphrases")
+    if keyphrases is None and document.spans is not None:  # no span: labelled, without keyphrases
+        keyphrases = list(dict.fromkeys(document.text[a:b] for a, b in document.spans))
+    assert document.keyphrases == keyphrases
 
 
 @settings(max_examples=250)
