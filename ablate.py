@@ -167,7 +167,7 @@ class Study:
         return parts | {"curves": curves}
 
     def part(self, name: str, compute: Callable[..., Any], *arguments: Any) -> Any:
-        """The result of `compute(*arguments, progress)` as JSON, read from its file if it exists."""
+        """The JSON of `compute(*arguments, progress)`, from its file where that exists."""
         progress: ProgressBar = list
         if distributed.rank() == 0:
             progress = partial(tqdm, desc=name, unit="batch", leave=False, disable=None)
@@ -191,7 +191,7 @@ class Study:
         }
 
     def attention(self, name: str, progress: ProgressBar) -> dict:
-        """{head: {"entropy", and where O is a label "towards" and "AP"}}, of `attention_profile`."""
+        """{head: {measure: value}} with the measures of `attention_profile`."""
         names, split = self.model.config.labels, self.splits[name]
         gold = in_keyphrase(split.targets, names) if OUTSIDE in names else None
         profile = attention_profile(self.model, split, gold, progress)
