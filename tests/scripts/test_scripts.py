@@ -82,9 +82,19 @@ def test_a_finished_run_is_shown_and_not_trained_again(arguments, tmp_path, caps
     assert first.endswith(second)
 
 
+def assert_same_weights(one, two, precision):
+    """Of two trainings that differ in the order of sums. In bf16, where that turns the sign of a
+    small gradient, a weight moves the other way by the learning rate, 0.01: few weights may."""
+    apart = torch.cat([(one[name] - two[name]).abs().flatten() for name in one])
+    if precision == "float32":
+        assert apart.max() <= 1e-4
+    else:
+        assert apart.mean() <= 1e-3
+
+
 @pytest.mark.numeric
 @pytest.mark.parametrize("plan", ["plain", "layerwise"])
-def test_two_processes_train_the_same_model(arguments, tmp_path, plan, tolerance):
+def test_two_processes_train_the_same_model(arguments, tmp_path, plan, precision):
     """With dropout: micro-batches are small enough to be cut alike for one process and for two.
     The last window of an epoch holds one document: one process has nothing to do."""
     more = ["--tokens", "200", "--batch-size", "7", "--plan", plan, "--show", "1"]
@@ -95,17 +105,16 @@ def test_two_processes_train_the_same_model(arguments, tmp_path, plan, tolerance
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert done.stdout.count("Test, 95 % intervals") == 1
     one, two = (load_pretrained(folder).state_dict() for folder in (tmp_path / "run", out))
-    for name, tensor in one.items():
-        torch.testing.assert_close(tensor, two[name], rtol=0, atol=tolerance)
+    assert_same_weights(one, two, precision)
     results = [json.loads((f / "results.json").read_text()) for f in (tmp_path / "run", out)]
     losses = (result["test"]["minibert"]["loss"] for result in results)
-    assert_alike(*losses, tolerance)
+    assert_alike(*losses, {"float32": 1e-6, "bf16": 1e-2}[precision])
     assert results[1]["plan"] == plan
 
 
 @pytest.mark.numeric
 def test_training_goes_on_with_less_memory_when_it_runs_out(
-    arguments, tmp_path, capsys, monkeypatch, tolerance
+    arguments, tmp_path, capsys, monkeypatch, precision
 ):
     """The plain plan runs out in the second epoch; the model is that of a run with enough."""
     assert train.main([*arguments, "--out", str(tmp_path / "enough")]) == 0
@@ -120,8 +129,7 @@ def test_training_goes_on_with_less_memory_when_it_runs_out(
     assert train.main(arguments) == 0
     assert "out of memory with --plan plain; checkpoint goes on" in capsys.readouterr().err
     one, two = (load_pretrained(tmp_path / name).state_dict() for name in ("enough", "run"))
-    for name, tensor in one.items():
-        torch.testing.assert_close(tensor, two[name], rtol=0, atol=tolerance)
+    assert_same_weights(one, two, precision)
     assert json.loads((tmp_path / "run" / "results.json").read_text())["plan"] == "checkpoint"
 
 
