@@ -31,14 +31,6 @@ def precision(pytestconfig) -> str:
 
 
 @pytest.fixture
-def tolerance(precision) -> float:
-    """The largest difference between two trainings that differ in the order of sums only. In bf16,
-    rounding flips the sign of small gradients, and Adam then moves a weight by the learning rate,
-    0.01, in the other direction."""
-    return {"float32": 1e-4, "bf16": 0.03}[precision]
-
-
-@pytest.fixture
 def tagger() -> BertForTokenClassification:
     return randomise(BertForTokenClassification(TINY).double()).eval()
 
