@@ -35,7 +35,6 @@ def fits(value: Any, kind: Any) -> bool:
     a bool is not an int.
     """
     origin, arguments = get_origin(kind), get_args(kind)
-
     if origin in (Union, UnionType):
         return any(fits(value, option) for option in arguments)
     if origin is Literal:
@@ -64,7 +63,6 @@ def check_fields(record: Any, prefix: str = "") -> None:
             if isinstance(value, str | Path) and text in (kind, *get_args(kind)):
                 value = text(value)
                 object.__setattr__(record, name, value)  # the dataclass is frozen
-        if not fits(value, kind):
-            choices = f"one of {', '.join(get_args(kind))}" if get_origin(kind) is Literal else ""
-            expected = choices or inspect.formatannotation(kind)
-            raise InputError(f"{prefix}{name} must be {expected}, not {short(value)}")
+        choices = f"one of {', '.join(get_args(kind))}" if get_origin(kind) is Literal else ""
+        expected = choices or inspect.formatannotation(kind)
+        check(fits(value, kind), f"{prefix}{name} must be {expected}, not {short(value)}")

@@ -15,7 +15,6 @@ from filelock import FileLock, Timeout
 from minibert.errors import InputError
 from minibert.files import (
     as_input_error,
-    clear_left_over,
     read_json,
     to_json,
     write_json,
@@ -65,7 +64,6 @@ def open_run(
         record["settings"].pop(name, None)
 
     with _lock(folder):
-        clear_left_over(folder)
         if (folder / "run.json").exists():
             old = _read_record(folder)
             if PRUNED in old:
