@@ -16,7 +16,7 @@ FOLDERS = ["core", "runtime", "data", "evaluation", "training", "heads", "keyphr
 CORE = [
     ["errors"],
     ["files"],
-    ["config", "attention", "tokenizer", "initialization"],
+    ["config", "attention", "initialization"],
     ["hub", "model", "gates"],
     ["pruning", "weights"],
     ["__init__"],
@@ -28,7 +28,7 @@ SCRIPTS = sorted(ROOT.glob("*.py"))
 ONLY_IN = {
     "safetensors": ["weights"],
     "huggingface_hub": ["hub"],
-    "tokenizers": ["tokenizer"],
+    "tokenizers": ["data.tokenizer"],
     "tyro": ["runtime.cli"],
     "filelock": ["runtime.folder"],
     "snowballstemmer": ["keyphrases.phrases", "keyphrases.search"],

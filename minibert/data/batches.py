@@ -18,9 +18,9 @@ from minibert.data.documents import (
     Scheme,
     word_labels,
 )
+from minibert.data.tokenizer import Tokenizer
 from minibert.errors import InputError
 from minibert.model import IGNORED, Bert
-from minibert.tokenizer import Tokenizer
 
 # Windows and batches ----------------------------------------------------------------------------
 

@@ -13,13 +13,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from minibert.errors import InputError
-from minibert.files import (
-    as_input_error,
-    read_json,
-    to_json,
-    write_json,
-    write_text,
-)
+from minibert.files import as_input_error, read_json, to_json, write_json, write_text
 from minibert.runtime import distributed
 
 # Settings that may change when a run continues, such as those that save memory. `run` and `order`

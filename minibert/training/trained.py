@@ -6,11 +6,11 @@ from typing import NamedTuple
 from minibert.data.batches import Split, first_documents, make_splits
 from minibert.data.corpus import load_corpus
 from minibert.data.documents import OUTSIDE
+from minibert.data.tokenizer import Tokenizer
 from minibert.errors import InputError
 from minibert.files import read_json
 from minibert.model import BertForTokenClassification
 from minibert.runtime.folder import PRUNED, _read_record
-from minibert.tokenizer import Tokenizer
 from minibert.weights import load_pretrained
 
 
