@@ -25,6 +25,7 @@ from tqdm import tqdm
 from minibert.config import head_name, parse_head
 from minibert.data.corpus import document_file, field, parse_document, parse_object, read_documents
 from minibert.data.documents import OUTSIDE, Document, is_content_word, share_in_text, word_labels
+from minibert.data.words import word_spans
 from minibert.errors import InputError
 from minibert.evaluation import intervals, metrics
 from minibert.evaluation.metrics import Array
@@ -45,7 +46,6 @@ from minibert.keyphrases.ranker import (
 from minibert.keyphrases.scores import distinct, phrase_counts, phrase_measures
 from minibert.report import page, tables
 from minibert.runtime import cli, distributed
-from minibert.tokenizer import word_spans
 
 PAGE = 100  # texts on a page at most
 BLANK = b" \t\n\r\v\f\xef\xbb\xbf"  # bytes of a blank line, with a byte order mark

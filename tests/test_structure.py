@@ -15,7 +15,7 @@ FOLDERS = ["core", "runtime", "data", "evaluation", "training", "heads", "keyphr
 CORE = [
     ["errors"],
     ["files"],
-    ["config", "attention", "tokenizer"],
+    ["config", "attention", "tokenizer", "initialization"],
     ["hub", "model", "gates"],
     ["pruning", "weights"],
     ["__init__"],

@@ -14,6 +14,7 @@ from minibert.config import check_fields
 from minibert.data.batches import make_windows
 from minibert.data.corpus import read_documents, read_lines
 from minibert.data.documents import OUTSIDE, Document, is_content_word, is_stop_word
+from minibert.data.words import word_spans
 from minibert.errors import InputError
 from minibert.evaluation.metrics import Array
 from minibert.evaluation.tagger import ProgressBar, decode, has_span_labels, log_odds, predict
@@ -35,7 +36,7 @@ from minibert.keyphrases.phrases import (
     unbroken_runs,
 )
 from minibert.model import BertForTokenClassification
-from minibert.tokenizer import Tokenizer, word_spans
+from minibert.tokenizer import Tokenizer
 from minibert.weights import load_pretrained
 
 OWN_HEADS = Path(__file__).parent / "minilm-heads.json"  # of DEFAULT_MODEL, chosen on Inspec dev

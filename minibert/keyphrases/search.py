@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from minibert.data.corpus import field, parse_object, read_lines
 from minibert.data.documents import Document, is_stop_word, stop_words
+from minibert.data.words import normal_form, word_spans
 from minibert.errors import InputError
 from minibert.evaluation import intervals
 from minibert.evaluation.intervals import Score
 from minibert.evaluation.metrics import Array
-from minibert.tokenizer import normal_form, word_spans
 
 MEASURES = {"nDCG@10": "nDCG@10", "MAP": "AP", "R@100": "R@100"}  # as ir_measures calls them
 

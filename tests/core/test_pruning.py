@@ -42,7 +42,7 @@ def split(pieces) -> Split:
 # Removal ----------------------------------------------------------------------------------------
 
 
-def test_pruned_heads_compute_what_masked_ones_do_and_survive_saving(tagger, batch, tmp_path):
+def test_without_heads_equals_masked_and_survives_saving(tagger, batch, tmp_path):
     batch = {k: v.clamp(max=1) if k == "token_type_ids" else v for k, v in batch.items()}
     gone = [(0, 1), (0, 2), (2, 0), (2, 1), (2, 2), (2, 3), (2, 4)]
     once = without_heads(tagger, gone[:3])
@@ -58,7 +58,7 @@ def test_pruned_heads_compute_what_masked_ones_do_and_survive_saving(tagger, bat
         keep_heads(smaller.bert.layers[0].attention, smaller.config, [1])
 
 
-def test_factors_between_are_folded_into_the_output(tagger, batch):
+def test_prune_folds_factors_into_the_output(tagger, batch):
     head_mask = torch.rand(3, 5, generator=torch.Generator().manual_seed(0)).double()
     head_mask[0, 2] = head_mask[1] = 0
     smaller = prune(tagger, head_mask)
@@ -73,7 +73,7 @@ def test_factors_between_are_folded_into_the_output(tagger, batch):
 
 
 @pytest.mark.parametrize("head_mask", [{0: [1]}, torch.ones(5, 3), torch.ones(2, 3, 5)])
-def test_prune_refuses_what_is_no_head_mask(tagger, head_mask):
+def test_prune_rejects_invalid_head_masks(tagger, head_mask):
     with pytest.raises(ValueError, match=r"head_mask must be a tensor .* \(3, 5\)"):
         prune(tagger, head_mask)
     with pytest.raises(ValueError, match=r"\[\(0, 1\)\], not a dictionary"):
@@ -93,7 +93,7 @@ def test_frozen_weights_stay_frozen(tagger):
         assert len(list(model.parameters())) == 3 * 16 + 5 + 2
 
 
-def test_folding_holds_for_float32_too(tagger, batch):
+def test_prune_in_float32(tagger, batch):
     head_mask = torch.linspace(0, 1, 15).view(3, 5)
     smaller = prune(tagger.float(), head_mask)
     assert smaller.classifier.weight.dtype == torch.float32
@@ -101,14 +101,14 @@ def test_folding_holds_for_float32_too(tagger, batch):
     torch.testing.assert_close(smaller(**batch).logits, masked, rtol=0, atol=1e-4)
 
 
-def test_a_model_of_nan_is_not_the_same(tagger):
+def test_prune_rejects_nan(tagger):
     with torch.no_grad():
         tagger.classifier.weight[0, 0] = float("nan")
     with pytest.raises(RuntimeError, match="by nan"):
         prune(tagger, masks_without(TINY, [[(0, 1)]])[0])
 
 
-def test_a_pruned_model_that_is_not_the_masked_one_is_refused(tagger, monkeypatch):
+def test_prune_rejects_a_copy_that_differs(tagger, monkeypatch):
     def wrong(model, heads):
         smaller = without_heads(model, heads)
         smaller.bert.layers[1].attention.output.bias.data[0] += 1e-6
@@ -119,7 +119,7 @@ def test_a_pruned_model_that_is_not_the_masked_one_is_refused(tagger, monkeypatc
         prune(tagger, masks_without(TINY, [[(0, 1)]])[0])
 
 
-def test_full_shape_is_the_same_function_and_transformers_loads_it(tagger, batch, tmp_path):
+def test_full_shape_model_is_equal_and_loads_in_transformers(tagger, batch, tmp_path):
     transformers = pytest.importorskip("transformers")
     smaller = without_heads(tagger, [(0, 1), *((1, head) for head in range(5)), (2, 4)])
     wide = at_full_shape(smaller)
@@ -347,7 +347,7 @@ def test_costs_count_what_is_left(model, split):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_heads_that_were_lost_come_back_as_zeros(model):
+def test_full_shape_fills_pruned_heads_with_zeros(model):
     smaller = without_heads(model, [(0, 1), (2, 0), (2, 4)])
     torch.use_deterministic_algorithms(True)  # memory that is not written holds NaN
     try:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from minibert import InputError
 from minibert.data.corpus import SAMPLE, parse_document, read_documents
 from minibert.data.documents import Document, is_stop_word
+from minibert.data.words import word_spans
 from minibert.evaluation.intervals import resamples
 from minibert.keyphrases.phrases import (
     Candidate,
@@ -38,7 +39,6 @@ from minibert.keyphrases.scores import (
     phrase_scores,
     present,
 )
-from minibert.tokenizer import word_spans
 
 PLAIN = PhraseSettings()
 

@@ -17,6 +17,7 @@ from minibert import InputError, load_pretrained, save_pretrained
 from minibert.data.batches import make_windows
 from minibert.data.corpus import SAMPLE, read_documents
 from minibert.data.documents import Document, content
+from minibert.data.words import word_spans
 from minibert.evaluation.tagger import predict
 from minibert.heads.links import pagerank, word_links
 from minibert.keyphrases.ranker import (
@@ -28,7 +29,7 @@ from minibert.keyphrases.ranker import (
     neighbours,
 )
 from minibert.pruning import prune
-from minibert.tokenizer import Tokenizer, word_spans
+from minibert.tokenizer import Tokenizer
 
 
 def text(words: str, id: str = "1") -> Document:

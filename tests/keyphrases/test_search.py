@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from minibert.data.documents import Document
+from minibert.data.words import word_spans
 from minibert.errors import InputError
 from minibert.keyphrases.search import (
     Collection,
@@ -30,7 +31,6 @@ from minibert.keyphrases.search import (
     uniform,
     whole_vector,
 )
-from minibert.tokenizer import word_spans
 
 WORDS = ["wing", "flow", "shock", "layer", "heat", "plate", "panel", "flutter", "orbit", "laser"]
 VOCABULARY = [*WORDS, "probe", "gas"]

@@ -238,7 +238,7 @@ def test_a_hub_that_does_not_answer_is_one_sentence(arguments, tmp_path, capsys,
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     monkeypatch.setattr("minibert.hub.find_spec", lambda _: None)
-    said = ("not to be had from the Hub (TimeoutError: the read operation)", "local folder")
+    said = ("not available from the Hub (TimeoutError: the read operation)", "local folder")
     data, model = ["--data", "some/set"], ["--model", "some/model"]
     refused(capsys, [*arguments, *model], "some/model", *said)
     refused(capsys, [*arguments, *data], "some/set", *said)
