@@ -67,7 +67,7 @@ def train(settings: TrainSettings) -> None:
     folder = find_model(settings.model)
     config = new_tagger(folder, names, settings).config  # the file is sound: say so at once
     tokenizer = Tokenizer.load(folder, config.vocab_size)
-    splits = make_splits(corpus, tokenizer, settings.labels, config, settings.max_length)
+    splits = make_splits(corpus.splits, tokenizer, settings.labels, config, settings.max_length)
     check_labels(splits, names, settings.data)
     files = [*folder.glob("*.safetensors"), *folder.glob("*.json"), *folder.glob("vocab.txt")]
     weights = {f"{settings.model} {file.name}": sha256(file) for file in sorted(files)}

@@ -54,16 +54,18 @@ def predict(
     head_mask: Tensor | None = None,
     tokens: int = 4096,
     progress: ProgressBar = list,
+    shared: bool = True,
 ) -> Predictions:
     """The predictions of one model, V = 1. A split without targets gets no loss and no `correct`.
 
-    `tokens`: word pieces computed at a time. Under torchrun each process computes its share of the
-    documents, and all processes return the whole.
+    `tokens`: word pieces computed at a time. `shared`: under torchrun each process computes its
+    share of the documents, and all processes return the whole.
     """
     device = model.classifier.weight.device
     recorder = Recorder(model.config.labels, split, variants=1)
 
-    for windows in progress(make_batches(local_windows(split.windows), tokens)):
+    local = local_windows(split.windows) if shared else split.windows
+    for windows in progress(make_batches(local, tokens)):
         batch = collate(windows)
         input_ids, attention_mask = batch.input_ids.to(device), batch.attention_mask.to(device)
         logits = model(input_ids, attention_mask, head_mask=head_mask).logits.cpu()
@@ -71,7 +73,7 @@ def predict(
         for row, window in enumerate(windows):
             recorder.add([0], window, logits[row, window.positions][None])
 
-    return recorder.total()
+    return recorder.total() if shared else recorder.predictions
 
 
 class Recorder:

@@ -213,7 +213,8 @@ class Ranker(Linker):
         if "tagger" not in (self.settings.weights, self.settings.candidates):
             return [None] * len(documents)
         windows = make_windows(documents, self.tokenizer, self.longest)
-        predictions = predict(self.tagger, Split([*documents], windows, []), progress=progress)
+        split = Split([*documents], windows, [])
+        predictions = predict(self.tagger, split, progress=progress, shared=False)
         names = self.bert.config.labels
         probabilities = by_document(1 / (1 + np.exp(-predictions.log_odds[0])), documents)
         labels = by_document(decode(predictions, names, self.threshold)[0], documents)

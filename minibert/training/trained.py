@@ -71,5 +71,5 @@ def load_run(folder: str | Path) -> TrainedTagger:
     model = load_pretrained(folder)
     tokenizer = Tokenizer.load(folder, model.config.vocab_size)
     scheme, length = settings["labels"], settings["max_length"]
-    splits = make_splits(corpus, tokenizer, scheme, model.config, length)
+    splits = make_splits(corpus.splits, tokenizer, scheme, model.config, length)
     return TrainedTagger(model, splits, read_json(folder / "results.json").get("threshold"))

@@ -284,7 +284,7 @@ def run(arguments, tmp_path):
     return tmp_path / "run"
 
 
-def test_ablate_answers_and_leaves_figures(run, capsys):
+def test_ablate_prints_answers_and_writes_figures(run, capsys):
     arguments = ["--run", str(run), "--random", "2", "--device", "cpu"]
     assert ablate.main(arguments) == 0
     out = run / "ablation-zero"
@@ -314,7 +314,7 @@ def test_ablate_answers_and_leaves_figures(run, capsys):
     assert [len(values) for values in curve["steps"].values()] == [3] * len(curve["steps"])
 
 
-def test_two_processes_give_the_same_ablation(run):
+def test_two_processes_compute_the_same_ablation(run):
     arguments = ["--run", run, "--random", "1", "--orders", "gradient", "--device", "cpu"]
     assert ablate.main([*map(str, arguments), "--out", str(run / "one")]) == 0
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
@@ -338,7 +338,7 @@ def assert_alike(one, two, tolerance=1e-6):
         assert one == pytest.approx(two, abs=tolerance)
 
 
-def test_ablate_refuses_what_it_cannot_measure(run, corpus, capsys, tmp_path):
+def test_ablate_refuses_unfinished_or_changed_runs(run, corpus, capsys, tmp_path):
     def refused(*words):
         assert ablate.main(["--run", str(run), "--device", "cpu"]) == 2
         error = capsys.readouterr().err.strip().splitlines()[-1]
@@ -363,7 +363,7 @@ def test_ablate_refuses_a_split_without_a_keyphrase(arguments, corpus, tmp_path,
     refused(capsys, arguments, "dev", "no keyphrase")
 
 
-def test_steps_for_free():
+def test_steps_for_free_by_hand():
     assert ablate.steps_for_free(np.array([1.0, 1.2, 0.995, 0.98, 1.0])) == 2
     assert ablate.steps_for_free(np.array([1.0, 0.999])) == 1
     assert ablate.steps_for_free(np.array([1.0, 0.5])) == 0
