@@ -15,21 +15,19 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from minibert.config import BertConfig, Head, head_name, parse_head
 from minibert.data.batches import Split
-from minibert.data.documents import OUTSIDE
 from minibert.errors import InputError
 from minibert.evaluation import intervals, metrics
 from minibert.evaluation.metrics import Array
-from minibert.evaluation.tagger import dev_score, in_keyphrase
+from minibert.evaluation.tagger import choose_threshold, dev_score, measures, predict
 from minibert.files import read_json, sha256, write_json, write_text
 from minibert.gates import HardConcreteGates
-from minibert.heads.ablation import ablate, masks_without, measure
+from minibert.heads.ablation import masks_without
 from minibert.heads.costs import compare_costs
 from minibert.heads.gate_training import Budget, GateProgress, Goal, Penalty, learn_gates
 from minibert.model import BertForTokenClassification
@@ -370,21 +368,17 @@ class Measured(NamedTuple):
 
 
 def measured(model: BertForTokenClassification, splits: dict[str, Split]) -> Measured:
-    labels = model.config.labels
-    no_masks = masks_without(model.config, [])
-    statistics = {name: ablate(model, splits[name], no_masks) for name in ("dev", "test")}
-    threshold = None
-    if OUTSIDE in labels:
-        gold = in_keyphrase(splits["dev"].targets, labels)
-        cuts = np.cumsum([len(g) for g in gold])[:-1]
-        ranking = metrics.PrecisionRecallCurve(gold, np.split(statistics["dev"].ranks[0], cuts))
-        threshold = ranking.best_threshold()
-    values = []
-    for name, found in statistics.items():
-        draws = intervals.resamples(len(splits[name].documents), 300)
-        every = measure(found, splits[name], labels, threshold, draws)
-        values.append({measure: value[:, 0] for measure, value in every.items()})
-    return Measured(threshold, *values)
+    names = model.config.labels
+    predictions = {name: predict(model.eval(), splits[name]) for name in ("dev", "test")}
+    threshold = choose_threshold(predictions["dev"], splits["dev"], names)
+
+    values = {}
+    for name in ("dev", "test"):
+        split = splits[name]
+        draws = intervals.resamples(len(split.documents), 300)
+        of_split = measures(predictions[name], split, names, threshold, draws)
+        values[name] = {measure: array[:, 0] for measure, array in of_split.items()}
+    return Measured(threshold, values["dev"], values["test"])
 
 
 def compare(dense: TrainedTagger, smaller: BertForTokenClassification, reference: Measured) -> dict:

@@ -36,6 +36,7 @@ from minibert.keyphrases.phrases import Candidate, Keyphrase, group, rank_phrase
 from minibert.keyphrases.ranker import (
     Linker,
     LinkSettings,
+    Marks,
     Ranker,
     RankSettings,
     chunks,
@@ -366,7 +367,7 @@ class Example(NamedTuple):
     candidates: list[Candidate]
     links: Links
     by_head: Array  # (words, heads) what each head alone gives, 0 for stop words
-    log_probs: Array | None  # (words, labels) of a tagger, where one is asked for
+    marks: Marks | None  # of a tagger, where one is asked for
 
 
 def evaluate(settings: Evaluate) -> None:
@@ -407,11 +408,11 @@ def evaluate(settings: Evaluate) -> None:
 
 def examples(ranker: Ranker, documents: Sequence[Document]) -> Iterator[Example]:
     """Each document, computed when it is asked for."""
-    marked = (log_probs for part in chunks(documents) for log_probs in ranker.marks(part))
-    for (document, links, by_head), log_probs in zip(attended(ranker, documents), marked):
-        candidates = group(document, ranker.candidate_runs(document, log_probs))
+    marked = (marks for part in chunks(documents) for marks in ranker.marks(part))
+    for (document, links, by_head), marks in zip(attended(ranker, documents), marked):
+        candidates = group(document, ranker.candidate_runs(document, marks))
         by_head = by_head * is_content_word(document)[:, None]
-        yield Example(document, candidates, links, by_head, log_probs)
+        yield Example(document, candidates, links, by_head, marks)
 
 
 def f1_of_each(ranker: Ranker, example: Example) -> Array:
@@ -472,7 +473,7 @@ def names_of(ranker: Linker) -> dict[str, float]:
 
 def weighings(ranker: Ranker, example: Example, best: str | None) -> dict[str, Array]:
     """(words,) weights by name of the method."""
-    document, _, links, by_head, log_probs = example
+    document, _, links, by_head, marks = example
     is_content = is_content_word(document)
     these = which(ranker)
     rows = {"all heads": by_head.sum(1)}
@@ -489,7 +490,7 @@ def weighings(ranker: Ranker, example: Example, best: str | None) -> dict[str, A
         rows["tf-idf"] = rarity * is_content
         rows[f"{these} heads, idf"] = ranker.weigh(document, links.received())
     if ranker.settings.weights == "tagger":
-        rows["tagger"] = ranker.weigh(document, ranker.probabilities(log_probs))
+        rows["tagger"] = ranker.weigh(document, marks.probabilities)
     return rows
 
 

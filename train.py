@@ -22,10 +22,10 @@ from minibert.data.documents import OUTSIDE, label_names, share_in_text
 from minibert.errors import InputError
 from minibert.evaluation.intervals import Score
 from minibert.evaluation.tagger import (
+    by_document,
     dev_score,
     evaluate,
     in_keyphrase,
-    log_odds,
     predict,
     predicted_spans,
 )
@@ -234,13 +234,13 @@ def sample_texts(
     """The first documents with the probability of every word to be in a keyphrase, the phrases
     that the tagger marks and the gold; of the first words of the first, what they receive of each
     head's attention."""
-    documents, windows, targets = first_documents(split, count)
-    labels = model.config.labels
+    first = first_documents(split, count)
+    documents, windows, targets = first
+    log_odds = by_document(predict(model, first, tokens=tokens).log_odds[0], documents)
     texts = []
-    for document, log_probs, gold in zip(
-        documents, predict(model, windows, documents, tokens=tokens), in_keyphrase(targets, labels)
+    for document, odds, gold in zip(
+        documents, log_odds, in_keyphrase(targets, model.config.labels)
     ):
-        odds = log_odds(log_probs, labels)
         text = {"id": document.id, "text": document.text, "words": document.words}
         text |= {"weights": (1 / (1 + np.exp(-odds))).tolist(), "gold": gold.tolist()}
         texts.append(text | {"spans": predicted_spans(document, odds >= threshold)})

@@ -6,17 +6,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import log
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from minibert.config import check_fields
-from minibert.data.batches import make_windows
+from minibert.data.batches import Split, make_windows
 from minibert.data.corpus import read_documents, read_lines
 from minibert.data.documents import OUTSIDE, Document, is_content_word, is_stop_word
 from minibert.errors import InputError
 from minibert.evaluation.metrics import Array
-from minibert.evaluation.tagger import ProgressBar, decode, has_span_labels, log_odds, predict
+from minibert.evaluation.tagger import (
+    ProgressBar,
+    by_document,
+    decode,
+    has_span_labels,
+    predict,
+)
 from minibert.files import read_json
 from minibert.heads.links import Block, Links, Strength, links_and_received, pagerank, word_links
 from minibert.hub import DEFAULT_MODEL, find_model
@@ -52,7 +58,7 @@ class LinkSettings:
     """Folder or Hub id of an encoder, or a run folder of train.py or prune.py."""
     heads: str = ""
     """all; names, as in L5H10,L4H2; a file of rank.py fit or of prune.py (results.json); or an
-    order of ablate.py with how many of its last to take, as in order-greedy.json:12. By default
+    order of ablate.py with how many of its last to take, as in order-gradient.json:12. By default
     those chosen on Inspec for all-MiniLM-L6-v2, and all heads of another model."""
     strength: Strength = "attention"
     """Of a link: the attention, or (norm) times the length of what it carries."""
@@ -159,6 +165,13 @@ def full_name(model: str) -> str:
     return os.path.realpath(folder) if os.path.isdir(folder) else model
 
 
+class Marks(NamedTuple):
+    """What a tagger says of each word of a document."""
+
+    probabilities: Array  # (words,) of being in a keyphrase
+    labels: list[str]  # O where the log-odds are below the tagger's threshold
+
+
 class Ranker(Linker):
     """Weighs words and picks keyphrases. Raises InputError where the settings do not fit the
     model."""
@@ -183,35 +196,35 @@ class Ranker(Linker):
         and where a keyphrase may stand."""
         marked = self.marks(documents, progress)
         if self.settings.weights == "tagger":
-            weights = [self.probabilities(log_probs) for log_probs in marked]
+            weights = [marks.probabilities for marks in marked]
         else:
             weigh = self.pagerank if self.settings.weights == "pagerank" else Links.received
             weights = [weigh(links) for links in self.links(documents, progress)]
         return [
-            (self.weigh(document, weight), self.candidate_runs(document, log_probs))
-            for document, weight, log_probs in zip(documents, weights, marked)
+            (self.weigh(document, weight), self.candidate_runs(document, marks))
+            for document, weight, marks in zip(documents, weights, marked)
         ]
 
     def marks(
         self, documents: Sequence[Document], progress: ProgressBar = list
-    ) -> list[Array] | list[None]:
-        """(words, labels) the tagger's log-probabilities; None where no setting asks for them."""
+    ) -> list[Marks] | list[None]:
+        """What the tagger marks in each document; None where no setting asks for it."""
         if "tagger" not in (self.settings.weights, self.settings.candidates):
             return [None] * len(documents)
         windows = make_windows(documents, self.tokenizer, self.longest)
-        return predict(self.tagger, windows, documents, progress=progress)
-
-    def probabilities(self, log_probs: Array) -> Array:
-        """(words, labels) of the tagger -> (words,) how probable it is in a keyphrase."""
-        return 1 / (1 + np.exp(-log_odds(log_probs, self.bert.config.labels)))
+        predictions = predict(self.tagger, Split([*documents], windows, []), progress=progress)
+        names = self.bert.config.labels
+        probabilities = by_document(1 / (1 + np.exp(-predictions.log_odds[0])), documents)
+        labels = by_document(decode(predictions, names, self.threshold)[0], documents)
+        return [Marks(p, [names[i] for i in ids]) for p, ids in zip(probabilities, labels)]
 
     def weigh(self, document: Document, weights: Array) -> Array:
         """(words, ...) weights -> the same, 0 for stop words, and times --idf."""
         scale = is_content_word(document) * (self.rarity.of(document) if self.rarity else 1.0)
         return (weights.T * scale).T
 
-    def candidate_runs(self, document: Document, log_probs: Array | None = None) -> list[WordRun]:
-        """Where a keyphrase may stand; `log_probs` (words, labels) are the tagger's."""
+    def candidate_runs(self, document: Document, marks: Marks | None = None) -> list[WordRun]:
+        """Where a keyphrase may stand."""
         kind, longest = self.settings.candidates, self.settings.max_words
         if self.listed is not None:
             return listed_runs(document, self.listed)
@@ -219,10 +232,9 @@ class Ranker(Linker):
             return [(i, i + 1) for i in np.flatnonzero(is_content_word(document)).tolist()]
         if kind != "tagger":
             return (noun_runs if kind == "nouns" else content_runs)(document, longest)
-        names = self.bert.config.labels
-        if not has_span_labels(names):
-            return unbroken_runs(document, log_odds(log_probs, names) >= self.threshold)
-        return tagged_runs(document, [names[i] for i in decode(log_probs, names, self.threshold)])
+        if not has_span_labels(self.bert.config.labels):
+            return unbroken_runs(document, [label != OUTSIDE for label in marks.labels])
+        return tagged_runs(document, marks.labels)
 
     def keyphrases(
         self, document: Document, weights: Array, runs: list[WordRun]

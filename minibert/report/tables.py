@@ -76,8 +76,8 @@ def ablation_answers(parts: Mapping) -> list[str]:
 def _verdicts(part: dict) -> str:
     """How many heads hurt, help, or cannot be told from noise, by the loss."""
     changes = [head["loss"] for head in part["heads"].values()]
-    hurt = sum(c["decided"] and c["value"] > 0 for c in changes)
-    helps = sum(c["decided"] and c["value"] < 0 for c in changes)
+    hurt = sum(c["significant"] and c["value"] > 0 for c in changes)
+    helps = sum(c["significant"] and c["value"] < 0 for c in changes)
     return (
         f"of {len(changes)} heads, silencing one raises the loss for {hurt} and lowers it for "
         f"{helps}; for {len(changes) - hurt - helps} no difference can be told from noise"
@@ -108,7 +108,7 @@ def _layers(dev: dict, test: dict) -> str:
 
 def _gaze(results: dict) -> list[str]:
     """Does attending to keyphrases foretell mattering for them?"""
-    dev, test = results["gaze-dev"], results["gaze-test"]
+    dev, test = results["attention-dev"], results["attention-test"]
     if "AP" not in next(iter(dev.values())):
         return []
     impact = np.array([h["loss"]["value"] for h in results["single-test"]["heads"].values()])
@@ -140,7 +140,7 @@ def head_rows(parts: Mapping) -> Rows:
     for head in sorted(dev, key=lambda head: -dev[head]["loss"]["value"]):
         cells = (dev[head]["loss"], test[head]["loss"], dev[head][measure])
         text = (
-            "{value:+.4f} [{low:+.4f}, {high:+.4f}]".format(**c) + " *" * c["decided"]
+            "{value:+.4f} [{low:+.4f}, {high:+.4f}]".format(**c) + " *" * c["significant"]
             for c in cells
         )
         rows.append([head, *text])

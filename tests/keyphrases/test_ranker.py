@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 import train
 from minibert import InputError, load_pretrained, save_pretrained
-from minibert.data.batches import make_windows
+from minibert.data.batches import Split, make_windows
 from minibert.data.corpus import SAMPLE, read_documents
 from minibert.data.documents import Document, content
-from minibert.evaluation.tagger import predict
+from minibert.evaluation.tagger import by_document, predict
 from minibert.heads.links import pagerank, word_links
 from minibert.keyphrases.ranker import (
     Ranker,
@@ -97,14 +97,14 @@ def test_results_do_not_depend_on_the_texts_around(encoder_folder, documents):
 def test_a_tagger_weighs_and_marks(run, documents):
     ranker = Ranker(RankSettings(model=str(run), weights="tagger", candidates="tagger"))
     windows = make_windows(documents, ranker.tokenizer, ranker.longest)
-    log_probs = predict(ranker.tagger, windows, documents)
+    predictions = predict(ranker.tagger, Split(documents, windows, []))
+    log_odds = by_document(predictions.log_odds[0], documents)
     threshold = json.loads((run / "results.json").read_text())["threshold"]
     marked = 0
-    for document, found, (weights, runs) in zip(documents, log_probs, ranker.analyse(documents)):
-        probability = np.exp(found[:, 1])  # of label I
+    for document, odds, (weights, runs) in zip(documents, log_odds, ranker.analyse(documents)):
+        probability = np.exp(odds) / (1 + np.exp(odds))  # of label I
         np.testing.assert_allclose(weights, probability * content(document), rtol=1e-6)
         inside = {i for first, last in runs for i in range(first, last)}
-        odds = np.log(probability / (1 - probability))
         assert inside == set(np.flatnonzero(odds >= threshold))
         marked += len(inside)
     assert marked

@@ -13,7 +13,7 @@ from minibert import BertForTokenClassification, InputError, load_pretrained
 from minibert.data.batches import collate, make_batches, make_split
 from minibert.data.corpus import SAMPLE, read_documents
 from minibert.evaluation.metrics import PrecisionRecallCurve
-from minibert.evaluation.tagger import in_keyphrase, log_odds, predict
+from minibert.evaluation.tagger import by_document, in_keyphrase, predict
 from minibert.gates import HardConcreteGates
 from minibert.heads.gate_training import GATE_RATE, step_gates
 from minibert.model import IGNORED
@@ -187,7 +187,7 @@ def test_training_learns_the_sample_and_keeps_the_best_epoch(split, model, tmp_p
     assert np.mean(losses[-3:]) < 0.6 * losses[0]
     assert best == {"best_epoch": int(np.argmax(scores)), "dev_score": max(scores)}
     kept = load_pretrained(tmp_path)
-    ranks = [log_odds(p, ("O", "I")) for p in predict(kept, split.windows, split.documents)]
+    ranks = by_document(predict(kept, split).log_odds[0], split.documents)
     ap = PrecisionRecallCurve(in_keyphrase(split.targets, ("O", "I")), ranks).average_precision()
     assert ap == pytest.approx(max(scores), abs=1e-6)
 
