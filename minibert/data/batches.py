@@ -22,6 +22,9 @@ from minibert.errors import InputError
 from minibert.model import IGNORED, Bert
 from minibert.tokenizer import Tokenizer
 
+TOKENS = 4096  # word pieces computed at a time by default: eight windows of 512
+
+
 # Windows and batches ----------------------------------------------------------------------------
 
 

@@ -342,7 +342,7 @@ def test_ablate_refuses_what_it_cannot_measure(run, corpus, capsys, tmp_path):
     (run / "results.json").write_bytes(results)
     with (corpus / "test.jsonl").open("a") as file:
         file.write("\n")
-    refused("test.jsonl is not what it was")
+    refused("test.jsonl has changed since")
     (run / "run.json").unlink()
     refused("no run.json", "train.py")
 
