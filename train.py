@@ -155,22 +155,25 @@ def fit(
     """Fine-tune `model`, and leave the weights of the best epoch on dev in `settings.out`.
 
     A checkpoint is saved after every epoch and every `save_every` seconds. After a kill the same
-    call goes on from it and ends with the same weights. Under torchrun the processes share the
+    call resumes from it and ends with the same weights. Under torchrun the processes share the
     work, and the first one writes. Returns {"best_epoch", "dev_score"}. Raises InputError where
     the loss is not finite.
     """
     steps_per_epoch = -(-len(train.windows) // settings.batch_size)  # rounded up
     steps = settings.epochs * steps_per_epoch
-    stepper = Stepper(model, settings, steps)  # AdamW, the learning rate schedule, the loss scaler
-    run = TrainingRun(settings.out, stepper, steps_per_epoch, save_every)  # resumes at run.step
 
-    shown = None if distributed.rank() == 0 else True  # None: on a terminal only
-    with tqdm(desc="train", unit="step", total=steps, initial=run.step, disable=shown) as bar:
+    # AdamW, the learning rate schedule and, for fp16, the loss scaler.
+    stepper = Stepper(model, settings, steps)
+    # Loads the checkpoint of a run that was killed: the next step is `run.step`.
+    run = TrainingRun(settings.out, stepper, steps_per_epoch, save_every)
+
+    hidden = None if distributed.rank() == 0 else True  # None: shown on a terminal only
+    with tqdm(desc="train", unit="step", total=steps, initial=run.step, disable=hidden) as bar:
         for epoch in range(run.step // steps_per_epoch, settings.epochs):
             model.train()
             windows = accumulation_windows(train, settings, epoch)
 
-            # A resumed epoch skips the steps that are done.
+            # In the epoch in which a killed run resumes, skip the steps that are done.
             for batches in islice(windows, run.step % steps_per_epoch, None):
                 started = time.monotonic()
                 loss = training_step(model, stepper, run.step, batches)
@@ -196,23 +199,23 @@ def training_step(
         # The same update in less memory, one layer's gradient at a time.
         loss = stepper.layerwise_step(step, batches, scored)
     else:
-        # Gradient accumulation: each backward pass adds to the gradients. The loss is summed over
-        # the words of a micro-batch and divided by those of the whole window: the sum of the
-        # micro-batches is the mean over the window, however it is cut.
+        # Gradient accumulation: each backward pass adds to the gradients of the ones before. The
+        # loss is summed over the words of a micro-batch and divided by the number of words in the
+        # whole window. So the gradient is that of the window's mean loss, however it is cut.
         losses = []
         for batch in stepper.local(batches, step):
-            with stepper.autocast():
+            with stepper.autocast():  # bf16 or fp16, if the settings ask for it
                 hidden = model.bert.encode(batch.input_ids, batch.packing).last_hidden_state
                 logits = model.classify(hidden)  # (B, L, labels)
             micro_loss = summed_loss(logits, batch.labels) / scored
-            stepper.scale(micro_loss).backward()  # scaled in fp16 only
+            stepper.scale(micro_loss).backward()  # scaled up in fp16 only: small gradients vanish
             losses.append(micro_loss.detach())
-        loss = stepper.check_loss(losses, step)
+        loss = stepper.check_loss(losses, step)  # the sum over processes; raises if not finite
 
-        # For each layer: sum over processes, unscale, clip, AdamW, free the gradient.
+        # For each layer: sum the gradient over processes, unscale, clip, AdamW, free it.
         stepper.apply()
 
-    stepper.scaler.update()
+    stepper.scaler.update()  # fp16: a lower scale after an overflow
     return loss
 
 

@@ -44,7 +44,7 @@ class StepSettings:
     """Do not train the embeddings, which saves their gradient and optimizer states."""
 
     states: States = "float32"
-    """Type of AdamW's two moments. bf16 takes half the memory; it is rounded stochastically, so that
+    """Of AdamW's two moments. bf16 takes half the memory, and is rounded stochastically, so that
     small changes are right on average."""
 
     tokens: int = TOKENS
@@ -86,7 +86,7 @@ class TrainSettings(StepSettings):
 
     data: str = "sample"
     """"sample"; a folder with train.jsonl, dev.jsonl, test.jsonl; a path with {split} in it; one
-    JSONL file, zip or docsutf8/keys folder, which is split 70/10/20; or the id of a Hub data set."""
+    JSONL file, zip or docsutf8/keys folder, which is split 70/10/20; or a Hub data set's id."""
 
     out: Path = Path("runs/train")
     """Run folder. The same command again resumes a run that was stopped."""
