@@ -167,8 +167,8 @@ def fit(
     # Loads the checkpoint of a run that was killed: the next step is `run.step`.
     run = TrainingRun(settings.out, stepper, steps_per_epoch, save_every)
 
-    hidden = None if distributed.rank() == 0 else True  # None: shown on a terminal only
-    with tqdm(desc="train", unit="step", total=steps, initial=run.step, disable=hidden) as bar:
+    disable = None if distributed.rank() == 0 else True  # None: shown on a terminal only
+    with tqdm(desc="train", unit="step", total=steps, initial=run.step, disable=disable) as bar:
         for epoch in range(run.step // steps_per_epoch, settings.epochs):
             model.train()
             windows = accumulation_windows(train, settings, epoch)
