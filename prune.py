@@ -1,4 +1,4 @@
-"""Remove heads of a tagger for good: learned, by a ranking, or at random; check, repair, report.
+"""Remove heads of a tagger for good: learned, by a ranking, or at random; check, fine-tune, report.
 
 Each number of --keep, or each weight of --l0, makes one smaller model, in a folder of its own under
 --out. Gates go on from where the one before left them; with --joint or --recover, which change the
@@ -12,7 +12,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,7 +29,6 @@ from minibert.gates import HardConcreteGates
 from minibert.heads.ablation import masks_without
 from minibert.heads.costs import compare_costs
 from minibert.heads.gate_training import Budget, Penalty, learn_gates
-from minibert.heads.repair import repair
 from minibert.model import BertForTokenClassification
 from minibert.pruning import at_full_shape, prune
 from minibert.report import figures, page, tables
@@ -46,8 +45,6 @@ from minibert.training.settings import (
 )
 from minibert.training.trained import TrainedTagger, load_run
 from minibert.weights import load_pretrained, save_pretrained
-
-REPAIR_WINDOWS = 128  # of the training texts: enough for some hundred unknowns, little memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +66,6 @@ class PruneSettings(StepSettings):
     joint: bool = False
     """Train the weights together with the gates. Otherwise they stay as they are, which takes the
     least memory."""
-    repair: Literal["none", "mean", "refit"] = "none"
-    """Without training. mean: what removed heads put out on average goes into the bias; refit:
-    least squares of the output projections on the training texts, without their labels."""
     recover: int = 0
     """Optimizer steps that fine-tune what is left, on the labels and on what the dense model
     answers; undone where dev is better without."""
@@ -100,8 +94,6 @@ class PruneSettings(StepSettings):
             raise InputError("--keep must fall from one number to the next")
         if list(self.l0) != sorted(set(self.l0)) or not all(0 < w < float("inf") for w in self.l0):
             raise InputError("--l0 must be above 0 and rise from one weight to the next")
-        if self.joint and self.repair != "none":
-            raise InputError("--repair is for weights that are not trained; leave out --joint")
         if self.steps < 1 or self.documents < 0 or self.recover < 0:
             raise InputError("--steps must be at least 1, --documents and --recover at least 0")
 
@@ -112,8 +104,10 @@ class PruneSettings(StepSettings):
             name = self.order.stem
         else:
             name = f"random-{self.seed}" if self.random else "keep" if self.keep else "l0"
-        done = ["joint"] * self.joint + [self.repair] * (self.repair != "none")
-        return "-".join([name, *done, *["recover"] * (self.recover > 0)])
+        for option, chosen in {"joint": self.joint, "recover": self.recover > 0}.items():
+            if chosen:
+                name += f"-{option}"
+        return name
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -235,10 +229,6 @@ def make_smaller(
     else:
         head_mask, steps = learned_mask(model, train, gates, target, settings, training)
     smaller = prune(model.eval(), head_mask)
-    if settings.repair != "none":
-        whole = model if settings.recover else dense.model  # the last that was trained
-        windows = train.windows[:REPAIR_WINDOWS]
-        repair(whole, smaller, windows, settings.repair == "refit", settings.tokens)
     told = {"heads": [head_name(head) for head in smaller.config.present_heads], "gates": steps}
     if settings.recover:
         told["recovered"] = recover(smaller, dense, training, settings.recover)

@@ -68,7 +68,7 @@ def run(settings: Settings) -> None:
 
 
 def learned(folder: Path, settings: Settings) -> list[tuple[int, str, Share]]:
-    """(heads kept, way, share) of prune.py with gates: weights frozen, repaired, fine-tuned."""
+    """(heads kept, way, share) of prune.py with gates: weights frozen, or fine-tuned after."""
     shared = ["--run", folder, "--batch-size", settings.batch_size, "--steps", settings.steps]
     shared += ["--documents", settings.documents]
     recovery = ["--recover", settings.recover, "--learning-rate", settings.learning_rate]

@@ -1,4 +1,4 @@
-"""What is a word: characters of a text that belong together, without punctuation around them."""
+"""The words of a text, as character spans, and their normal form for comparisons."""
 
 import re
 import unicodedata
@@ -6,12 +6,12 @@ from functools import cache, lru_cache
 
 from minibert.tokenizer import Span
 
-# Scripts written without spaces: there each character is a word, as in BERT's own tokenizer, with
-# the voicing marks behind it, which NFD writes apart.
+# Scripts written without spaces. Each character is a word, as in BERT's own tokenizer, with the
+# voicing marks after it, which NFD separates.
 UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # kana, Chinese characters
 
 # No word contains these: slashes, bars, <>, quotes (apostrophes are allowed), dashes, the ellipsis,
-# and the punctuation of scripts that put no space behind it.
+# and the punctuation of scripts that put no space after it.
 BARRIERS = (
     r"/\\|<>;\"\u00ab\u00bb\u2013\u2014\u201a\u201c-\u201f\u2026\u2039\u203a\u060c\u061b\u061f\u0964"
     r"\u3001-\u3003\u3008-\u301f\uff01\uff02\uff08\uff09\uff0c\uff1a-\uff1c\uff1e\uff1f"
@@ -19,12 +19,11 @@ BARRIERS = (
 )
 
 LETTER, ALNUM = rf"[^\W\d_{UNSPACED}]", rf"[^\W_{UNSPACED}]"
+CASED = [chr(code) for code in range(0x590)]  # Latin, Greek, Cyrillic, Armenian
+UPPER = f"[{''.join(filter(str.isupper, CASED))}]"
+LOWER = f"[{''.join(filter(str.islower, CASED))}]"
 
-_CASED = [*map(chr, range(0x590))]  # Latin, Greek, Cyrillic, Armenian
-
-UPPER, LOWER = (f"[{''.join(filter(is_case, _CASED))}]" for is_case in (str.isupper, str.islower))
-
-# Marks behind which a space is missing, and the double hyphen that stands for a dash. "heads.The"
+# Marks after which a space is missing, and the double hyphen that replaces a dash. "heads.The"
 # and "red,green" are two words; "U.S", "e.g", "node.js", "PEDOT:PSS" and "N,N-dimethyl" are one.
 MISSING_SPACE = (
     rf"(?<={ALNUM})[.:!?](?={UPPER}{LOWER})|(?<={LOWER}{LOWER})[.:!?](?={UPPER})"
@@ -33,8 +32,8 @@ MISSING_SPACE = (
 
 INNER = rf"(?:(?!{MISSING_SPACE})[^\s()\[\]{{}}{BARRIERS}{UNSPACED}])"
 
-# A bracket is part of a word only if it closes there and the word goes on: 25(OH)D, Ca(2+)-binding.
-# Excluded are references, [12], and abbreviations between words without spaces: gates(HCG)are.
+# A pair of brackets is part of a word if the word continues after it: 25(OH)D, Ca(2+)-binding.
+# Exceptions: references, [12], and abbreviations between words without spaces, gates(HCG)are.
 BRACKETED = (
     rf"(?:(?<={ALNUM})|(?<={ALNUM}-))(?!(?<={LOWER})\({UPPER}{{2,}}\){LOWER}|\[[\d,-]*\])"
     rf"(?:\({INNER}*\)|\[{INNER}*\])(?=-?{ALNUM})"
@@ -42,17 +41,16 @@ BRACKETED = (
 
 TAG = r"</?[A-Za-z][\w:.-]*(?:\s+[\w:.-]+\s*=\s*(?:\"[^\"<>]*\"|'[^'<>]*'|[^\s\"'<>]+))*\s*/?>"
 
-CHUNK = re.compile(
-    rf"{TAG}|([{UNSPACED}][\u3099\u309a]*|{INNER}+(?:{BRACKETED}{INNER}+)*)"
-)  # group 1: not a tag
+# A tag, or (group 1) a candidate for a word.
+CHUNK = re.compile(rf"{TAG}|([{UNSPACED}][\u3099\u309a]*|{INNER}+(?:{BRACKETED}{INNER}+)*)")
 
-# C++, CD4+, C#, A*; an asterisk behind a small letter of a longer word is a note or emphasis.
+# C++, CD4+, C#, A*. An asterisk after a small letter of a longer word is a note or emphasis.
 SYMBOLS = re.compile(rf"\+{{1,2}}(?!\+)|[#\u207a]|(?<!{ALNUM}{LOWER})\*(?!\*)")
 
 
 @cache
 def _is_letter(character: str) -> bool:
-    """Letters, numbers, and the marks that belong to letters (not those that style emoji)."""
+    """Letters, numbers, and marks that belong to letters (not the variation selectors of emoji)."""
     kind = unicodedata.category(character)
     return kind[0] in "LN" or (kind in ("Mn", "Mc") and not "\ufe00" <= character <= "\ufe0f")
 
@@ -62,34 +60,37 @@ def word_spans(text: str) -> list[Span]:
 
     A word contains no white space, slash, quote, long dash, or half of a pair of brackets:
     "multi-agent" and "25(OH)D" are one word, "client/server" and "gates(HCG)" two. The symbols of
-    "C++", "C#", "A*", "CD4+" and ".NET" belong to the word. HTML tags are no words.
+    "C++", "C#", "A*", "CD4+" and ".NET" belong to the word. HTML tags are not words.
     """
     spans = []
     for match in CHUNK.finditer(text):
-        start, end = left, right = match.span(1)
+        left, right = start, end = match.span(1)
         while start < end and not _is_letter(text[start]):
             start += 1
         while start < end and not _is_letter(text[end - 1]):
             end -= 1
         if start == end:
             continue
+
+        # Take back the symbols of C++ and the dot of .NET.
         word = text[start:end]
         if any(map(str.isalpha, word)) and (symbols := SYMBOLS.match(text, end, right)):
             end = symbols.end()
         if start == left + 1 and text[left] == "." and word[:2].isalpha() and word[:2].isupper():
             start = left
+
         spans.append((start, end))
     return spans
 
 
 @lru_cache(maxsize=2**17)
 def normal_form(text: str) -> str:
-    """The words of a text one after another, case-folded, with letters, marks and digits only, and
-    the symbols that belong to a word: "A C++ class" becomes "ac++class"."""
-    return "".join(_form_of_word(text[start:end]) for start, end in word_spans(text))
+    """The words of a text joined, case-folded, reduced to letters, marks and digits, and to the
+    symbols that belong to a word: "A C++ class" becomes "ac++class"."""
+    return "".join(_normal_word(text[start:end]) for start, end in word_spans(text))
 
 
-def _form_of_word(word: str) -> str:
+def _normal_word(word: str) -> str:
     folded = unicodedata.normalize("NFKC", word).casefold()
     body = folded.rstrip("+#*")
     dot = "." if folded.startswith(".") else ""

@@ -82,9 +82,19 @@ def test_finished_run_is_shown_without_training(arguments, tmp_path, capsys):
     assert first.endswith(second)
 
 
+def assert_same_weights(one, two, precision):
+    """Of two trainings that differ in the order of sums. In bf16, where that turns the sign of a
+    small gradient, a weight moves the other way by the learning rate, 0.01: few weights may."""
+    apart = torch.cat([(one[name] - two[name]).abs().flatten() for name in one])
+    if precision == "float32":
+        assert apart.max() <= 1e-4
+    else:
+        assert apart.mean() <= 1e-3
+
+
 @pytest.mark.numeric
 @pytest.mark.parametrize("plan", ["plain", "layerwise"])
-def test_two_processes_train_the_same_model(arguments, tmp_path, plan, tolerance):
+def test_two_processes_train_the_same_model(arguments, tmp_path, plan, precision):
     """With dropout, which depends on the cut into micro-batches: they are so small that one process
     and two make the same. The last step of an epoch has one document: one process has no work."""
     more = ["--tokens", "200", "--batch-size", "7", "--plan", plan, "--show", "1"]
@@ -95,17 +105,16 @@ def test_two_processes_train_the_same_model(arguments, tmp_path, plan, tolerance
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert done.stdout.count("Test, 95 % intervals") == 1
     one, two = (load_pretrained(folder).state_dict() for folder in (tmp_path / "run", out))
-    for name, tensor in one.items():
-        torch.testing.assert_close(tensor, two[name], rtol=0, atol=tolerance)
+    assert_same_weights(one, two, precision)
     results = [json.loads((f / "results.json").read_text()) for f in (tmp_path / "run", out)]
     losses = (result["test"]["minibert"]["loss"] for result in results)
-    assert_alike(*losses, tolerance)
+    assert_alike(*losses, {"float32": 1e-6, "bf16": 1e-2}[precision])
     assert results[1]["plan"] == plan
 
 
 @pytest.mark.numeric
 def test_training_continues_with_next_plan_when_out_of_memory(
-    arguments, tmp_path, capsys, monkeypatch, tolerance
+    arguments, tmp_path, capsys, monkeypatch, precision
 ):
     """Memory runs out in the second epoch; the model equals that of an undisturbed run."""
     assert train.main([*arguments, "--out", str(tmp_path / "undisturbed")]) == 0
@@ -122,8 +131,7 @@ def test_training_continues_with_next_plan_when_out_of_memory(
     undisturbed, resumed = (
         load_pretrained(tmp_path / name).state_dict() for name in ("undisturbed", "run")
     )
-    for name, tensor in undisturbed.items():
-        torch.testing.assert_close(tensor, resumed[name], rtol=0, atol=tolerance)
+    assert_same_weights(undisturbed, resumed, precision)
     assert json.loads((tmp_path / "run" / "results.json").read_text())["plan"] == "layerwise"
 
 
@@ -379,12 +387,12 @@ def pruned(run: Path, *more: str) -> int:
 
 
 def test_prune_makes_smaller_runs(run, arguments, capsys):
-    sweep = ["--keep", "4", "1", "--repair", "refit", "--recover", "2", "--export"]
+    sweep = ["--keep", "4", "1", "--recover", "2", "--export"]
     assert pruned(run, *sweep) == 0
     printed = capsys.readouterr().out
     assert "keep-4" in printed
     assert re.search(r"\nkeep-1(, not fine-tuned: dev was worse)?  +1  ", printed)
-    out = run / "prune-keep-refit-recover"
+    out = run / "prune-keep-recover"
     four, one = (load_pretrained(out / f"keep-{keep}").config.present_heads for keep in (4, 1))
     assert (len(four), len(one)) == (4, 1)
     assert set(one) < set(four)  # each starts from the one before
@@ -427,8 +435,8 @@ def test_prune_takes_a_ranking_or_chance_and_prunes_again(run, tmp_path, capsys)
     assert pruned(run, "--keep", "3", "--random", "--seed", "5") == 0
     kept = load_pretrained(run / "prune-random-5" / "keep-3").config.present_heads
     assert len(kept) == 3
-    assert pruned(two, "--keep", "1", "--random", "--repair", "mean") == 0
-    again = load_pretrained(two / "prune-random-0-mean" / "keep-1").config.present_heads
+    assert pruned(two, "--keep", "1", "--random") == 0
+    again = load_pretrained(two / "prune-random-0" / "keep-1").config.present_heads
     assert len(again) == 1
     assert set(again) < {(0, 2), (1, 1)}
 
@@ -454,7 +462,7 @@ def test_every_way_goes_into_one_figure(run, capsys):
         ["--keep", "2", "--random"],
         ["--keep", "4", "--random", "--seed", "1"],
         ["--keep", "3", "--documents", "3"],
-        ["--keep", "5", "--random", "--repair", "mean"],
+        ["--keep", "5", "--random", "--recover", "1"],
     ):
         (run / "pareto.png").unlink(missing_ok=True)
         assert pruned(run, *more) == 0
@@ -493,7 +501,6 @@ def test_a_penalty_that_closes_everything_says_what_is_left(run, capsys):
         ("--l0 0.1 --random", "--order and --random"),
         ("--keep 2 --random --joint", "--joint trains"),
         ("--keep 2 --recover -1", "--documents and --recover at least 0"),
-        ("--keep 2 --repair mean --joint", "leave out --joint"),
         ("--keep 2 --seed -1", "--seed must be"),
         ("--keep 2 --learning-rate 0", "--learning-rate must be"),
         ("--keep 2 --steps 0", "--steps must be"),
