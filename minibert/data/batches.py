@@ -15,6 +15,8 @@ from minibert.errors import check
 from minibert.model import IGNORED, Bert
 from minibert.tokenizer import Tokenizer
 
+TOKENS = 4096  # word pieces computed at a time by default: eight windows of 512
+
 
 class Window(NamedTuple):
     """A part of one document that fits the model. Each word is scored in exactly one window, at its
