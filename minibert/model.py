@@ -13,7 +13,7 @@ eq. 2), and it leaves the fused attention kernel in use.
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import zip_longest
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -141,7 +141,8 @@ class Bert(nn.Module):
         super().__init__()
         self.config = config
         self.embeddings = Embeddings(config)
-        self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_hidden_layers))
+        layers = nn.ModuleList(Layer(config, i) for i in range(config.num_hidden_layers))
+        self.layers = cast(Sequence[Layer], layers)  # torch does not say what a ModuleList holds
         self.apply(self._draw)
 
     def _draw(self, module: nn.Module) -> None:
