@@ -10,8 +10,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
+from scipy.special import expit
 from tqdm import tqdm
 
 from minibert.config import head_name
@@ -164,7 +164,7 @@ def sample_texts(
     ):
         odds = log_odds(log_probs, labels)
         text = {"id": document.id, "text": document.text, "words": document.words}
-        text |= {"weights": (1 / (1 + np.exp(-odds))).tolist(), "gold": gold.tolist()}
+        text |= {"weights": expit(odds).tolist(), "gold": gold.tolist()}
         texts.append(text | {"spans": predicted_spans(document, odds >= threshold)})
     own = [window for window in windows if window.document == 0]
     received = received_by_head(model.bert, own, documents[:1])[0][:BEGINNING]

@@ -77,9 +77,7 @@ def attention_profile(
     entropy = np.zeros(shape)
     received = [np.zeros((len(target), *shape)) for target in split.targets]
     every = config.present_heads
-    for window, layer, heads, probs in piece_links(
-        model.bert, split.windows, every, "attention", progress
-    ):
+    for window, layer, heads, probs in piece_links(model.bert, split.windows, every, progress):
         entropy[layer, heads] += torch.special.entr(probs).sum((1, 2)).double().cpu().numpy()
         place = np.ix_(window.words, [layer], heads)
         received[window.document][place] = received_by_word(probs, window).T[:, None]

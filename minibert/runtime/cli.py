@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 import torch
 import tyro
+from tyro.conf import Positional as Positional  # a field that is given without its name
+from tyro.conf import Suppress as Suppress  # a field that the command line does not have
 
 from minibert.errors import InputError
 
@@ -19,9 +21,6 @@ EXTRAS = {"report": ("matplotlib", "jinja2"), "search": ("ir_measures",)}
 
 
 Settings = TypeVar("Settings")
-
-
-Positional = tyro.conf.Positional  # a field that is given without its name
 
 
 MISSING = tyro.MISSING  # the default of a field that must be given
