@@ -1,10 +1,10 @@
-"""Which heads matter: silence each head of a tagger alone, then more and more of them.
+"""Which heads matter: mask each head of a tagger alone, then more and more of them.
 
-Heads are ordered on dev and the curves drawn on test. Leaves JSON, a heat map and the curves in the
-run folder. torchrun --nproc-per-node N -- ablate.py --run DIR shares the work among N processes.
+Heads are ordered by dev; the curves are measured on test. Writes JSON, a heat map and the curves to
+a folder in the run folder. torchrun --nproc-per-node N -- ablate.py --run DIR shares the work among
+N processes.
 """
 
-import json
 import random
 import sys
 from collections.abc import Callable, Sequence
@@ -17,24 +17,22 @@ import numpy as np
 from tqdm import tqdm
 
 from minibert.config import BertConfig, Head, check_fields, head_name, parse_head
-from minibert.data.batches import first_documents
 from minibert.data.documents import OUTSIDE
 from minibert.errors import InputError
 from minibert.evaluation import intervals, metrics
 from minibert.evaluation.metrics import Array
-from minibert.evaluation.tagger import ProgressBar, in_keyphrase
-from minibert.files import read_json, sha256, to_json, write_text
+from minibert.evaluation.tagger import Predictions, ProgressBar, in_keyphrase, measures
+from minibert.files import sha256, write_text
 from minibert.heads import ablation
-from minibert.heads.ablation import Statistics, masks_without
-from minibert.heads.importance import attention_profile, by_importance, by_value, head_gradients
-from minibert.heads.orders import greedy_order, refreshed_order
+from minibert.heads.ablation import masks_without
+from minibert.heads.importance import attention_profile, by_importance
 from minibert.report import figures, page, tables
 from minibert.runtime import cli, distributed
-from minibert.runtime.folder import open_run
+from minibert.runtime.folder import once, open_run
 from minibert.training.settings import choose_device
 from minibert.training.trained import TrainedTagger, load_run
 
-Order = Literal["single", "gradient", "refreshed", "fisher", "greedy", "entropy"]
+Order = Literal["single", "gradient", "entropy"]
 
 
 @dataclass(frozen=True)
@@ -43,34 +41,39 @@ class AblateSettings:
 
     run: Path
     """Run folder of train.py."""
+
     out: Path | None = None
     """Folder for the results; by default ablation-zero or ablation-mean in the run folder."""
+
     ablation: Literal["zero", "mean"] = "zero"
-    """What takes a silenced head's place: nothing, or its mean output over dev."""
-    orders: tuple[Order, ...] = ("single", "gradient", "refreshed", "fisher", "greedy", "entropy")
-    """Orders in which heads are masked cumulatively, least important first by dev. single: by its
-    own effect; gradient: Michel's importance; refreshed: measured anew as heads go; fisher:
-    squared gradients; greedy: the best of a few, judged exactly; entropy: the most spread first."""
+    """What replaces the context of a masked head: zero, or its mean over dev."""
+
+    orders: tuple[Order, ...] = ("single", "gradient", "entropy")
+    """Orders in which heads are masked cumulatively, least important first on dev. single: by the
+    effect of masking the head alone; gradient: by Michel's importance; entropy: the most spread
+    attention first."""
+
     random: int = 5
-    """Random orders beside them, drawn as a band: the control."""
+    """Random orders beside them, as the control; drawn as a band."""
+
     documents: int = 0
-    """Measure on the first so many documents of dev and of test, to save time; 0: on all."""
+    """Measure on the first documents of dev and of test only, so many of each; 0: on all."""
+
     stride: int = 1
     """Heads masked at each step of a curve; more is faster and coarser."""
-    every: int = 6
-    """refreshed and greedy: heads to mask between two measurements of the gradients."""
-    few: int = 3
-    """greedy: candidates judged exactly for each head, on 20 documents of dev."""
+
     tokens: int = 768
     """Word pieces computed at a time. Speed and memory depend on it, results do not."""
+
     device: str = "auto"
     """auto: the GPU if there is one."""
+
     seed: int = 0
-    """Of the random orders."""
+    """Seed of the random orders."""
 
     def __post_init__(self) -> None:
         check_fields(self)
-        least = {"documents": 0, "random": 0, "stride": 1, "every": 1, "few": 1}
+        least = {"documents": 0, "random": 0, "stride": 1}
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise InputError(f"--{name} must be at least {bound}")
@@ -91,163 +94,161 @@ def ablate(settings: AblateSettings) -> None:
     run = run.first_documents_only(settings.documents)
     if writes:
         print(run.describe())
+
+    # Orders may be added to a finished study, so they are not compared with those of the record.
     out = settings.out or settings.run / f"ablation-{settings.ablation}"
-    weights = {"model.safetensors": sha256(settings.run / "model.safetensors")}
-    free = ("orders", "random")
-    lock = open_run(out, settings, weights, free, device) if writes else None
-    results = Study(run, settings, out, writes).results()
-    if lock:
-        write_figures(results, run.model.config, out)
-        print(*tables.ablation_answers(results), "", sep="\n")
-        print(tables.as_text(tables.curve_rows(results["curves"])))
-        print(f"\nTables and figures are in {out}")
-        page.update_report(settings.run, out)
-        lock.close()
+    inputs = {"model.safetensors": sha256(settings.run / "model.safetensors")}
+    with open_run(out, settings, inputs, free=("orders", "random"), device=device):
+        results = Study(run, settings, out).results()
+
+        if writes:
+            write_figures(results, run.model.config, out)
+            print(*tables.ablation_answers(results), "", sep="\n")
+            print(tables.as_text(tables.curve_rows(results["curves"])))
+            print(f"\nTables and figures are in {out}")
+            page.update_report(settings.run, out)
 
 
 def write_figures(results: dict, config: BertConfig, folder: Path) -> None:
-    """heads.txt, heads.png (what silencing each head does) and curves.png."""
+    """Write heads.txt and heads.png (the effect of masking each head) and curves.png."""
     write_text(folder / "heads.txt", tables.as_text(tables.head_rows(results)) + "\n")
-    changes = np.full((config.num_hidden_layers, config.num_attention_heads), np.nan)
-    undecided = np.zeros_like(changes, dtype=bool)
-    for (layer, head), change in zip(config.present_heads, results["single-dev"]["heads"].values()):
-        changes[layer, head] = change["loss"]["value"]
-        undecided[layer, head] = not change["loss"]["decided"]
-    title = "What silencing a head does to the loss (dev)"
-    figures.heat_map(folder / "heads.png", changes, undecided, title)
+
+    effects = np.full((config.num_hidden_layers, config.num_attention_heads), np.nan)
+    insignificant = np.zeros_like(effects, dtype=bool)
+    for name, changes in results["single-dev"]["heads"].items():
+        head = parse_head(name)
+        effects[head] = changes["loss"]["value"]
+        insignificant[head] = not changes["loss"]["significant"]
+    title = "Change of the loss when a head is masked (dev)"
+    figures.heat_map(folder / "heads.png", effects, insignificant, title)
+
     figures.draw_curves(folder / "curves.png", results["curves"])
 
 
 class Study:
-    """The parts of an ablation study. Each is kept as JSON when it is done, and read when it is
-    there already: a killed study goes on with the part it was at."""
+    """The parts of an ablation study, each computed once and kept as JSON in the folder `out`."""
 
-    def __init__(self, run: TrainedTagger, settings: AblateSettings, out: Path, writes: bool):
+    def __init__(self, run: TrainedTagger, settings: AblateSettings, out: Path):
         self.model, self.splits, self.threshold = run
         self.settings = settings
         self.out = out
-        self.writes = writes
         self.heads = self.model.config.present_heads
-        mean = settings.ablation == "mean"
-        self.fill = ablation.mean_context(self.model, self.splits["dev"]) if mean else None
+        self.fill = None
+        if settings.ablation == "mean":
+            self.fill = ablation.mean_context(self.model, self.splits["dev"])
 
     def results(self) -> dict:
-        """Every part by name, computed or read."""
-        single = [[head] for head in self.heads]
-        others = [[h for h in self.heads if h[0] == layer and h[1] != n] for layer, n in self.heads]
+        """Every part by name, and the curves by the name of their order."""
+        each_head = [[head] for head in self.heads]
+        others_in_layer = [
+            [other for other in self.heads if other[0] == head[0] and other != head]
+            for head in self.heads
+        ]
+
         parts = {}
         for split in ("dev", "test"):
-            parts[f"single-{split}"] = self.effects("single", split, single)
-            parts[f"alone-{split}"] = self.effects("alone", split, others)
-            parts[f"gaze-{split}"] = self.part(
-                f"gaze-{split}", lambda bar, split=split: self.gaze(split, bar)
+            parts[f"single-{split}"] = self.part(f"single-{split}", self.effects, split, each_head)
+            parts[f"alone-{split}"] = self.part(
+                f"alone-{split}", self.effects, split, others_in_layer
             )
-        return parts | {"curves": self.curves(parts)}
+            parts[f"attention-{split}"] = self.part(f"attention-{split}", self.attention, split)
 
-    def part(self, name: str, compute: Callable[[ProgressBar], Any]) -> Any:
-        """A part from its file, or computed and kept; the same in every process."""
-        path = self.out / f"{name}.json"
-        if distributed.broadcast(path.exists()):
-            return read_json(path)
-        bar = partial(tqdm, desc=name, unit="batch", leave=False, disable=None)
-        text = distributed.broadcast(to_json(compute(bar if self.writes else list)))
-        if self.writes:
-            write_text(path, text)
-        return json.loads(text)
+        orders = {
+            name: self.part(f"order-{name}", self.order, name, parts)
+            for name in self.settings.orders
+        }
+        for i in range(self.settings.random):
+            orders[f"random-{i}"] = [head_name(head) for head in self.heads]
+            random.Random(f"{self.settings.seed} {i}").shuffle(orders[f"random-{i}"])
 
-    def gaze(self, split: str, bar: ProgressBar) -> dict:
-        """{head: {"entropy", and where O is a label "towards" and "AP"}}."""
-        labels, targets = self.model.config.labels, self.splits[split].targets
-        gold = in_keyphrase(targets, labels) if OUTSIDE in labels else None
-        arrays = attention_profile(self.model, self.splits[split], gold, bar)
+        curves = {
+            name: self.part(f"curve-{name}", self.curve, order) for name, order in orders.items()
+        }
+        return parts | {"curves": curves}
+
+    def part(self, name: str, compute: Callable[..., Any], *arguments: Any) -> Any:
+        """The JSON of `compute(*arguments, progress)`, from its file where that exists."""
+        progress: ProgressBar = list
+        if distributed.rank() == 0:
+            progress = partial(tqdm, desc=name, unit="batch", leave=False, disable=None)
+        return once(self.out / f"{name}.json", partial(compute, *arguments, progress))
+
+    def effects(self, name: str, masked: list[list[Head]], progress: ProgressBar) -> dict:
+        """{"full": {measure: Score}, "heads": {head: {measure: Change}}} on a split. `masked`: for
+        each head of the model, the heads to mask."""
+        masks = masks_without(self.model.config, masked)
+        predictions = ablation.ablate(
+            self.model, self.splits[name], masks, self.fill, self.settings.tokens, progress
+        )
+        values = self.measures(predictions, name, resamples=300)
+        changes = {measure: intervals.changes(value) for measure, value in values.items()}
         return {
-            head_name(head): {name: float(array[head]) for name, array in arrays.items()}
+            "full": {measure: intervals.interval(value[:, 0]) for measure, value in values.items()},
+            "heads": {
+                head_name(head): {measure: change[i] for measure, change in changes.items()}
+                for i, head in enumerate(self.heads)
+            },
+        }
+
+    def attention(self, name: str, progress: ProgressBar) -> dict:
+        """{head: {measure: value}} with the measures of `attention_profile`."""
+        names, split = self.model.config.labels, self.splits[name]
+        gold = in_keyphrase(split.targets, names) if OUTSIDE in names else None
+        profile = attention_profile(self.model, split, gold, progress)
+        return {
+            head_name(head): {measure: float(array[head]) for measure, array in profile.items()}
             for head in self.heads
         }
 
-    def measure(self, statistics: Statistics, split: str, resamples: int) -> dict[str, Array]:
-        draws = intervals.resamples(len(self.splits[split].documents), resamples)
-        labels = self.model.config.labels
-        return ablation.measure(statistics, self.splits[split], labels, self.threshold, draws)
+    def order(self, name: Order, parts: dict, progress: ProgressBar) -> list[str]:
+        """The names of the heads from least to most important on dev."""
+        if name == "gradient":
+            order = by_importance(self.model, self.splits["dev"], progress)
+            return [head_name(head) for head in order]
 
-    def effects(self, name: str, split: str, silenced: list[list[Head]]) -> dict:
-        """{"full": {measure: Score}, "heads": {head: {measure: Change}}}, with a list of silenced
-        heads for each head: the head itself, or all the others of its layer."""
+        names = [head_name(head) for head in self.heads]
+        if name == "single":
+            effects = parts["single-dev"]["heads"]
+            return sorted(names, key=lambda head: effects[head]["loss"]["value"])
+        profile = parts["attention-dev"]
+        return sorted(names, key=lambda head: -profile[head]["entropy"])
 
-        def compute(bar: ProgressBar) -> dict:
-            masks = masks_without(self.model.config, silenced)
-            tokens = self.settings.tokens
-            statistics = ablation.ablate(
-                self.model, self.splits[split], masks, self.fill, tokens, bar
-            )
-            values = self.measure(statistics, split, 300)
-            changes = {name: intervals.changes(v) for name, v in values.items()}
-            return {
-                "full": {name: intervals.interval(v[:, 0]) for name, v in values.items()},
-                "heads": {
-                    head_name(head): {name: change[i] for name, change in changes.items()}
-                    for i, head in enumerate(self.heads)
-                },
-            }
+    def curve(self, order: list[str], progress: ProgressBar) -> dict:
+        """Test scores step by step as the heads of `order` are masked, the area under the main
+        score's curve relative to the full score, and how many heads go within 1 % of it."""
+        heads, stride = [parse_head(name) for name in order], self.settings.stride
+        predictions = ablation.cumulative(
+            self.model,
+            self.splits["test"],
+            heads,
+            self.fill,
+            stride,
+            self.settings.tokens,
+            progress,
+        )
+        values = self.measures(predictions, "test", resamples=100)
 
-        return self.part(f"{name}-{split}", compute)
+        main = values[metrics.main_measure(values)]  # (1 + R, 1 + steps)
+        masked = np.minimum(np.arange(main.shape[1]) * stride, len(order))
+        area = np.trapezoid(main, masked) / main[:, 0] / len(order)
+        return {
+            "order": order,
+            "area": intervals.interval(area),
+            "free": int(masked[steps_for_free(main[0])]),
+            "masked": masked.tolist(),
+            "steps": {measure: value[0].tolist() for measure, value in values.items()},
+        }
 
-    def curves(self, parts: dict) -> dict:
-        """For each order: its heads, test scores step by step, the area under the curve relative to
-        the full score, and how many heads go within 1 % of it."""
-        out = {}
-        for name in self.settings.orders:
-            order = self.part(f"order-{name}", lambda bar, name=name: self.order(name, parts, bar))
-            out[name] = self.curve(name, [parse_head(head) for head in order])
-        for i in range(self.settings.random):
-            order = list(self.heads)
-            random.Random(f"{self.settings.seed} {i}").shuffle(order)
-            out[f"random-{i}"] = self.curve(f"random-{i}", order)
-        return out
-
-    def order(self, name: Order, parts: dict, bar: ProgressBar) -> list[str]:
-        """The heads from least to most important, as dev has it."""
-        dev, heads = self.splits["dev"], self.heads
-        if name == "refreshed":
-            order = refreshed_order(self.model, dev, self.settings.every, self.fill, bar)
-        elif name == "greedy":
-            some = first_documents(dev, 20)
-            few, every = self.settings.few, self.settings.every
-            order = greedy_order(self.model, some, few, every, self.fill, bar)
-        elif name == "single":
-            effect = parts["single-dev"]["heads"]
-            order = sorted(heads, key=lambda head: effect[head_name(head)]["loss"]["value"])
-        elif name == "entropy":
-            looks = parts["gaze-dev"]
-            order = sorted(heads, key=lambda head: -looks[head_name(head)]["entropy"])
-        elif name == "gradient":
-            order = by_importance(self.model, dev, bar)
-        else:  # fisher
-            order = by_value((head_gradients(self.model, dev, progress=bar) ** 2).mean(0), heads)
-        return [head_name(head) for head in order]
-
-    def curve(self, name: str, order: list[Head]) -> dict:
-        def compute(bar: ProgressBar) -> dict:
-            split, stride = self.splits["test"], self.settings.stride
-            statistics = ablation.cumulative(
-                self.model, split, order, self.fill, stride, self.settings.tokens, bar
-            )
-            values = self.measure(statistics, "test", 100)
-            main = values[metrics.main_measure(values)]
-            masked = np.minimum(np.arange(main.shape[1]) * stride, len(order))
-            return {
-                "order": [head_name(head) for head in order],
-                "area": intervals.interval(np.trapezoid(main, masked) / main[:, 0] / len(order)),
-                "free": int(masked[steps_for_free(main[0])]),
-                "masked": masked.tolist(),
-                "steps": {measure: v[0].tolist() for measure, v in values.items()},
-            }
-
-        return self.part(f"curve-{name}", compute)
+    def measures(self, predictions: Predictions, name: str, resamples: int) -> dict[str, Array]:
+        """Each measure of the predictions for a split, as (1 + R, V)."""
+        split = self.splits[name]
+        draws = intervals.resamples(len(split.documents), resamples)
+        return measures(predictions, split, self.model.config.labels, self.threshold, draws)
 
 
 def steps_for_free(scores: Array, loss: float = 0.01) -> int:
-    """How many steps go before the score first falls more than 1 % below the full one."""
+    """The number of steps before the score first falls more than `loss`, relative, below the full
+    score."""
     below = np.flatnonzero(scores < (1 - loss) * scores[0])
     return int(below[0]) - 1 if len(below) else len(scores) - 1
 

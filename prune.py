@@ -1,4 +1,4 @@
-"""Remove heads of a tagger for good: learned, by a ranking, or at random; check, repair, report.
+"""Remove heads of a tagger for good: learned, by a ranking, or at random; check, fine-tune, report.
 
 Each number of --keep, or each weight of --l0, makes one smaller model, in a folder of its own under
 --out. Gates go on from where the one before left them; with --joint or --recover, which change the
@@ -12,26 +12,23 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from minibert.config import BertConfig, Head, check_fields, head_name, parse_head
+from minibert.config import BertConfig, Head, head_name, parse_head
 from minibert.data.batches import Split
-from minibert.data.documents import OUTSIDE
 from minibert.errors import InputError
 from minibert.evaluation import intervals, metrics
 from minibert.evaluation.metrics import Array
-from minibert.evaluation.tagger import dev_score, in_keyphrase
+from minibert.evaluation.tagger import choose_threshold, dev_score, measures, predict
 from minibert.files import read_json, sha256, write_json, write_text
 from minibert.gates import HardConcreteGates
-from minibert.heads.ablation import ablate, masks_without, measure
+from minibert.heads.ablation import masks_without
 from minibert.heads.costs import compare_costs
 from minibert.heads.gate_training import Budget, Penalty, learn_gates
-from minibert.heads.repair import repair
 from minibert.model import BertForTokenClassification
 from minibert.pruning import at_full_shape, prune
 from minibert.report import figures, page, tables
@@ -41,9 +38,7 @@ from minibert.tokenizer import Tokenizer
 from minibert.training.loop import fine_tune
 from minibert.training.memory import MIB, choose_plan, stepping_down
 from minibert.training.settings import (
-    Plan,
-    Precision,
-    TrainSettings,
+    StepSettings,
     choose_device,
     choose_precision,
     slow_precision,
@@ -51,11 +46,9 @@ from minibert.training.settings import (
 from minibert.training.trained import TrainedTagger, load_run
 from minibert.weights import load_pretrained, save_pretrained
 
-REPAIR_WINDOWS = 128  # of the training texts: enough for some hundred unknowns, little memory
 
-
-@dataclass(frozen=True)
-class PruneSettings:
+@dataclass(frozen=True, kw_only=True)
+class PruneSettings(StepSettings):
     """The command line of prune.py."""
 
     run: Path
@@ -73,9 +66,6 @@ class PruneSettings:
     joint: bool = False
     """Train the weights together with the gates. Otherwise they stay as they are, which takes the
     least memory."""
-    repair: Literal["none", "mean", "refit"] = "none"
-    """Without training. mean: what removed heads put out on average goes into the bias; refit:
-    least squares of the output projections on the training texts, without their labels."""
     recover: int = 0
     """Optimizer steps that fine-tune what is left, on the labels and on what the dense model
     answers; undone where dev is better without."""
@@ -87,23 +77,11 @@ class PruneSettings:
     """Of the weights, with --joint and --recover."""
     documents: int = 0
     """Measure on the first so many documents of dev and of test, to save time; 0: on all."""
-    tokens: int = 4096
-    """Word pieces computed at a time. Memory depends on it; results only by the draws."""
-    plan: Plan = "auto"
-    """How to save memory, as in train.py."""
-    memory_limit: float = 0
-    """MiB that tensors may take, for --plan auto; 0: what the GPU has free."""
-    precision: Precision = "auto"
-    """auto: bf16 (else fp16) on a GPU, float32 on a CPU; a run goes on as it began."""
     export: bool = False
     """Also write each model at full shape, lost heads as zeros, for transformers."""
-    device: str = "auto"
-    """auto: the GPU if there is one."""
-    seed: int = 0
-    """Of gates, dropout, the order of documents, and --random."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         if bool(self.keep) == bool(self.l0):
             raise InputError("give either --keep or --l0")
         if (self.l0 and (self.order or self.random)) or (self.order and self.random):
@@ -116,11 +94,8 @@ class PruneSettings:
             raise InputError("--keep must fall from one number to the next")
         if list(self.l0) != sorted(set(self.l0)) or not all(0 < w < float("inf") for w in self.l0):
             raise InputError("--l0 must be above 0 and rise from one weight to the next")
-        if self.joint and self.repair != "none":
-            raise InputError("--repair is for weights that are not trained; leave out --joint")
         if self.steps < 1 or self.documents < 0 or self.recover < 0:
             raise InputError("--steps must be at least 1, --documents and --recover at least 0")
-        _ = self.training  # checks the rest
 
     @property
     def way(self) -> str:
@@ -129,20 +104,10 @@ class PruneSettings:
             name = self.order.stem
         else:
             name = f"random-{self.seed}" if self.random else "keep" if self.keep else "l0"
-        done = ["joint"] * self.joint + [self.repair] * (self.repair != "none")
-        return "-".join([name, *done, *["recover"] * (self.recover > 0)])
-
-    @property
-    def training(self) -> TrainSettings:
-        return TrainSettings(
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            tokens=self.tokens,
-            plan=self.plan,
-            memory_limit=self.memory_limit,
-            precision=self.precision,
-            seed=self.seed,
-        )
+        for option, chosen in {"joint": self.joint, "recover": self.recover > 0}.items():
+            if chosen:
+                name += f"-{option}"
+        return name
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -163,13 +128,12 @@ def run(settings: PruneSettings) -> None:
     inputs = {"model.safetensors": sha256(settings.run / "model.safetensors")}
     if settings.order:
         inputs["order"] = sha256(settings.order)
-    lock = open_run(out, settings, inputs, device=device)
     targets = settings.keep or settings.l0
     folders = [out / f"{'keep' if settings.keep else 'l0'}-{target:g}" for target in targets]
-    make_models(settings, dense, ranking, dict(zip(folders, targets)))
-    show({folder.name: read_json(folder / "results.json") for folder in folders}, out)
-    page.update_report(settings.run, out)
-    lock.close()
+    with open_run(out, settings, inputs, device=device):
+        make_models(settings, dense, ranking, dict(zip(folders, targets)))
+        show({folder.name: read_json(folder / "results.json") for folder in folders}, out)
+        page.update_report(settings.run, out)
 
 
 def make_models(
@@ -195,21 +159,21 @@ def make_models(
             model = load_pretrained(folder).to(device)
             gates = HardConcreteGates(model.config).to(device)
         else:
-            gates.set_log_alpha(read_json(folder / "results.json")["log_alpha"])
+            gates.warm_start(read_json(folder / "results.json")["log_alpha"])
 
 
-def planned(settings: PruneSettings, dense: TrainedTagger) -> TrainSettings:
+def planned(settings: PruneSettings, dense: TrainedTagger) -> StepSettings:
     """How to train, with the plan that fits."""
     trains = settings.joint or settings.recover > 0
     size = sum(parameter.nbytes for parameter in dense.model.parameters()) / MIB
     training, why = choose_plan(
         dense.model.config,
-        settings.training,
+        settings,
         dense.splits["train"].windows,
         dense.model.classifier.weight.device,
         frozen=not trains,
         gates=settings.joint or not settings.recover,
-        beside=size if trains else 0.0,  # the dense model, to compare with
+        other_mib=size if trains else 0.0,  # the dense model, to compare with
     )
     print(f"plan {training.plan}: {why}")
     if slow := slow_precision(training.precision, dense.model.classifier.weight.device):
@@ -255,7 +219,7 @@ def make_smaller(
     target: float,
     ranking: Sequence[Head],
     settings: PruneSettings,
-    training: TrainSettings,
+    training: StepSettings,
 ) -> tuple[BertForTokenClassification, dict]:
     """The model with fewer heads, and what there is to tell of how they were chosen."""
     model = deepcopy(model) if settings.joint else model
@@ -265,10 +229,6 @@ def make_smaller(
     else:
         head_mask, steps = learned_mask(model, train, gates, target, settings, training)
     smaller = prune(model.eval(), head_mask)
-    if settings.repair != "none":
-        whole = model if settings.recover else dense.model  # the last that was trained
-        windows = train.windows[:REPAIR_WINDOWS]
-        repair(whole, smaller, windows, settings.repair == "refit", settings.tokens)
     told = {"heads": [head_name(head) for head in smaller.config.present_heads], "gates": steps}
     if settings.recover:
         told["recovered"] = recover(smaller, dense, training, settings.recover)
@@ -276,7 +236,7 @@ def make_smaller(
 
 
 def recover(
-    model: BertForTokenClassification, dense: TrainedTagger, training: TrainSettings, steps: int
+    model: BertForTokenClassification, dense: TrainedTagger, training: StepSettings, steps: int
 ) -> bool:
     """Fine-tune in place, with the dense model as teacher; whether dev is better for it. If not,
     the weights are what they were."""
@@ -299,7 +259,7 @@ def learned_mask(
     gates: HardConcreteGates,
     target: float,
     settings: PruneSettings,
-    training: TrainSettings,
+    training: StepSettings,
 ) -> tuple[Tensor, list[dict]]:
     """What the gates come to, and how they came to it."""
     goal = Penalty(target)
@@ -338,21 +298,17 @@ class Measured(NamedTuple):
 
 
 def measured(model: BertForTokenClassification, splits: dict[str, Split]) -> Measured:
-    labels = model.config.labels
-    no_masks = masks_without(model.config, [])
-    statistics = {name: ablate(model, splits[name], no_masks) for name in ("dev", "test")}
-    threshold = None
-    if OUTSIDE in labels:
-        gold = in_keyphrase(splits["dev"].targets, labels)
-        cuts = np.cumsum([len(g) for g in gold])[:-1]
-        ranking = metrics.PrecisionRecallCurve(gold, np.split(statistics["dev"].ranks[0], cuts))
-        threshold = ranking.best_threshold()
-    values = []
-    for name, found in statistics.items():
-        draws = intervals.resamples(len(splits[name].documents), 300)
-        every = measure(found, splits[name], labels, threshold, draws)
-        values.append({measure: value[:, 0] for measure, value in every.items()})
-    return Measured(threshold, *values)
+    names = model.config.labels
+    predictions = {name: predict(model.eval(), splits[name]) for name in ("dev", "test")}
+    threshold = choose_threshold(predictions["dev"], splits["dev"], names)
+
+    values = {}
+    for name in ("dev", "test"):
+        split = splits[name]
+        draws = intervals.resamples(len(split.documents), 300)
+        of_split = measures(predictions[name], split, names, threshold, draws)
+        values[name] = {measure: array[:, 0] for measure, array in of_split.items()}
+    return Measured(threshold, values["dev"], values["test"])
 
 
 def compare(dense: TrainedTagger, smaller: BertForTokenClassification, reference: Measured) -> dict:

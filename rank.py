@@ -7,33 +7,34 @@ weight the words of a search index by them, and score the search.
 
 import json
 import sys
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import numpy as np
 from tqdm import tqdm
 
-from minibert.config import check_fields, head_name
+from minibert.config import head_name
+from minibert.data.batches import chunks
 from minibert.data.corpus import document_file, read_documents
 from minibert.data.documents import OUTSIDE, Document, share_in_text, word_labels
-from minibert.errors import InputError
-from minibert.evaluation import intervals, metrics
-from minibert.evaluation.intervals import Score
+from minibert.data.texts import read_texts
+from minibert.errors import check, check_fields
+from minibert.evaluation import intervals
 from minibert.evaluation.metrics import Array
 from minibert.files import atomic_path, write_json, write_text
-from minibert.keyphrases import comparison, texts
-from minibert.keyphrases import search as searching
+from minibert.keyphrases import comparison
 from minibert.keyphrases.choice import choose_heads, f1_of_all, full_name
 from minibert.keyphrases.phrases import Keyphrase
-from minibert.keyphrases.ranker import Ranker, RankSettings, chunks
-from minibert.keyphrases.scores import distinct, phrase_measures
-from minibert.report import page, tables
+from minibert.keyphrases.ranker import Ranker, RankSettings
+from minibert.keyphrases.scores import distinct
+from minibert.report import page, records, tables
 from minibert.runtime import cli, distributed
+from minibert.search import bm25, tuning
+from minibert.search.collection import collection_files, read_collection
 
 PAGE = 100  # texts on a page at most
 
@@ -71,12 +72,10 @@ class Extract(RankSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.mixing <= 1:
-            raise InputError("--mixing must be in [0, 1]")
-        if self.strongest < 1:
-            raise InputError("--strongest must be at least 1")
-        if self.html and self.format == "graph":
-            raise InputError("--html shows weights and keyphrases; leave out --format graph")
+        check(0 <= self.mixing <= 1, "--mixing must be in [0, 1]")
+        check(self.strongest >= 1, "--strongest must be at least 1")
+        has_page = self.html and self.format == "graph"
+        check(not has_page, "--html shows weights and keyphrases; leave out --format graph")
 
 
 @dataclass(frozen=True)
@@ -97,12 +96,11 @@ class Fit(RankSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.most < 1:
-            raise InputError("--most must be at least 1")
-        if self.weights != "received" or self.candidates == "tagger":
-            raise InputError("heads are chosen by attention received, without a tagger")
-        if self.top or self.diversity:
-            raise InputError("leave out --top and --diversity: heads are chosen without them")
+        check(self.most >= 1, "--most must be at least 1")
+        by_attention = self.weights == "received" and self.candidates != "tagger"
+        check(by_attention, "heads are chosen by attention received, without a tagger")
+        by_score = not self.top and not self.diversity
+        check(by_score, "leave out --top and --diversity: heads are chosen without them")
 
 
 @dataclass(frozen=True)
@@ -142,9 +140,6 @@ class Search:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def ranking(self) -> RankSettings:
-        return RankSettings(model=self.model, heads=self.heads, damping=self.damping)
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     return cli.run(run, Extract | Fit | Evaluate | Search, __doc__, argv)
@@ -170,42 +165,51 @@ def extract(settings: Extract) -> None:
     if settings.html:
         cli.require("report")
     is_writer = distributed.join()
-    if distributed.size() > 1 and not settings.files:
-        raise InputError("several processes cannot share standard input: name files")
+    check(
+        distributed.size() == 1 or settings.files,
+        "several processes cannot share standard input: name files",
+    )
     ranker = Ranker(settings)
     skipped: list[str] | None = [] if settings.skip_errors else None
     page_rows: list[PageRow] = []
     count = without = 0
 
     with ExitStack() as stack:
-        cli.encode_output(encoding="utf-8")  # of JSON, whatever the terminal shows
-        out = sys.stdout
-        if settings.out and is_writer:
-            temporary = stack.enter_context(atomic_path(settings.out))
-            out = stack.enter_context(temporary.open("w", encoding="utf-8"))
+        out = stack.enter_context(open_output(settings.out if is_writer else None))
         bar = stack.enter_context(tqdm(desc="texts", unit="text", disable=not is_writer or None))
-
-        parts = chunks(texts.read_texts(settings.files, skipped))
+        parts = chunks(read_texts(settings.files, skipped))
         for lines, rows in distributed.map_in_order(partial(analyse, settings, ranker), parts):
             for line in lines if is_writer else ():
                 print(line, file=out)
-            if settings.html:
-                page_rows += rows[: PAGE - len(page_rows)]
-            if settings.format == "keyphrases":
-                without += sum(not phrases for _, _, phrases in rows)
+            page_rows += rows[: PAGE - len(page_rows)]
+            without += sum(not phrases for _, _, phrases in rows)
             bar.update(len(lines))
             count += len(lines)
 
-    if not is_writer:
-        return
-    if settings.html:
-        write_text(settings.html, page.texts_page("Keyphrases", page_rows))
-        if count > PAGE:
-            print(f"{settings.html} shows the first {PAGE} of {count} texts", file=sys.stderr)
-    if without:
-        print(f"{without} of {count} texts have no candidate for a keyphrase", file=sys.stderr)
-    if skipped:
-        print(f"{len(skipped)} lines skipped; the first: {skipped[0]}", file=sys.stderr)
+    if is_writer:
+        if settings.html:
+            write_page(settings.html, page_rows, count)
+        if without and settings.format == "keyphrases":
+            print(f"{without} of {count} texts have no candidate for a keyphrase", file=sys.stderr)
+        if skipped:
+            print(f"{len(skipped)} lines skipped; the first: {skipped[0]}", file=sys.stderr)
+
+
+@contextmanager
+def open_output(path: Path | None) -> Iterator[TextIO]:
+    """A file that is complete or not there, or standard output."""
+    if path is None:
+        cli.encode_output(encoding="utf-8")  # of JSON, whatever the terminal shows
+        yield sys.stdout
+    else:
+        with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+            yield file
+
+
+def write_page(path: Path, rows: Sequence[PageRow], count: int) -> None:
+    write_text(path, page.texts_page("Keyphrases", rows))
+    if count > PAGE:
+        print(f"{path} shows the first {PAGE} of {count} texts", file=sys.stderr)
 
 
 def analyse(
@@ -214,8 +218,8 @@ def analyse(
     """A JSON line for each document, and what a page shows of it."""
     rows = []
     if settings.format == "graph":
-        records = [
-            texts.graph_record(document, links, settings.strongest)
+        lines = [
+            records.graph_record(document, links, settings.strongest)
             for document, links in zip(documents, ranker.links(documents))
         ]
     else:
@@ -223,20 +227,18 @@ def analyse(
         for document, (weights, runs) in zip(documents, ranker.analyse(documents)):
             phrases = ranker.keyphrases(document, weights, runs) if needs_phrases else []
             rows.append((document, weights, phrases))
-        records = [make_record(settings, *row) for row in rows]
-    return [json.dumps(record, ensure_ascii=False) for record in records], rows
+        lines = [make_record(settings, *row) for row in rows]
+    return [json.dumps(line, ensure_ascii=False) for line in lines], rows
 
 
 def make_record(
     settings: Extract, document: Document, weights: Array, phrases: list[Keyphrase]
 ) -> dict[str, Any]:
-    """One line of output, before it is JSON."""
     if settings.format == "keyphrases":
-        return texts.keyphrases_record(document, phrases)
+        return records.keyphrases_record(document, phrases)
     if settings.format == "vectors":
-        vector = searching.impacts(document, weights, settings.mixing)
-        return searching.whole_vector(document, vector)
-    return texts.weights_record(document, weights)
+        return bm25.whole_vector(document, bm25.impacts(document, weights, settings.mixing))
+    return records.weights_record(document, weights)
 
 
 # Fit --------------------------------------------------------------------------------------------
@@ -273,14 +275,13 @@ def read_labelled(settings: RankSettings, path: Path) -> list[Document]:
     how many are left out, and the share of the keyphrases that the texts contain."""
     all_documents = read_documents(path)
     documents = [document for document in all_documents if distinct(document.keyphrases or ())]
-    if not documents:
-        raise InputError(f"{path}: no document has keyphrases")
+    check(documents, f"{path}: no document has keyphrases")
 
     if settings.candidates == "nouns":
         tags = document_file(path).with_suffix(".pos.jsonl")
         tagged = {document.id: document for document in read_documents(tags)}
-        if missing := [d.id for d in documents if d.id not in tagged]:
-            raise InputError(f"{tags}: no document {missing[0]!r}")
+        for document in documents:
+            check(document.id in tagged, f"{tags}: no document {document.id!r}")
         documents = [tagged[d.id]._replace(keyphrases=d.keyphrases) for d in documents]
 
     print(
@@ -300,54 +301,24 @@ def with_progress(documents: Sequence[Document]) -> Iterator[Document]:
 def evaluate(settings: Evaluate) -> None:
     ranker = Ranker(settings)
     documents = read_labelled(settings, settings.data)
-    gold = [np.array(word_labels(document, "io")) != OUTSIDE for document in documents]
-    if not any(words.any() for words in gold):
-        raise InputError(f"{settings.data}: no keyphrase occurs in its text: nothing to find")
-    best_head = best_on_dev(ranker, read_labelled(settings, settings.dev)) if settings.dev else None
+    labels = {label for document in documents for label in word_labels(document, "io")}
+    check(labels - {OUTSIDE}, f"{settings.data}: no keyphrase occurs in its text: nothing to find")
+    best_head = None
+    if settings.dev:
+        dev = read_labelled(settings, settings.dev)
+        on_dev = comparison.f1_by_head(ranker, with_progress(dev))
+        best_head = max(on_dev, key=on_dev.__getitem__)
 
-    # Only scores and phrases are kept: the weights of all heads are large.
-    ranked: dict[str, list[list[str]]] = defaultdict(list)
-    precisions: dict[str, list[float]] = defaultdict(list)
-    f1_alone = []
-    for example, words in zip(comparison.examples(ranker, with_progress(documents)), gold):
-        for way, weights in comparison.weighings(ranker, example, best_head).items():
-            phrases = example.rank(ranker, weights, settings.top)
-            ranked[way].append([phrase.text for phrase in phrases])
-            curve = metrics.PrecisionRecallCurve([words], [weights])
-            precisions[way].append(curve.average_precision())
-        f1_alone.append(comparison.f1_of_each_head(ranker, example))
-
-    draws = intervals.resamples(len(documents))
-    values = {way: phrase_measures(documents, phrases, draws) for way, phrases in ranked.items()}
-    for way, of_documents in precisions.items():
-        values[way]["AP"] = metrics.mean_over_documents(np.array(of_documents), draws)
-    print(
-        f"{len(documents)} documents, 95 % intervals over them; "
-        "AP: of the words of a document, the mean over documents"
-    )
-    show_scores(settings, ranker, values, comparison.mean_by_head(ranker, f1_alone))
-
-
-def best_on_dev(ranker: Ranker, dev: Sequence[Document]) -> str:
-    """The head with the highest F1@10 alone."""
-    examples = comparison.examples(ranker, with_progress(dev))
-    f1s = [comparison.f1_of_each_head(ranker, example) for example in examples]
-    by_head = comparison.mean_by_head(ranker, f1s)
-    return max(by_head, key=by_head.__getitem__)
-
-
-def show_scores(
-    settings: Evaluate,
-    ranker: Ranker,
-    values: Mapping[str, Mapping[str, Array]],
-    alone: Mapping[str, float],
-) -> None:
-    """Print the table, the differences and the single heads; write them to --out."""
+    values, alone = comparison.compare(ranker, with_progress(documents), best_head)
     shown = ("F1@5", "F1@10", "F1@15", "micro F1@10", "present F1@10", "F1@O", "P@10", "AP")
     table = {
         way: {measure: intervals.interval(scores[measure]) for measure in shown}
         for way, scores in values.items()
     }
+    print(
+        f"{len(documents)} documents, 95 % intervals over them; "
+        "AP: of the words of a document, the mean over documents"
+    )
     print(tables.as_text(tables.score_rows(table)))
     show_f1({way: scores["F1@10"] for way, scores in values.items()}, alone)
     if settings.out:
@@ -379,32 +350,20 @@ def names_of_heads(ranker: Ranker) -> dict[str, float]:
 
 def search(settings: Search) -> None:
     cli.require("search")
-    ranker = Ranker(settings.ranking())
-    collection = searching.read_collection(*searching.collection_files(settings.data))
-    documents = with_progress(collection.documents)
-    ways = comparison.search_weights(ranker, collection, documents)
+    ranking = RankSettings(model=settings.model, heads=settings.heads, damping=settings.damping)
+    ranker = Ranker(ranking)
+    collection = read_collection(*collection_files(settings.data))
+    ways = tuning.search_weights(ranker, collection, with_progress(collection.documents))
+    outcomes = tuning.tune(collection, tqdm(ways.items(), desc="tune", disable=None))
 
-    counts = [searching.uniform(document) for document in collection.documents]
-    outcomes = {
-        "BM25, k1 1.5, b 0.75": searching.cross_validate(collection, counts, [searching.Setting()]),
-        "BM25, tuned": searching.cross_validate(collection, counts, searching.grid([0.0])),
-    }
-    for way, weights in tqdm(ways.items(), desc="tune", disable=None):
-        outcomes[way] = searching.cross_validate(collection, weights, searching.grid())
-
-    baseline = outcomes["BM25, tuned"]
     print(
         f"{len(collection.documents)} documents, {len(collection.queries)} queries "
-        f"({baseline.unmatched} without a known term); p of nDCG@10 against BM25, tuned, by a "
-        "randomisation test"
+        f"({outcomes[tuning.TUNED].unmatched} without a known term); p of nDCG@10 against "
+        f"{tuning.TUNED}, by a randomisation test"
     )
     if collection.note:
         print(collection.note)
-    table: dict[str, dict[str, Score | float]] = {}
-    for way, outcome in outcomes.items():
-        ndcg, of_baseline = outcome.values["nDCG@10"], baseline.values["nDCG@10"]
-        averages = {name: searching.average(values) for name, values in outcome.values.items()}
-        table[way] = averages | {"p": searching.randomisation_test(ndcg, of_baseline)}
+    table = tuning.summarise(outcomes)
     print(tables.as_text(tables.search_rows(table)))
     if settings.out:
         write_json(settings.out, {"heads": names_of_heads(ranker), "test": table})

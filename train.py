@@ -5,9 +5,10 @@ threshold on dev, reports on test beside two baselines, and leaves a folder that
 """
 
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -15,22 +16,29 @@ from scipy.special import expit
 from tqdm import tqdm
 
 from minibert.config import head_name
-from minibert.data.batches import Split, first_documents, make_splits
+from minibert.data.batches import Batch, Split, first_documents, make_splits
 from minibert.data.corpus import load_corpus
 from minibert.data.documents import OUTSIDE, label_names, share_in_text
 from minibert.errors import InputError
 from minibert.evaluation.intervals import Score
-from minibert.evaluation.tagger import evaluate, in_keyphrase, log_odds, predict, predicted_spans
+from minibert.evaluation.tagger import (
+    by_document,
+    dev_score,
+    evaluate,
+    in_keyphrase,
+    predict,
+    predicted_spans,
+)
 from minibert.files import read_json, sha256, write_json
 from minibert.heads.links import received_by_head
 from minibert.hub import find_model
-from minibert.model import BertForTokenClassification
+from minibert.model import BertForTokenClassification, summed_loss
 from minibert.report import figures, page
 from minibert.report.tables import as_text, marked, score_rows
 from minibert.runtime import cli, distributed
 from minibert.runtime.folder import open_run, read_log
 from minibert.tokenizer import Tokenizer
-from minibert.training.loop import CHECKPOINT, fit
+from minibert.training.loop import CHECKPOINT, TrainingRun, accumulation_windows
 from minibert.training.memory import choose_plan, stepping_down
 from minibert.training.settings import (
     TrainSettings,
@@ -38,6 +46,7 @@ from minibert.training.settings import (
     choose_precision,
     slow_precision,
 )
+from minibert.training.step import Stepper, scored_words
 from minibert.weights import load_pretrained
 
 SAMPLE = 3  # documents of test in the report
@@ -65,46 +74,121 @@ def train(settings: TrainSettings) -> None:
     precision = distributed.broadcast(choose_precision(settings.precision, device, settings.out))
     settings = replace(settings, precision=precision)
     inputs = corpus.checksums | weights
-    lock = open_run(settings.out, settings, inputs, device=device) if writes else None
-    results = settings.out / "results.json"
-    if not distributed.broadcast(results.exists()):
-        windows = splits["train"].windows
-        settings, why = distributed.broadcast(choose_plan(config, settings, windows, device))
+    with open_run(settings.out, settings, inputs, device=device):
+        results = settings.out / "results.json"
+        if not distributed.broadcast(results.exists()):
+            windows = splits["train"].windows
+            settings, why = distributed.broadcast(choose_plan(config, settings, windows, device))
+            if writes:
+                print(describe(splits, names), *filter(None, [corpus.note]), sep="\n")
+                print(f"plan {settings.plan}: {why}")
+                if slow := slow_precision(precision, device):
+                    print(slow, file=sys.stderr)
+                tokenizer.save(settings.out)
+            found = stepping_down(
+                settings, lambda s: learn(new_tagger(folder, names, s), splits, s)
+            )
+            if writes:
+                write_json(results, found)
+        told = distributed.broadcast(read_json(results) if writes else None)
+        model = load_pretrained(settings.out).to(device)
+        if OUTSIDE in names:
+            count = max(SAMPLE, settings.show)
+            shown = sample_texts(model, splits["test"], told["threshold"], count, settings.tokens)
+            if writes:
+                write_json(settings.out / "texts.json", shown[:SAMPLE])
+                show_texts(shown[: settings.show])
         if writes:
-            print(describe(splits, names), *filter(None, [corpus.note]), sep="\n")
-            print(f"plan {settings.plan}: {why}")
-            if slow := slow_precision(precision, device):
-                print(slow, file=sys.stderr)
-            tokenizer.save(settings.out)
-        found = stepping_down(settings, lambda s: learn(new_tagger(folder, names, s), splits, s))
-        if writes:
-            write_json(results, found)
-    told = distributed.broadcast(read_json(results) if writes else None)
-    model = load_pretrained(settings.out).to(device)
-    if OUTSIDE in names:
-        count = max(SAMPLE, settings.show)
-        shown = sample_texts(model, splits["test"], told["threshold"], count, settings.tokens)
-        if writes:
-            write_json(settings.out / "texts.json", shown[:SAMPLE])
-            show_texts(shown[: settings.show])
-    if writes:
-        (settings.out / CHECKPOINT).unlink(missing_ok=True)
-        figures.draw_training(settings.out / "training.png", read_log(settings.out))
-        show(told, page.write_report(settings.out))
-    if lock:
-        lock.close()
+            (settings.out / CHECKPOINT).unlink(missing_ok=True)
+            figures.draw_training(settings.out / "training.png", read_log(settings.out))
+            show(told, page.write_report(settings.out))
 
 
 def learn(
     model: BertForTokenClassification, splits: dict[str, Split], settings: TrainSettings
 ) -> dict:
-    """Train, keep the best, score it: what results.json is to hold."""
+    """Train, then score the best epoch on dev and test; returns what results.json holds."""
     device = choose_device(settings.device)
-    with tqdm(desc="train", unit="step", disable=None if distributed.rank() == 0 else True) as bar:
-        advance = partial(show_step, bar)
-        best = fit(model.to(device), splits["train"], splits["dev"], settings, advance)
+    best = fit(model.to(device), splits["train"], splits["dev"], settings)
     plan = {"plan": settings.plan, "tokens": settings.tokens}
     return best | plan | evaluate(load_pretrained(settings.out).to(device), splits, settings.tokens)
+
+
+# The training loop ------------------------------------------------------------------------------
+
+
+def fit(
+    model: BertForTokenClassification,
+    train: Split,
+    dev: Split,
+    settings: TrainSettings,
+    save_every: float = 120.0,
+) -> dict:
+    """Fine-tune `model`, and leave the weights of the best epoch on dev in `settings.out`.
+
+    A checkpoint is saved after every epoch and every `save_every` seconds. After a kill the same
+    call goes on from it and ends with the same weights. Under torchrun the processes share the
+    work, and the first one writes. Returns {"best_epoch", "dev_score"}. Raises InputError where
+    the loss is not finite.
+    """
+    steps_per_epoch = -(-len(train.windows) // settings.batch_size)  # rounded up
+    steps = settings.epochs * steps_per_epoch
+    stepper = Stepper(model, settings, steps)  # AdamW, the learning rate schedule, the loss scaler
+    run = TrainingRun(settings.out, stepper, steps_per_epoch, save_every)  # resumes at run.step
+
+    shown = None if distributed.rank() == 0 else True  # None: on a terminal only
+    with tqdm(desc="train", unit="step", total=steps, initial=run.step, disable=shown) as bar:
+        for epoch in range(run.step // steps_per_epoch, settings.epochs):
+            model.train()
+            windows = accumulation_windows(train, settings, epoch)
+
+            # A resumed epoch skips the steps that are done.
+            for batches in islice(windows, run.step % steps_per_epoch, None):
+                started = time.monotonic()
+                loss = training_step(model, stepper, run.step, batches)
+                tokens = sum(len(window.input_ids) for b in batches for window in b.windows)
+                speed = tokens / (time.monotonic() - started)
+                run.end_step(loss, speed)
+                bar.set_postfix(loss=f"{loss:.3f}", tokens_per_s=f"{speed:.0f}", refresh=False)
+                bar.update()
+
+            run.end_epoch(epoch, dev_score(model.eval(), dev, settings.tokens))
+    return distributed.broadcast(run.best)  # after the first process has written everything
+
+
+def training_step(
+    model: BertForTokenClassification, stepper: Stepper, step: int, batches: Sequence[Batch]
+) -> float:
+    """One optimizer step on the micro-batches of an accumulation window; returns its loss per
+    scored word."""
+    stepper.set_rate(step)
+    scored = scored_words(batches)
+
+    if stepper.settings.plan == "layerwise":
+        # The same update in less memory, one layer's gradient at a time.
+        loss = stepper.layerwise_step(step, batches, scored)
+    else:
+        # Gradient accumulation: each backward pass adds to the gradients. The loss is summed over
+        # the words of a micro-batch and divided by those of the whole window: the sum of the
+        # micro-batches is the mean over the window, however it is cut.
+        losses = []
+        for batch in stepper.local(batches, step):
+            with stepper.autocast():
+                hidden = model.bert.encode(batch.input_ids, batch.packing).last_hidden_state
+                logits = model.classify(hidden)  # (B, L, labels)
+            micro_loss = summed_loss(logits, batch.labels) / scored
+            stepper.scale(micro_loss).backward()  # scaled in fp16 only
+            losses.append(micro_loss.detach())
+        loss = stepper.check_loss(losses, step)
+
+        # For each layer: sum over processes, unscale, clip, AdamW, free the gradient.
+        stepper.apply()
+
+    stepper.scaler.update()
+    return loss
+
+
+# Before and after it ----------------------------------------------------------------------------
 
 
 def new_tagger(
@@ -144,25 +228,19 @@ def describe(splits: dict[str, Split], names: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def show_step(bar: tqdm, step: int, steps: int, loss: float, speed: float) -> None:
-    bar.total = steps
-    bar.set_postfix(loss=f"{loss:.3f}", tokens_per_s=f"{speed:.0f}", refresh=False)
-    bar.update(step - bar.n)
-
-
 def sample_texts(
     model: BertForTokenClassification, split: Split, threshold: float, count: int, tokens: int
 ) -> list[dict]:
     """The first documents with the probability of every word to be in a keyphrase, the phrases
     that the tagger marks and the gold; of the first words of the first, what they receive of each
     head's attention."""
-    documents, windows, targets = first_documents(split, count)
-    labels = model.config.labels
+    first = first_documents(split, count)
+    documents, windows, targets = first
+    log_odds = by_document(predict(model, first, tokens=tokens).log_odds[0], documents)
     texts = []
-    for document, log_probs, gold in zip(
-        documents, predict(model, windows, documents, tokens=tokens), in_keyphrase(targets, labels)
+    for document, odds, gold in zip(
+        documents, log_odds, in_keyphrase(targets, model.config.labels)
     ):
-        odds = log_odds(log_probs, labels)
         text = {"id": document.id, "text": document.text, "words": document.words}
         text |= {"weights": expit(odds).tolist(), "gold": gold.tolist()}
         texts.append(text | {"spans": predicted_spans(document, odds >= threshold)})

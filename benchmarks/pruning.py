@@ -17,8 +17,9 @@ from tqdm import tqdm
 import prune
 from minibert.config import Head
 from minibert.evaluation import intervals
+from minibert.evaluation.tagger import measures
 from minibert.files import read_json, write_json
-from minibert.heads.ablation import ablate, masks_without, measure
+from minibert.heads.ablation import ablate, masks_without
 from minibert.heads.importance import by_importance, by_value
 from minibert.runtime import cli
 from minibert.training.trained import TrainedTagger, load_run
@@ -67,7 +68,7 @@ def run(settings: Settings) -> None:
 
 
 def learned(folder: Path, settings: Settings) -> list[tuple[int, str, Share]]:
-    """(heads kept, way, share) of prune.py with gates: weights frozen, repaired, fine-tuned."""
+    """(heads kept, way, share) of prune.py with gates: weights frozen, or fine-tuned after."""
     shared = ["--run", folder, "--batch-size", settings.batch_size, "--steps", settings.steps]
     shared += ["--documents", settings.documents]
     recovery = ["--recover", settings.recover, "--learning-rate", settings.learning_rate]
@@ -119,9 +120,9 @@ def make_orders(dense: TrainedTagger, random: int) -> dict[str, list[Head]]:
 def shares_of(dense: TrainedTagger, masks: Tensor) -> list[Share]:
     """AP on test under each mask, over that of the dense model, with its interval."""
     test = dense.splits["test"]
-    statistics = ablate(dense.model, test, masks, progress=tqdm)
+    predictions = ablate(dense.model, test, masks, progress=tqdm)
     draws = intervals.resamples(len(test.documents), 300)
-    scores = measure(statistics, test, dense.model.config.labels, dense.threshold, draws)["AP"]
+    scores = measures(predictions, test, dense.model.config.labels, dense.threshold, draws)["AP"]
     return [astuple(intervals.interval(score / scores[:, 0])) for score in scores[:, 1:].T]
 
 

@@ -29,13 +29,6 @@ def precision(pytestconfig) -> str:
 
 
 @pytest.fixture
-def tolerance(precision) -> float:
-    """How far two trainings may be apart that differ in the order of sums. In bf16 a rounding turns
-    the sign of small gradients: a weight then moves by the learning rate, 0.01, the other way."""
-    return {"float32": 1e-4, "bf16": 0.03}[precision]
-
-
-@pytest.fixture
 def tagger() -> BertForTokenClassification:
     return randomise(BertForTokenClassification(TINY).double()).eval()
 

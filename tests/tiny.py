@@ -3,11 +3,14 @@
 from dataclasses import replace
 
 import torch
+from hypothesis import strategies as st
 
 from minibert import BertConfig, BertForTokenClassification
 from minibert.tokenizer import Tokenizer
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+# Letters of many scripts, marks, white space of both kinds, what BERT drops, symbols.
+TEXT = st.text("aBT3é深カﷺ가İह\u093f\u0301-/'()[]+*#.,:\u2014\u2026\u200b\x07\x1c \n\u00a0👍\ufe0f")
 TINY = BertConfig(
     vocab_size=53,
     hidden_size=30,

@@ -11,15 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minibert.config import fits
 from minibert.data.documents import (
     Document,
     find_phrases,
 )
-from minibert.errors import InputError
+from minibert.data.words import word_spans
+from minibert.errors import InputError, fits
 from minibert.files import refuse_pointer, sha256
 from minibert.hub import download
-from minibert.tokenizer import word_spans
 
 # The names under which data sets publish each split, and what their JSON lines are called.
 SPLITS = {"train": ["train"], "dev": ["dev", "validation", "valid", "val"], "test": ["test"]}

@@ -9,8 +9,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from minibert.data.words import normal_form
 from minibert.errors import InputError
-from minibert.tokenizer import Span, normal_form
+from minibert.tokenizer import Span
 
 Scheme = Literal["io", "bio", "given"]
 

@@ -9,8 +9,9 @@ from torch import Tensor
 from minibert.data.batches import Split
 from minibert.gates import HardConcreteGates
 from minibert.model import BertForTokenClassification
+from minibert.runtime import distributed
 from minibert.training.loop import endless
-from minibert.training.settings import TrainSettings
+from minibert.training.settings import StepSettings
 from minibert.training.step import Stepper
 
 SETTLE = 0.7  # share of the steps after which what is undecided is pushed to its side
@@ -23,6 +24,9 @@ STABLE = 15  # steps without a change of the kept heads, before training stops
 
 
 UNDECIDED = 0.04  # largest share of undecided gates to stop at
+
+
+GATE_RATE = 0.1  # Adam's learning rate on log_alpha, whose scale is units, not hundredths
 
 
 class Goal(Protocol):
@@ -99,7 +103,7 @@ def learn_gates(
     split: Split,
     gates: HardConcreteGates,
     goal: Goal,
-    settings: TrainSettings,
+    settings: StepSettings,
     steps: int,
 ) -> Iterator[GateProgress]:
     """Train `gates` in place on a split, and with them those weights that require a gradient;
@@ -109,7 +113,8 @@ def learn_gates(
     over when the kept heads no longer change and nearly no gate is undecided. Raises InputError
     where the loss is not finite.
     """
-    stepper = Stepper(model, settings, steps, gates)
+    stepper = Stepper(model, settings, steps)
+    optimizer = torch.optim.Adam([gates.log_alpha], lr=GATE_RATE)
     before, changed = None, 0
     for step, batches in zip(range(steps), endless(split, settings)):
         kept = goal.head_mask(gates) > 0.5
@@ -120,7 +125,8 @@ def learn_gates(
         charge = (
             torch.where(kept, -PUSH, PUSH) if settling else torch.full_like(gates.present, price)
         )
-        loss = stepper.step(step, batches, charge, goal.softness)
+        loss = stepper.step(step, batches, gates.sample)
+        step_gates(stepper, optimizer, gates, charge, goal.softness)
         present = gates.present == 1
         fixed, mask = gates.fixed()[present], goal.head_mask(gates)[present]
         opened = int(((fixed == 1) & (mask == 1)).sum())
@@ -132,3 +138,22 @@ def learn_gates(
         )
         if settling and step - changed >= STABLE and undecided <= UNDECIDED * len(fixed):
             break
+
+
+def step_gates(
+    stepper: Stepper,
+    optimizer: torch.optim.Optimizer,
+    gates: HardConcreteGates,
+    price: Tensor,
+    softness: float = 1.0,
+) -> None:
+    """Update the gates after `stepper.step(..., gates.sample)`, and end that step. `price` (layers,
+    heads): what each gate, expected open, adds to the loss per labelled token."""
+    distributed.all_reduce_gradients([gates.log_alpha])
+    penalty = (price * gates.open_probability(softness)).sum()
+    stepper.scale(penalty).backward()
+
+    stepper.scaler.step(optimizer)
+    stepper.scaler.update()
+    optimizer.zero_grad()
+    gates.clamp_()

@@ -9,7 +9,7 @@ import numpy as np
 
 from minibert.config import BertConfig, Head, head_name, parse_head
 from minibert.data.documents import Document
-from minibert.errors import InputError
+from minibert.errors import InputError, check
 from minibert.evaluation import metrics
 from minibert.evaluation.metrics import Array
 from minibert.files import read_json
@@ -61,21 +61,20 @@ def _recorded_heads(path: str, model: str | None) -> Any:
     if not isinstance(record, dict):
         return None
     chosen_for = record.get("model")
-    if model and chosen_for and full_name(str(chosen_for)) != full_name(model):
-        raise InputError(
-            f"{path}: its heads were chosen for {chosen_for}, not for {model}: "
-            "choose others with rank.py fit, or name heads, as in --heads L3H7,L5H10"
-        )
+    check(
+        not model or not chosen_for or full_name(str(chosen_for)) == full_name(model),
+        f"{path}: its heads were chosen for {chosen_for}, not for {model}: "
+        "choose others with rank.py fit, or name heads, as in --heads L3H7,L5H10",
+    )
     return record.get("heads")
 
 
 def _end_of_order(source: str, path: str, count: int) -> list[str]:
     """The last `count` heads of an order of ablate.py."""
     order = read_json(path)
-    if not isinstance(order, list):
-        raise InputError(f"{source}: names no heads, such as L3H7")
-    if not 1 <= count <= len(order):
-        raise InputError(f"{source}: it ranks {len(order)} heads; take 1 to {len(order)}")
+    check(isinstance(order, list), f"{source}: names no heads, such as L3H7")
+    is_in_range = 1 <= count <= len(order)
+    check(is_in_range, f"{source}: it ranks {len(order)} heads; take 1 to {len(order)}")
     return order[-count:]
 
 
@@ -89,15 +88,15 @@ def _parse_heads(source: str, named: Any) -> dict[Head, float]:
 
 
 def _check_heads(source: str, heads: Mapping[Head, float], config: BertConfig) -> None:
-    if not heads or not all(0 < weight < float("inf") for weight in heads.values()):
-        raise InputError(f"{source}: no heads, or weights that are not above 0")
+    are_positive = heads and all(0 < weight < float("inf") for weight in heads.values())
+    check(are_positive, f"{source}: no heads, or weights that are not above 0")
     layers, width = config.num_hidden_layers, config.num_attention_heads
     for layer, head in heads:
-        if not (0 <= layer < layers and 0 <= head < width):
-            raise InputError(
-                f"{source}: the model has no {head_name((layer, head))}: it has {layers} layers of "
-                f"{width} heads; the list belongs to another model"
-            )
+        check(
+            0 <= layer < layers and 0 <= head < width,
+            f"{source}: the model has no {head_name((layer, head))}: it has {layers} layers of "
+            f"{width} heads; the list belongs to another model",
+        )
 
 
 # Greedy choice ----------------------------------------------------------------------------------

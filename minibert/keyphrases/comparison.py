@@ -1,5 +1,6 @@
 """The ways to weight words that rank.py compares: these heads, all heads, one head, baselines."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -7,15 +8,15 @@ import numpy as np
 from scipy.sparse import csc_array
 
 from minibert.config import head_name
-from minibert.data.documents import Document, is_content_word
-from minibert.evaluation import metrics
+from minibert.data.batches import chunks
+from minibert.data.documents import OUTSIDE, Document, is_content_word, word_labels
+from minibert.evaluation import intervals, metrics
 from minibert.evaluation.metrics import Array
 from minibert.keyphrases.baselines import textrank
 from minibert.keyphrases.choice import Task, make_task
 from minibert.keyphrases.phrases import Candidate, Keyphrase, group, rank_phrases
-from minibert.keyphrases.ranker import Marks, Ranker, chunks
-from minibert.keyphrases.scores import distinct, gold_stems, phrase_counts
-from minibert.keyphrases.search import Collection, Index, impacts, mean_idf, uniform
+from minibert.keyphrases.ranker import Marks, Ranker
+from minibert.keyphrases.scores import distinct, gold_stems, phrase_counts, phrase_measures
 
 
 class Example(NamedTuple):
@@ -88,9 +89,42 @@ def f1_of_each_head(ranker: Ranker, example: Example) -> Array:
     return metrics.f1(phrase_counts(ranked, gold, 10))
 
 
-def mean_by_head(ranker: Ranker, values: Sequence[Array]) -> dict[str, float]:
+def f1_by_head(ranker: Ranker, documents: Iterable[Document]) -> dict[str, float]:
+    """{head: mean F1@10 of this head alone}."""
+    values = [f1_of_each_head(ranker, example) for example in examples(ranker, documents)]
+    return _mean_by_head(ranker, values)
+
+
+def _mean_by_head(ranker: Ranker, values: Sequence[Array]) -> dict[str, float]:
     """(heads,) of each document -> {head: mean}."""
     return dict(zip(head_names(ranker), np.mean(values, axis=0).tolist()))
+
+
+def compare(
+    ranker: Ranker, documents: Iterable[Document], best_head: str | None
+) -> tuple[dict[str, dict[str, Array]], dict[str, float]]:
+    """{way: {measure: (1 + R,) under each row of `resamples`}} of the ways in `weighings`, and
+    {head: mean F1@10 of this head alone}. AP is of the words of a document, the mean over
+    documents."""
+    # Only scores and phrases are kept: the weights of all heads are large.
+    ranked: dict[str, list[list[str]]] = defaultdict(list)
+    precisions: dict[str, list[float]] = defaultdict(list)
+    scored, f1_alone = [], []
+    for example in examples(ranker, documents):
+        is_gold = np.array(word_labels(example.document, "io")) != OUTSIDE
+        for way, weights in weighings(ranker, example, best_head).items():
+            phrases = example.rank(ranker, weights, ranker.settings.top)
+            ranked[way].append([phrase.text for phrase in phrases])
+            curve = metrics.PrecisionRecallCurve([is_gold], [weights])
+            precisions[way].append(curve.average_precision())
+        f1_alone.append(f1_of_each_head(ranker, example))
+        scored.append(example.document)
+
+    draws = intervals.resamples(len(scored))
+    values = {way: phrase_measures(scored, phrases, draws) for way, phrases in ranked.items()}
+    for way, of_documents in precisions.items():
+        values[way]["AP"] = metrics.mean_over_documents(np.array(of_documents), draws)
+    return values, _mean_by_head(ranker, f1_alone)
 
 
 def head_names(ranker: Ranker) -> list[str]:
@@ -109,25 +143,3 @@ def choice_tasks(ranker: Ranker, documents: Iterable[Document]) -> Iterator[Task
         candidates = group(document, ranker.candidate_runs(document))
         received = ranker.weigh(document, by_head)
         yield make_task(document, candidates, received, ranker.settings.aggregate)
-
-
-# Search -----------------------------------------------------------------------------------------
-
-
-def search_weights(
-    ranker: Ranker, collection: Collection, documents: Iterable[Document]
-) -> dict[str, list[Array]]:
-    """{way: (words,) weights of each document}. `documents`: those of the collection."""
-    index = Index.build([impacts(d, uniform(d), 0.0) for d in collection.documents])
-    these = name_of_heads(ranker)
-    ways: dict[str, list[Array]] = {}
-    for document, links, by_head, _ in attended(ranker, documents):
-        weights = {
-            "IDF": mean_idf(document, index),
-            "all heads": by_head.sum(1),
-            f"{these} heads": links.sum(axis=0),
-            f"PageRank of {these}": ranker.pagerank(links),
-        }
-        for way, of_words in weights.items():
-            ways.setdefault(way, []).append(of_words)
-    return ways

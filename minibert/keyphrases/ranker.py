@@ -1,6 +1,6 @@
 """Weight every word of a text by the attention of some heads, and rank its keyphrases."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -9,13 +9,20 @@ import numpy as np
 from scipy.sparse import csc_array
 from scipy.special import expit
 
-from minibert.config import check_fields
-from minibert.data.batches import make_windows
-from minibert.data.corpus import read_documents, read_lines
+from minibert.data.batches import Split, chunks, make_windows
+from minibert.data.corpus import read_documents
 from minibert.data.documents import OUTSIDE, Document, is_content_word
-from minibert.errors import InputError
+from minibert.data.texts import read_phrases
+from minibert.data.words import word_spans
+from minibert.errors import InputError, check, check_fields
 from minibert.evaluation.metrics import Array
-from minibert.evaluation.tagger import ProgressBar, decode, has_span_labels, log_odds, predict
+from minibert.evaluation.tagger import (
+    ProgressBar,
+    by_document,
+    decode,
+    has_span_labels,
+    predict,
+)
 from minibert.files import read_json
 from minibert.heads.links import links_and_received, pagerank, word_links
 from minibert.hub import DEFAULT_MODEL, find_model
@@ -34,13 +41,10 @@ from minibert.keyphrases.phrases import (
     unbroken_runs,
 )
 from minibert.model import Bert, BertForTokenClassification
-from minibert.tokenizer import Tokenizer, word_spans
+from minibert.tokenizer import Tokenizer
 from minibert.weights import load_pretrained
 
 OWN_HEADS = Path(__file__).parent / "minilm-heads.json"  # of DEFAULT_MODEL, chosen on Inspec dev
-
-# Documents and words that are computed together: memory does not grow with the input.
-CHUNK, CHUNK_WORDS = 64, 20_000
 
 
 @dataclass(frozen=True)
@@ -90,16 +94,14 @@ class RankSettings:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if not 0 <= self.damping < 1:
-            raise InputError("--damping must be in [0, 1)")
-        if self.max_words < 1:
-            raise InputError("--max-words must be at least 1")
-        if not 0 <= self.diversity <= 1:
-            raise InputError("--diversity must be in [0, 1]")
-        if self.top is not None and self.top < 1:
-            raise InputError("--top must be at least 1")
-        if self.phrases and self.candidates != "content":
-            raise InputError("--phrases are candidates already; leave out --candidates")
+        check(0 <= self.damping < 1, "--damping must be in [0, 1)")
+        check(self.max_words >= 1, "--max-words must be at least 1")
+        check(0 <= self.diversity <= 1, "--diversity must be in [0, 1]")
+        check(self.top is None or self.top >= 1, "--top must be at least 1")
+        check(
+            not self.phrases or self.candidates == "content",
+            "--phrases are candidates already; leave out --candidates",
+        )
 
 
 class Marks(NamedTuple):
@@ -125,8 +127,8 @@ class Ranker:
         default = str(OWN_HEADS) if settings.model == DEFAULT_MODEL else "all"
         source = settings.heads or default
         self.heads = read_heads(source, config, settings.model)
-        if not self.heads.keys() & set(config.present_heads):
-            raise InputError(f"{settings.model}: has none of the heads {source}")
+        present = self.heads.keys() & set(config.present_heads)
+        check(present, f"{settings.model}: has none of the heads {source}")
 
         self.phrases = read_phrases(settings.phrases) if settings.phrases else None
         self.idf = WordIdf(read_documents(settings.idf)) if settings.idf else None
@@ -136,8 +138,8 @@ class Ranker:
             results = folder / "results.json"
             if not isinstance(model, BertForTokenClassification) or not results.exists():
                 raise InputError(f"{settings.model}: no run of train.py, so it marks no keyphrases")
-            if OUTSIDE not in config.labels:
-                raise InputError(f"{settings.model}: was trained on other labels than keyphrases")
+            has_outside = OUTSIDE in config.labels
+            check(has_outside, f"{settings.model}: was trained on other labels than keyphrases")
             self.tagger = model
             self.threshold = read_json(results)["threshold"]
 
@@ -166,8 +168,8 @@ class Ranker:
         return links, [by_head[:, layers, heads] for by_head in received]
 
     def _check_finite(self, links: Sequence[csc_array]) -> None:
-        if not all(np.isfinite(matrix.data).all() for matrix in links):
-            raise InputError(f"{self.settings.model}: attention is not finite; damaged weights?")
+        is_finite = all(np.isfinite(matrix.data).all() for matrix in links)
+        check(is_finite, f"{self.settings.model}: attention is not finite; damaged weights?")
 
     def marks(
         self, documents: Sequence[Document], progress: ProgressBar = list
@@ -176,13 +178,14 @@ class Ranker:
         if self.tagger is None:
             return [None] * len(documents)
         windows = make_windows(documents, self.tokenizer, self.max_length)
+        split = Split([*documents], windows, [])
+        predictions = predict(self.tagger, split, progress=progress)
+
         names = self.bert.config.labels
+        probabilities = by_document(expit(predictions.log_odds[0]), documents)
+        labels = by_document(decode(predictions, names, self.threshold)[0], documents)
         return [
-            Marks(
-                expit(log_odds(log_probs, names)),
-                [names[i] for i in decode(log_probs, names, self.threshold)],
-            )
-            for log_probs in predict(self.tagger, windows, documents, progress=progress)
+            Marks(of_words, [names[i] for i in ids]) for of_words, ids in zip(probabilities, labels)
         ]
 
     def analyse(
@@ -238,14 +241,6 @@ class Ranker:
         return rank_phrases(document, candidates, weights, how.aggregate, how.diversity, how.top)
 
 
-def read_phrases(path: str | Path) -> list[str]:
-    """Phrases, one a line. Raises InputError if there is none."""
-    phrases = [line.strip() for _, line in read_lines(path)]
-    if not phrases:
-        raise InputError(f"{path}: no phrases in it")
-    return phrases
-
-
 def extract_keyphrases(docs: str | Iterable[str], **settings: Any) -> list[list[Keyphrase]]:
     """The keyphrases of one text, or of each of several: their score, and every occurrence
     (characters, end exclusive). `settings`: fields of `RankSettings`.
@@ -255,8 +250,8 @@ def extract_keyphrases(docs: str | Iterable[str], **settings: Any) -> list[list[
     """
     texts = [docs] if isinstance(docs, str) else list(docs)
     for number, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise InputError(f"text {number}, counted from 0, is {text!r}, not a string")
+        is_string = isinstance(text, str)
+        check(is_string, f"text {number}, counted from 0, is {text!r}, not a string")
 
     ranker = Ranker(RankSettings(**settings))
     documents = (Document(str(i), text, word_spans(text)) for i, text in enumerate(texts))
@@ -265,18 +260,3 @@ def extract_keyphrases(docs: str | Iterable[str], **settings: Any) -> list[list[
         for part in chunks(documents)
         for document, (weights, runs) in zip(part, ranker.analyse(part))
     ]
-
-
-def chunks(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Lists of documents to compute together, read when they are needed: at most CHUNK, and fewer
-    if they are long."""
-    part: list[Document] = []
-    words = 0
-    for document in documents:
-        if part and (len(part) == CHUNK or words + len(document.words) > CHUNK_WORDS):
-            yield part
-            part, words = [], 0
-        part.append(document)
-        words += len(document.words)
-    if part:
-        yield part

@@ -124,8 +124,8 @@ def _scores(test: Mapping) -> list[list[str]]:
 def _ablation(folder: Path, parts: Mapping, config: BertConfig) -> dict:
     effects = parts["single-dev"]["heads"]
     maps = [_effects_map(effects, config)]
-    if "AP" in next(iter(parts["gaze-test"].values())):
-        maps.append(_gaze_map(parts["gaze-test"], config))
+    if "AP" in next(iter(parts["attention-test"].values())):
+        maps.append(_gaze_map(parts["attention-test"], config))
     return {
         "name": folder.name,
         "answers": tables.ablation_answers(parts),
@@ -143,11 +143,11 @@ def _effects_map(effects: Mapping[str, Mapping], config: BertConfig) -> HeatMap:
     for name, change in effects.items():
         loss = change["loss"]
         told = "{value:+.4f} [{low:+.4f}, {high:+.4f}]".format(**loss)
-        sure = "told from noise" if loss["decided"] else "not told from noise"
+        sure = "told from noise" if loss["significant"] else "not told from noise"
         ends = (178, 24, 43) if loss["value"] > 0 else (33, 102, 172)
         colour = _mixed(ends, abs(loss["value"]) / limit)
         cells[parse_head(name)] = Cell(
-            f"{name}: loss {told}, {sure}", colour, "" if loss["decided"] else "·"
+            f"{name}: loss {told}, {sure}", colour, "" if loss["significant"] else "·"
         )
     key = f"red: the loss rises, by at most {limit:.4f}; blue: it falls; dot: not told from noise"
     return HeatMap("What silencing a head does (dev)", key, _grid(cells, config))
@@ -197,7 +197,7 @@ def _by_head(texts: Sequence[Mapping], ablations: Mapping) -> list[dict]:
     """The first text as each head weighs it; the heads that tell keyphrases best first."""
     if not texts or not texts[0]["heads"]:
         return []
-    gaze = next(iter(ablations.values()), {}).get("gaze-test", {})
+    gaze = next(iter(ablations.values()), {}).get("attention-test", {})
     aps = {name: head["AP"] for name, head in gaze.items() if "AP" in head}
     text = texts[0]
     words = text["words"][: len(next(iter(text["heads"].values())))]

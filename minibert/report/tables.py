@@ -6,6 +6,7 @@ import numpy as np
 
 from minibert.evaluation.intervals import Score, rank_correlation
 from minibert.evaluation.metrics import main_measure
+from minibert.heads.costs import Cost
 from minibert.tokenizer import Span
 
 Rows = list[list[str]]  # of a table, the first of them its head
@@ -75,8 +76,8 @@ def ablation_answers(parts: Mapping) -> list[str]:
 def _verdicts(part: dict) -> str:
     """How many heads hurt, help, or cannot be told from noise, by the loss."""
     changes = [head["loss"] for head in part["heads"].values()]
-    hurt = sum(c["decided"] and c["value"] > 0 for c in changes)
-    helps = sum(c["decided"] and c["value"] < 0 for c in changes)
+    hurt = sum(c["significant"] and c["value"] > 0 for c in changes)
+    helps = sum(c["significant"] and c["value"] < 0 for c in changes)
     return (
         f"of {len(changes)} heads, silencing one raises the loss for {hurt} and lowers it for "
         f"{helps}; for {len(changes) - hurt - helps} no difference can be told from noise"
@@ -107,7 +108,7 @@ def _layers(dev: dict, test: dict) -> str:
 
 def _gaze(results: dict) -> list[str]:
     """Does attending to keyphrases foretell mattering for them?"""
-    dev, test = results["gaze-dev"], results["gaze-test"]
+    dev, test = results["attention-dev"], results["attention-test"]
     if "AP" not in next(iter(dev.values())):
         return []
     impact = np.array([h["loss"]["value"] for h in results["single-test"]["heads"].values()])
@@ -139,7 +140,7 @@ def head_rows(parts: Mapping) -> Rows:
     for head in sorted(dev, key=lambda head: -dev[head]["loss"]["value"]):
         cells = (dev[head]["loss"], test[head]["loss"], dev[head][measure])
         text = (
-            "{value:+.4f} [{low:+.4f}, {high:+.4f}]".format(**c) + " *" * c["decided"]
+            "{value:+.4f} [{low:+.4f}, {high:+.4f}]".format(**c) + " *" * c["significant"]
             for c in cells
         )
         rows.append([head, *text])
@@ -150,36 +151,39 @@ def head_rows(parts: Mapping) -> Rows:
 
 
 def pruning_rows(stages: Mapping[str, dict]) -> Rows:
-    """A line for the dense model and each smaller one that prune.py made from it: what is left,
-    what a forward pass costs, how good it is."""
+    """One row for the dense model and one for each smaller model that prune.py made from it: the
+    heads left, the cost of a forward pass and the score on test."""
     first = next(iter(stages.values()))
-    main = main_measure(first["test"])
+    measure = main_measure(first["test"])
     costs = ["parameters", "MB", "peak MB", "ms", "tokens/s", "attention", "model (allowed)"]
-    rows = [["", "heads", "by layer", "undecided", *costs, f"{main}, test, %", "of the dense, %"]]
-    rows.append(["dense", *_size(first, "dense"), "-", *_costs(first, "dense")])
-    rows[-1] += [_cell(main, Score(**first["dense"][main])), "100"]
+    scores = [f"{measure}, test, %", "of the dense, %"]
+    rows = [["", "heads", "by layer", "undecided", *costs, *scores]]
+
+    dense_cost = Cost(**first["costs"]["dense"])
+    dense_score = _cell(measure, Score(**first["dense"][measure]))
+    rows.append(["dense", *_size(dense_cost), "-", *_costs(dense_cost), dense_score, "100"])
+
     for name, stage in stages.items():
+        cost = Cost(**stage["costs"]["pruned"])
+        title = name if stage.get("recovered", True) else f"{name}, not fine-tuned: dev was worse"
         undecided = str(stage["gates"][-1]["undecided"]) if stage["gates"] else "-"
-        told = name if stage.get("recovered", True) else f"{name}, not fine-tuned: dev was worse"
-        rows.append([told, *_size(stage, "pruned"), undecided, *_costs(stage, "pruned")])
-        rows[-1] += [_cell(main, Score(**stage["test"][main]))]
-        rows[-1] += [_cell("share", Score(**stage["share"]))]
+        score = _cell(measure, Score(**stage["test"][measure]))
+        share = _cell("share", Score(**stage["share"]))
+        rows.append([title, *_size(cost), undecided, *_costs(cost), score, share])
     return rows
 
 
-def _size(stage: dict, model: str) -> list[str]:
-    layers = stage["costs"][model]["heads by layer"]
-    return [str(sum(layers)), " ".join(map(str, layers))]
+def _size(cost: Cost) -> list[str]:
+    return [str(sum(cost.heads_by_layer)), " ".join(map(str, cost.heads_by_layer))]
 
 
-def _costs(stage: dict, model: str) -> list[str]:
-    cost = stage["costs"][model]
+def _costs(cost: Cost) -> list[str]:
     return [
-        f"{cost['parameters'] / 1e6:.1f} M",
-        f"{cost['bytes'] / 2**20:.0f}",
-        f"{cost['peak bytes'] / 2**20:.0f}",
-        f"{1000 * cost['seconds']:.0f}",
-        f"{cost['tokens per second']:.0f}",
-        f"{cost['attention speed-up']:.2f}x",
-        f"{cost['speed-up']:.2f}x ({cost['allowed speed-up']:.2f}x)",
+        f"{cost.parameters / 1e6:.1f} M",
+        f"{cost.bytes / 2**20:.0f}",
+        f"{cost.peak_bytes / 2**20:.0f}",
+        f"{1000 * cost.seconds:.0f}",
+        f"{cost.tokens_per_second:.0f}",
+        f"{cost.attention_speedup:.2f}x",
+        f"{cost.speedup:.2f}x ({cost.allowed_speedup:.2f}x)",
     ]

@@ -1,4 +1,4 @@
-"""Several processes on one job, under torchrun: each takes its share of the work."""
+"""Several processes on one job, started by torchrun: each computes its part of the work."""
 
 import atexit
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,88 +11,106 @@ import torch
 from torch import Tensor, distributed
 
 Item = TypeVar("Item")
-
-
 Result = TypeVar("Result")
 
 
 class OfDocument(Protocol):
-    """Anything that belongs to one document, by its number: a window."""
+    """Anything that belongs to one document, given by its number: a window."""
 
-    document: int
+    @property
+    def document(self) -> int: ...
 
 
 Part = TypeVar("Part", bound=OfDocument)
 
+_working_alone = False  # set by map_in_order, while this process computes an item of its own
 
-_apart = False
+
+# The group of processes -------------------------------------------------------------------------
 
 
 def join() -> bool:
-    """Join the group if torchrun started this process; True in the one process that writes."""
+    """Join the group if torchrun started this process. Returns True in the one process that writes
+    and prints."""
     if distributed.is_torchelastic_launched() and not distributed.is_initialized():
-        distributed.init_process_group(
-            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        )
-        atexit.register(distributed.destroy_process_group)  # its threads must not outlive it
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        distributed.init_process_group(backend)
+        # The threads of the group must not outlive it.
+        atexit.register(distributed.destroy_process_group)
     return rank() == 0
 
 
 def rank() -> int:
-    return distributed.get_rank() if distributed.is_initialized() and not _apart else 0
+    """The number of this process; 0 in a single process."""
+    return distributed.get_rank() if _in_group() else 0
 
 
 def size() -> int:
-    return distributed.get_world_size() if distributed.is_initialized() and not _apart else 1
+    """The number of processes."""
+    return distributed.get_world_size() if _in_group() else 1
+
+
+def _in_group() -> bool:
+    return distributed.is_initialized() and not _working_alone
 
 
 @contextmanager
 def working_alone() -> Iterator[None]:
-    """Inside, this process works alone, on items that are its own."""
-    global _apart
-    _apart = True
+    """Inside, this process is a single one: it computes all windows and sums with nobody."""
+    global _working_alone
+    _working_alone = True
     try:
         yield
     finally:
-        _apart = False
+        _working_alone = False
 
 
-def map_in_order(compute: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """compute(item) of every item, in order, in every process; the items are dealt out in turns
-    and read as they are asked for."""
-    items = iter(items)
-    while group := list(islice(items, size())):
-        own, result = rank(), None
-        if own < len(group):
-            with working_alone():
-                result = compute(group[own])
-        results = [result] * size()
-        if size() > 1:
-            distributed.all_gather_object(results, result)
-        yield from results[: len(group)]
+# Sharing the work -------------------------------------------------------------------------------
 
 
 def local_windows(windows: Sequence[Part]) -> list[Part]:
-    """The windows of this process's documents: every one where there is one process."""
+    """The windows of this process's documents; all windows in a single process."""
     return [window for window in windows if window.document % size() == rank()]
 
 
 def local_items(items: Sequence[Item]) -> list[tuple[int, Item]]:
-    """(number, item) of the items that fall to this process when they are dealt out in turns."""
+    """(index, item) of this process's items: every size()-th one."""
     return list(enumerate(items))[rank() :: size()]
+
+
+def map_in_order(compute: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """compute(item) for each item, in order, in every process. Each process computes every
+    size()-th item; items are read as they are needed."""
+    items = iter(items)
+
+    # One round: an item for each process; in the last round there may be too few.
+    while group := list(islice(items, size())):
+        results: list[Any] = [None] * size()
+        if rank() < len(group):
+            local_rank = rank()
+            with working_alone():
+                results[local_rank] = compute(group[local_rank])
+
+        if size() > 1:
+            distributed.all_gather_object(results, results[rank()])
+        yield from results[: len(group)]
+
+
+# Sharing the results ----------------------------------------------------------------------------
 
 
 def broadcast(value: Any) -> Any:
     """The first process's value, in every process."""
     if size() == 1:
         return value
+
     values = [value]
     distributed.broadcast_object_list(values, src=0)
     return values[0]
 
 
 def all_reduce_sum(array: np.ndarray) -> np.ndarray:
-    """Sum an array over all processes, in place; each has filled in its own documents' part."""
+    """Sum an array over all processes, in place. Each process has filled its documents' part."""
     if size() > 1:
         distributed.all_reduce(torch.from_numpy(array))
     return array
@@ -104,8 +122,11 @@ def reduce_float(value: float) -> float:
 
 
 def all_reduce_gradients(parameters: Iterable[Tensor]) -> None:
-    """Sum every gradient over all processes, in place; none counts as zero."""
-    for parameter in parameters if size() > 1 else ():
+    """Sum each gradient over all processes, in place. A missing gradient counts as zero."""
+    if size() == 1:
+        return
+
+    for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
         distributed.all_reduce(parameter.grad)

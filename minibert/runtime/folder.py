@@ -1,49 +1,59 @@
-"""A run folder: what was asked for, what came out, and going on after a kill."""
+"""A run folder: its record run.json, its log metrics.jsonl, and how a killed run continues."""
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from minibert.errors import InputError
 from minibert.files import (
     as_input_error,
     clear_left_over,
-    locked,
     read_json,
+    to_json,
     write_json,
     write_text,
 )
+from minibert.runtime import distributed
 
-# Settings that may differ when a run is taken up again, with less memory, say; of the files that
-# `run` and `order` name the checksums are compared.
+# Settings that may change when a run continues, such as those that save memory. `run` and `order`
+# name files, whose checksums are compared instead.
 FREE = ("out", "show", "device", "tokens", "plan", "memory_limit", "run", "order")
 
-
 PRUNED = "pruned"  # in run.json: how prune.py made this model from that of the recorded run
-
 
 LIBRARIES = ("minibert", "torch", "numpy", "tokenizers", "safetensors")
 
 
+# The record -------------------------------------------------------------------------------------
+
+
+@contextmanager
 def open_run(
     folder: str | Path,
     settings: Any,
     inputs: dict[str, str],
     free: Sequence[str] = (),
     device: torch.device | str = "cpu",
-) -> IO:
-    """Begin a run in `folder`, or take up the one there if settings and inputs are the same.
+) -> Iterator[None]:
+    """Begin a run in `folder`, or continue the one it holds if settings and inputs are the same.
 
-    `settings`: a dataclass, compared but for FREE and `free`. `inputs`: their checksums. `device`
-    is recorded with the number of threads, and not compared. Returns the lock, to be kept: a second
-    process on the folder is refused. Raises InputError.
+    `settings`: a dataclass, compared except for FREE and `free`. `inputs`: checksums by name.
+    `device` and the number of threads are recorded and not compared. Other processes cannot open
+    the folder inside the `with` block. In a process that does not write (distributed.rank() above
+    0) nothing happens. Raises InputError.
     """
+    if distributed.rank() > 0:
+        yield
+        return
+
     folder = Path(folder)
     record = {
         "settings": _as_json(settings),
@@ -53,50 +63,60 @@ def open_run(
     }
     for name in [*FREE, *free]:
         record["settings"].pop(name, None)
+
+    with _lock(folder):
+        clear_left_over(folder)
+        if (folder / "run.json").exists():
+            old = _read_record(folder)
+            if PRUNED in old:
+                raise InputError(f"{folder}: a model that prune.py made; name another folder")
+            _compare(folder, old, record)
+        else:
+            write_json(folder / "run.json", record)
+
+        yield
+
+
+def _lock(folder: Path) -> AbstractContextManager:
+    """Create `folder` where it is missing and acquire its lock, which the `with` block releases.
+    Raises InputError for a folder of something else, or one that another process has locked."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        ours = (folder / "run.json").exists() or all(p.name[0] == "." for p in folder.iterdir())
-        if not ours:
-            raise InputError(f"{folder}: not empty, and no run of ours; name another folder")
+        is_run = (folder / "run.json").exists() or all(p.name[0] == "." for p in folder.iterdir())
+        if not is_run:
+            raise InputError(f"{folder}: not empty, and not a run folder; name another")
+        return FileLock(folder / ".lock").acquire(timeout=0)
+    except Timeout:  # which is an OSError too
         busy = f"{folder}: another process is working there; wait or name another"
-        lock = locked(folder / ".lock", busy)
-        clear_left_over(folder)
+        raise InputError(busy) from None
     except OSError as error:
         raise InputError(f"{folder}: no folder to write to ({error.strerror})") from None
-    if (folder / "run.json").exists():
-        old = _read_record(folder)
-        if PRUNED in old:
-            raise InputError(f"{folder}: a model that prune.py made; name another folder")
-        _compare(folder, old, record)
-    else:
-        write_json(folder / "run.json", record)
-    return lock
-
-
-def _version(package: str) -> str:
-    """Of a package; "unknown" where it is not installed, as in a clone of minibert."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def recorded_precision(folder: str | Path) -> Any:
-    """The precision of the run in `folder`; None where no run has begun."""
+    """The precision of the run in `folder`; None if no run has begun there."""
     folder = Path(folder)
     if not (folder / "run.json").exists():
         return None
     return _read_record(folder)["settings"].get("precision")
 
 
-def _as_json(settings: Any) -> dict:
-    return json.loads(json.dumps(asdict(settings), default=str))
-
-
 def inherit(parent: str | Path, folder: str | Path, settings: Any) -> None:
-    """Make `folder` a run on what `parent` was trained and reported on, pruned by `settings`."""
+    """Make `folder` a run with the record of `parent`, whose model was pruned by `settings`."""
     record = _read_record(Path(parent))
     write_json(Path(folder) / "run.json", record | {PRUNED: _as_json(settings)})
+
+
+def _version(package: str) -> str:
+    """The version of a package; "unknown" if it is not installed, as in a clone of minibert."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _as_json(settings: Any) -> dict:
+    return json.loads(json.dumps(asdict(settings), default=str))
 
 
 def _read_record(folder: Path) -> dict:
@@ -108,14 +128,30 @@ def _read_record(folder: Path) -> dict:
 
 
 def _compare(folder: Path, old: dict, new: dict) -> None:
+    """Raise InputError for the first setting or checksum that differs between two records."""
     for part in ("settings", "inputs"):
         for key in sorted((old[part].keys() | new[part].keys()) - {*FREE}):
-            was, now = (record[part].get(key, "(none)") for record in (old, new))
-            if was != now:
+            before, now = (record[part].get(key, "(none)") for record in (old, new))
+            if before != now:
                 raise InputError(
-                    f"{folder}: holds a run with {key} = {was}, not {now}; "
+                    f"{folder}: holds a run with {key} = {before}, not {now}; "
                     "name another folder, or delete this one to start over"
                 )
+
+
+# Results and the log ----------------------------------------------------------------------------
+
+
+def once(path: str | Path, compute: Callable[[], Any]) -> Any:
+    """The JSON value in the file `path`. If the file is missing, all processes call `compute`, and
+    the first one writes the value, which all return. A killed run continues after the last one."""
+    if distributed.broadcast(Path(path).exists()):
+        return read_json(path)
+
+    text = distributed.broadcast(to_json(compute()))
+    if distributed.rank() == 0:
+        write_text(path, text)
+    return json.loads(text)
 
 
 def read_log(run: str | Path) -> list[dict]:
@@ -125,21 +161,28 @@ def read_log(run: str | Path) -> list[dict]:
 
 
 class Log:
-    """metrics.jsonl: one JSON object a line, each with its step, cut back to a step on resume."""
+    """metrics.jsonl: one JSON object a line, each with its step.
+
+    A resumed run repeats the steps after its last saved state: their lines, and one that a kill
+    left incomplete, are removed here. Raises InputError.
+    """
 
     def __init__(self, path: str | Path, step: int):
         path = Path(path)
         lines = path.read_text(encoding="utf-8").splitlines(True) if path.exists() else []
         try:
-            kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] <= step]
+            complete = [line for line in lines if line.endswith("\n")]
+            kept_lines = [line for line in complete if json.loads(line)["step"] <= step]
         except (ValueError, KeyError, TypeError):
             raise InputError(f"{path}: damaged; delete the run folder to start over") from None
-        write_text(path, "".join(kept))
+        write_text(path, "".join(kept_lines))
+
         self._path = path
         with as_input_error(path):
             self._file = path.open("a", encoding="utf-8")
 
     def write(self, **values: Any) -> None:
+        """Append one line, at once on the disk."""
         with as_input_error(self._path):
             self._file.write(json.dumps(values) + "\n")
             self._file.flush()

@@ -32,7 +32,7 @@ WAYS = {
 @pytest.mark.filterwarnings("ignore:.*nested tensors is in prototype")
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("lengths", [[5, 1, 8], [4, 4, 4], [6]])
-def test_every_way_is_attention_within_each_sequence(way, lengths):
+def test_attention_stays_within_each_sequence(way, lengths):
     if way == "at once" and len(set(lengths)) > 1:
         pytest.skip("for sequences of one length")
     torch.manual_seed(0)

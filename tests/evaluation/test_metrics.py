@@ -22,7 +22,6 @@ from minibert.evaluation.intervals import (
     interval,
     rank_correlation,
     resamples,
-    with_interval,
 )
 from minibert.evaluation.metrics import (
     PrecisionRecallCurve,
@@ -56,6 +55,10 @@ def random_words(seed=0, documents=12, ties=True):
     gold = [draw.random(n) < 0.3 for n in sizes]
     scores = [draw.normal(size=n) + g for n, g in zip(sizes, gold)]
     return gold, [s.round(1) if ties else s for s in scores]
+
+
+def with_interval(counts, measure, draws):
+    return interval(measure(draws @ counts))
 
 
 # Ranking ----------------------------------------------------------------------------------------
@@ -329,16 +332,16 @@ def test_changes_are_paired_differences():
     steady, loose = changes(np.stack([reference, reference + 0.5, reference + noise], axis=1))
     assert (steady.value, steady.low, steady.high) == pytest.approx((0.5, 0.5, 0.5))
     assert steady.p == 0
-    assert steady.decided
+    assert steady.significant
     assert loose.value == pytest.approx(0.3)
     assert (loose.low, loose.high) == pytest.approx(np.percentile(noise[1:], [2.5, 97.5]))
     assert loose.p == pytest.approx(2 * norm.sf(0.3 / noise[1:].std(ddof=1)))
-    assert not loose.decided
+    assert not loose.significant
 
 
-def test_nothing_changed_is_not_decided():
+def test_no_change_is_not_significant():
     [change] = changes(np.repeat(np.arange(4.0)[:, None], 2, axis=1))
-    assert change == Change(value=0, low=0, high=0, p=1, decided=False)
+    assert change == Change(value=0, low=0, high=0, p=1, significant=False)
 
 
 @pytest.mark.parametrize(

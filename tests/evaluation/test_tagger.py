@@ -11,25 +11,29 @@ from sklearn import metrics as sklearn
 from tiny import TINY, randomise
 
 from minibert import BertForTokenClassification
-from minibert.data.batches import Split, make_split, make_windows
+from minibert.data.batches import Split, Window, make_split, make_windows
 from minibert.data.corpus import load_corpus, parse_document
 from minibert.data.documents import Document, is_content_word, stop_words
+from minibert.data.words import normal_form, word_spans
 from minibert.evaluation.intervals import Score
 from minibert.evaluation.metrics import PrecisionRecallCurve
 from minibert.evaluation.tagger import (
+    EMPTY,
+    Predictions,
+    Recorder,
+    by_document,
+    choose_threshold,
     commonest_label,
     decode,
+    dev_score,
     evaluate,
     in_keyphrase,
-    label_scores,
     log_odds,
     predict,
     predicted_spans,
-    word_accuracy,
+    scores,
     word_prior,
-    word_scores,
 )
-from minibert.tokenizer import normal_form, word_spans
 
 LENGTH = 64
 
@@ -57,15 +61,18 @@ def documents():
 
 
 @pytest.fixture(scope="module")
-def windows(documents, pieces):
-    return make_windows(documents, pieces, LENGTH)
+def split(documents, pieces):
+    draw = np.random.default_rng(0)
+    targets = [draw.integers(0, 3, len(document.words)).tolist() for document in documents]
+    return Split(documents, make_windows(documents, pieces, LENGTH), targets)
 
 
-# Prediction -------------------------------------------------------------------------------------
+# Predictions ------------------------------------------------------------------------------------
 
 
 def run_alone(model, documents, windows, head_mask=None):
-    """Each window as a batch of one, its softmax spelled out."""
+    """The log-probabilities of every word, each window as a batch of one, its softmax spelled
+    out."""
     out = [np.full((len(d.words), len(model.config.labels)), np.nan) for d in documents]
     for window in windows:
         with torch.no_grad():
@@ -76,41 +83,68 @@ def run_alone(model, documents, windows, head_mask=None):
     return out
 
 
+def expected_predictions(log_probs, targets):
+    """Predictions for the labels O, B and I, from the probabilities."""
+    probs = np.exp(np.concatenate(log_probs))
+    loss = [-p[np.arange(len(t)), t].sum() for p, t in zip(log_probs, targets)]
+    correct = [(p.argmax(1) == t).sum() for p, t in zip(log_probs, targets)]
+    odds = (probs[:, 1] + probs[:, 2]) / probs[:, 0]
+    labels = np.where(probs[:, 1] >= probs[:, 2], 1, 2)
+    return Predictions(*(np.array([part]) for part in (loss, correct, np.log(odds), labels)))
+
+
+def assert_same(predictions, expected):
+    for ours, theirs in zip(predictions, expected):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize("tokens", [1, 150, 100_000])
-def test_predictions_are_those_of_each_window_alone(reader, documents, windows, tokens):
-    assert len(windows) > 3 * len(documents)
-    found = predict(reader, windows, documents, tokens=tokens)
-    for ours, alone in zip(found, run_alone(reader, documents, windows)):
-        assert ours.dtype == np.float64
-        np.testing.assert_allclose(ours, alone, rtol=0, atol=1e-10)
+def test_predictions_equal_those_of_each_window_alone(reader, split, tokens):
+    assert len(split.windows) > 3 * len(split.documents)
+    alone = run_alone(reader, split.documents, split.windows)
+    predictions = predict(reader, split, tokens=tokens)
+    assert predictions.log_odds.dtype == np.float64
+    assert_same(predictions, expected_predictions(alone, split.targets))
 
 
-def test_predictions_do_not_depend_on_the_order_of_windows(reader, documents, windows):
-    for ours, other in zip(
-        predict(reader, windows, documents), predict(reader, windows[::-1], documents)
-    ):
-        np.testing.assert_allclose(ours, other, rtol=0, atol=1e-10)
+def test_predictions_do_not_depend_on_the_order_of_windows(reader, split):
+    reversed_windows = split._replace(windows=split.windows[::-1])
+    assert_same(predict(reader, split), predict(reader, reversed_windows))
 
 
-def test_prediction_passes_the_head_mask_on(reader, documents, windows):
+def test_predict_applies_the_head_mask(reader, split):
     mask = torch.ones(2, 5, dtype=torch.float64)
     mask[0, 3] = mask[1, 0] = 0
-    found = predict(reader, windows, documents, head_mask=mask)
-    for ours, alone in zip(found, run_alone(reader, documents, windows, mask)):
-        np.testing.assert_allclose(ours, alone, rtol=0, atol=1e-10)
-    assert not np.allclose(found[0], predict(reader, windows, documents)[0])
+    alone = run_alone(reader, split.documents, split.windows, mask)
+    predictions = predict(reader, split, head_mask=mask)
+    assert_same(predictions, expected_predictions(alone, split.targets))
+    assert not np.allclose(predictions.loss, predict(reader, split).loss)
 
 
-def test_prediction_shows_its_batches_to_progress(reader, documents, windows):
+def test_predict_passes_its_batches_to_progress(reader, split):
     seen = []
 
     def progress(groups):
         seen.extend(groups)
         return groups
 
-    predict(reader, windows, documents, tokens=200, progress=progress)
-    assert sorted(w for group in seen for w in group) == sorted(windows)
+    predict(reader, split, tokens=200, progress=progress)
+    assert sorted(w for group in seen for w in group) == sorted(split.windows)
     assert all(sum(len(w.input_ids) for w in group) <= 200 for group in seen)
+
+
+def test_a_split_without_targets_has_predictions_and_no_loss(reader, split):
+    predictions = predict(reader, split._replace(targets=[]))
+    assert predictions.loss.shape == predictions.correct.shape == (1, 0)
+    assert (predictions.log_odds == predict(reader, split).log_odds).all()
+    assert (predictions.labels == predict(reader, split).labels).all()
+
+
+def test_values_of_words_are_split_by_document():
+    documents = [doc("a b"), doc(""), doc("c")]
+    parts = by_document(np.arange(6).reshape(2, 3), documents)
+    assert [part.tolist() for part in parts] == [[[0, 1], [3, 4]], [[], []], [[2], [5]]]
+    assert by_document(np.zeros((1, 0)), []) == []
 
 
 def test_positive_score_is_the_log_odds_of_not_being_outside():
@@ -195,7 +229,19 @@ def test_commonest_label_by_hand():
 # Scores -----------------------------------------------------------------------------------------
 
 
-def random_split(labels, documents=8, seed=0):
+def recorded(log_probs, targets, names):
+    """Predictions of given log-probabilities, one (words, labels) array per document, and a split
+    of these documents."""
+    documents = [Document(str(i), "", [(0, 0)] * len(p), []) for i, p in enumerate(log_probs)]
+    split = Split(documents, [], targets)
+    recorder = Recorder(names, split, variants=1)
+    for i, array in enumerate(log_probs):
+        words = list(range(len(array)))
+        recorder.add([0], Window(i, [], words, words, []), torch.tensor(array)[None])
+    return recorder.total(), split
+
+
+def random_words(labels, documents=8, seed=0):
     """Log-probabilities and targets."""
     draw = np.random.default_rng(seed)
     sizes = draw.integers(2, 30, documents)
@@ -203,55 +249,69 @@ def random_split(labels, documents=8, seed=0):
     return [np.log(p) for p in probs], [draw.integers(0, labels, n).tolist() for n in sizes]
 
 
-def test_label_scores_are_means_over_words():
+def test_loss_and_accuracy_are_means_over_words():
     names = ("N", "V", "D")
-    logs, targets = random_split(3)
-    scores = label_scores(logs, targets, names)
-    assert set(scores) == {"loss", "accuracy"}
-    gold, every = np.concatenate(targets), np.concatenate(logs)
-    assert scores["loss"].value == pytest.approx(sklearn.log_loss(gold, np.exp(every)), abs=1e-10)
-    assert scores["accuracy"].value == pytest.approx((every.argmax(1) == gold).mean(), abs=1e-12)
-    for score in scores.values():
+    logs, targets = random_words(3)
+    result = scores(*recorded(logs, targets, names), names, None)
+    assert set(result) == {"loss", "accuracy"}
+    gold, all_logs = np.concatenate(targets), np.concatenate(logs)
+    log_loss = sklearn.log_loss(gold, np.exp(all_logs))
+    assert result["loss"].value == pytest.approx(log_loss, abs=1e-10)
+    accuracy = (all_logs.argmax(1) == gold).mean()
+    assert result["accuracy"].value == pytest.approx(accuracy, abs=1e-12)
+    for score in result.values():
         assert score.low < score.value < score.high
+
+
+WORD_MEASURES = {"AP", "F1", "precision", "recall", "accuracy"}
 
 
 @pytest.mark.parametrize(
     ("names", "measures"),
     [
-        (("O", "I"), {"loss"}),
-        (("O", "B", "I"), {"loss", "entity F1"}),
-        (("O", "B-X", "I-X"), {"loss", "entity F1"}),
+        (("O", "I"), {"loss"} | WORD_MEASURES),
+        (("O", "B", "I"), {"loss", "entity F1"} | WORD_MEASURES),
+        (("O", "B-X", "I-X"), {"loss", "entity F1"} | WORD_MEASURES),
         (("B-X", "I-X"), {"loss", "accuracy", "entity F1"}),
-        (("O", "S-X", "E-X"), {"loss", "entity F1"}),
-        (("O", "U-X"), {"loss", "entity F1"}),
-        (("O", "I-X"), {"loss"}),
-        (("O", "S", "W"), {"loss"}),
+        (("O", "S-X", "E-X"), {"loss", "entity F1"} | WORD_MEASURES),
+        (("O", "U-X"), {"loss", "entity F1"} | WORD_MEASURES),
+        (("O", "I-X"), {"loss"} | WORD_MEASURES),
+        (("O", "S", "W"), {"loss"} | WORD_MEASURES),
         (("ADJ", "Be"), {"loss", "accuracy"}),
     ],
 )
-def test_label_scores_fit_the_labels(names, measures):
-    assert set(label_scores(*random_split(len(names)), names)) == measures
+def test_measures_fit_the_labels(names, measures):
+    predictions, split = recorded(*random_words(len(names)), names)
+    threshold = choose_threshold(predictions, split, names)
+    assert (threshold is None) == ("O" not in names)
+    assert set(scores(predictions, split, names, threshold)) == measures
 
 
 def test_entity_f1_by_hand():
-    """Gold "B I O", found "B I B": one of one, and one invented: 2 / 3."""
+    """Gold "B I O", predicted "B I B": one of one, and one false positive: 2 / 3."""
     logs = np.log(np.array([[0.1, 0.8, 0.1], [0.1, 0.1, 0.8], [0.1, 0.8, 0.1]]))
-    scores = label_scores([logs], [[1, 2, 0]], ("O", "B", "I"))
-    assert scores["entity F1"].value == pytest.approx(2 / 3)
+    names = ("O", "B", "I")
+    result = scores(*recorded([logs], [[1, 2, 0]], names), names, 0.0)
+    assert result["entity F1"].value == pytest.approx(2 / 3)
 
 
-def test_share_is_over_words_not_documents():
-    assert word_accuracy([np.array([True]), np.array([False, False, True])]).value == 0.5
+def test_accuracy_is_over_words_not_documents():
+    logs = np.log(np.array([[0.9, 0.1]]))
+    predictions, split = recorded([logs, logs.repeat(3, 0)], [[0], [1, 1, 0]], ("N", "V"))
+    assert scores(predictions, split, ("N", "V"), None)["accuracy"].value == 0.5
 
 
-def test_word_scores_are_sklearns_at_the_threshold():
+def test_word_measures_equal_sklearns_at_the_threshold():
     draw = np.random.default_rng(0)
     gold = [draw.random(n) < 0.4 for n in (5, 30, 12, 20, 8)]
     ranks = [(draw.normal(size=len(g)) + g).round(1) for g in gold]
-    scores = word_scores(gold, ranks, 0.5)
     g, r = np.concatenate(gold), np.concatenate(ranks)
+    documents = [Document("", "", [(0, 0)] * len(each), []) for each in gold]
+    split = Split(documents, [], [each.astype(int).tolist() for each in gold])
+    predictions = Predictions(EMPTY, EMPTY, r[None], EMPTY.astype(np.int64))
+    result = scores(predictions, split, ("O", "I"), 0.5)
     assert (r == 0.5).any()  # "at or above"
-    assert {name: score.value for name, score in scores.items()} == pytest.approx(
+    assert {name: score.value for name, score in result.items()} == pytest.approx(
         {
             "AP": sklearn.average_precision_score(g, r),
             "F1": sklearn.f1_score(g, r >= 0.5),
@@ -261,7 +321,7 @@ def test_word_scores_are_sklearns_at_the_threshold():
         },
         abs=1e-12,
     )
-    assert all(s.low < s.value < s.high for s in scores.values())
+    assert all(s.low < s.value < s.high for s in result.values())
 
 
 # Evaluation -------------------------------------------------------------------------------------
@@ -281,19 +341,16 @@ def report(reader, sample_splits):
     return evaluate(reader, sample_splits)
 
 
-WORD_MEASURES = {"AP", "F1", "precision", "recall", "accuracy"}
-
-
 def test_the_report_has_the_documented_form(report):
     assert set(report) == {"threshold", "dev", "test"}
     for name in ("dev", "test"):
-        assert {system: set(scores) for system, scores in report[name].items()} == {
+        assert {system: set(values) for system, values in report[name].items()} == {
             "minibert": WORD_MEASURES | {"loss", "entity F1"},
             "word prior": WORD_MEASURES,
             "no stop words": WORD_MEASURES,
         }
-        for scores in report[name].values():
-            for score in scores.values():
+        for system in report[name].values():
+            for score in system.values():
                 assert isinstance(score, Score)
                 assert score.low <= score.value <= score.high
 
@@ -353,6 +410,14 @@ def test_the_threshold_is_the_best_on_dev_and_the_scores_follow(
         )
 
 
+def test_dev_score_is_the_main_measure_on_dev(reader, sample_splits, report, tagging):
+    ap = report["dev"]["minibert"]["AP"].value
+    assert dev_score(reader, sample_splits["dev"], tokens=300) == pytest.approx(ap, abs=1e-12)
+    model, splits = tagging
+    accuracy = evaluate(model, splits)["dev"]["minibert"]["accuracy"].value
+    assert dev_score(model, splits["dev"], tokens=300) == pytest.approx(accuracy, abs=1e-12)
+
+
 def test_the_threshold_on_test_would_have_been_another(ranks, sample_splits, report):
     """Else the test above could not tell dev from test."""
     gold = [np.concatenate([np.array(t) != 0 for t in sample_splits["test"].targets])]
@@ -381,7 +446,7 @@ def test_labels_without_o_are_scored_by_accuracy(tagging):
     report = evaluate(model, splits)
     assert report["threshold"] is None
     for name in ("dev", "test"):
-        assert {system: set(scores) for system, scores in report[name].items()} == {
+        assert {system: set(values) for system, values in report[name].items()} == {
             "minibert": {"loss", "accuracy"},
             "word's commonest label": {"accuracy"},
         }
@@ -396,20 +461,23 @@ def test_labels_without_o_are_scored_by_accuracy(tagging):
     assert report["test"][usual]["accuracy"].value == pytest.approx(3 / 6)
 
 
-def test_a_window_of_another_document_is_not_mixed_up(reader, pieces):
-    """Two documents whose windows have one length, given in turn."""
+def test_windows_are_assigned_to_their_document(reader, pieces):
+    """Two documents whose windows have one length, given in the other order."""
     documents = [doc("late frost"), doc("frost late")]
     first, second = make_windows(documents, pieces, LENGTH)
-    found = predict(reader, [second, first], documents)
+    targets = [[0, 1], [2, 0]]
     alone = run_alone(reader, documents, [first, second])
-    for ours, expected in zip(found, alone):
-        np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-10)
+    predictions = predict(reader, Split(documents, [second, first], targets))
+    assert_same(predictions, expected_predictions(alone, targets))
 
 
-def test_decoding_takes_o_below_the_threshold_and_the_best_other_label_above():
+def test_decoding_gives_o_below_the_threshold_and_the_best_other_label_above():
     logs = np.log([[0.6, 0.3, 0.1], [0.6, 0.1, 0.3], [0.9, 0.06, 0.04], [0.2, 0.4, 0.4]])
-    names = ("O", "B", "I")
-    assert decode(logs, names, None).tolist() == [0, 0, 0, 1]
-    assert decode(logs, names, np.log(0.5)).tolist() == [1, 2, 0, 1]
-    swapped = logs[:, [1, 0, 2]]
-    assert decode(swapped, ("B", "O", "I"), np.log(0.5)).tolist() == [0, 2, 1, 0]
+    targets = [[0, 0, 0, 0]]
+
+    def decoded(logs, names, threshold):
+        return decode(recorded([logs], targets, names)[0], names, threshold)[0].tolist()
+
+    assert decoded(logs, ("A", "B", "C"), None) == [0, 0, 0, 1]
+    assert decoded(logs, ("O", "B", "I"), np.log(0.5)) == [1, 2, 0, 1]
+    assert decoded(logs[:, [1, 0, 2]], ("B", "O", "I"), np.log(0.5)) == [0, 2, 1, 0]

@@ -15,11 +15,9 @@ from minibert.config import head_name, parse_head
 from minibert.data.batches import Split, make_split
 from minibert.data.corpus import SAMPLE, read_documents
 from minibert.evaluation import intervals
-from minibert.evaluation.tagger import in_keyphrase, log_odds, predict
-from minibert.heads import ablation, importance, orders
+from minibert.evaluation.tagger import in_keyphrase, measures, predict
 from minibert.heads.ablation import ablate, cumulative, masks_without, mean_context
 from minibert.heads.importance import attention_profile, by_value, head_gradients
-from minibert.heads.orders import refreshed_order
 from minibert.pruning import without_heads
 
 pytestmark = pytest.mark.numeric
@@ -40,18 +38,13 @@ def split(pieces) -> Split:
     return make_split(documents, pieces, "bio", LABELS, 60)
 
 
-def naive(model, split, mask: Tensor | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Loss and right words of each document, and the rank of every word, by one full evaluation."""
-    log_probs = predict(model, split.windows, split.documents, head_mask=mask)
-    gold = [np.array(target) for target in split.targets]
-    loss = [-p[np.arange(len(g)), g].sum() for p, g in zip(log_probs, gold)]
-    right = [(p.argmax(1) == g).sum() for p, g in zip(log_probs, gold)]
-    ranks = np.concatenate([log_odds(p, LABELS) for p in log_probs])
-    return np.array(loss), np.array(right), ranks
+def naive(model, split, mask: Tensor | None = None) -> list[np.ndarray]:
+    """The predictions under one mask, by running the whole model."""
+    return [part[0] for part in predict(model, split, head_mask=mask)]
 
 
-def assert_row(statistics, row: int, expected) -> None:
-    for array, other in zip(statistics, expected):
+def assert_row(predictions, row: int, expected) -> None:
+    for array, other in zip(predictions, expected, strict=True):
         np.testing.assert_allclose(array[row], other, rtol=0, atol=1e-10)
 
 
@@ -67,10 +60,10 @@ def test_fast_ablation_equals_the_naive_loop(model, split, tokens):
     several[1] = 1
     several[2] = 0
     masks = torch.cat([singles()[[0, 4, 5, 7, 14]].double(), several])
-    statistics = ablate(model, split, masks, tokens=tokens)
-    assert_row(statistics, 0, naive(model, split))
+    predictions = ablate(model, split, masks, tokens=tokens)
+    assert_row(predictions, 0, naive(model, split))
     for row, mask in enumerate(masks, 1):
-        assert_row(statistics, row, naive(model, split, mask))
+        assert_row(predictions, row, naive(model, split, mask))
 
 
 @pytest.mark.parametrize("stride", [1, 4])
@@ -78,18 +71,18 @@ def test_cumulative_masking_equals_the_naive_loop(model, split, stride):
     order = TINY.present_heads
     np.random.default_rng(0).shuffle(order)
     order = [tuple(map(int, head)) for head in order]
-    statistics = cumulative(model, split, order, stride=stride, tokens=150)
-    assert len(statistics.loss) == {1: 16, 4: 5}[stride]
-    for row in range(len(statistics.loss)):
+    predictions = cumulative(model, split, order, stride=stride, tokens=150)
+    assert len(predictions.loss) == {1: 16, 4: 5}[stride]
+    for row in range(len(predictions.loss)):
         mask = masks_without(TINY, [order[: row * stride]])[0].double()
-        assert_row(statistics, row, naive(model, split, mask))
+        assert_row(predictions, row, naive(model, split, mask))
 
 
-def with_mean_output(model, fill: Tensor, silenced) -> BertForTokenClassification:
-    """The model whose output biases already hold what the silenced heads put out on average."""
+def with_mean_output(model, fill: Tensor, masked) -> BertForTokenClassification:
+    """The model whose output biases already hold what the masked heads put out on average."""
     changed = copy.deepcopy(model)
     with torch.no_grad():
-        for layer, head in silenced:
+        for layer, head in masked:
             output = changed.bert.layers[layer].attention.output
             columns = slice(head * TINY.head_size, (head + 1) * TINY.head_size)
             output.bias += output.weight[:, columns] @ fill[layer, head]
@@ -100,9 +93,9 @@ def with_mean_output(model, fill: Tensor, silenced) -> BertForTokenClassificatio
 def test_mean_ablation_is_the_mean_output_in_the_bias(model, split):
     fill = mean_context(model, split).double()
     sets = [[(0, 2)], [(2, 4)], [(0, 1), (1, 1), (1, 3)]]
-    statistics = ablate(model, split, masks_without(TINY, sets), fill)
-    for row, silenced in enumerate(sets, 1):
-        assert_row(statistics, row, naive(with_mean_output(model, fill, silenced), split))
+    predictions = ablate(model, split, masks_without(TINY, sets), fill)
+    for row, masked in enumerate(sets, 1):
+        assert_row(predictions, row, naive(with_mean_output(model, fill, masked), split))
     order = [(1, 1), (0, 1), (1, 3), (2, 0)]
     steps = cumulative(model, split, order, fill)
     for step in range(1, 5):
@@ -139,12 +132,10 @@ def test_a_pruned_model_is_ablated_by_its_original_head_numbers(model, split):
     gone = [(0, 0), (0, 3), (1, 0), (1, 1), (1, 2), (1, 3), (1, 4)]
     smaller = without_heads(model, gone)
     masks = masks_without(TINY, [[(0, 4)], [(2, 1)], [(0, 0)]])
-    statistics = ablate(smaller, split, masks)
+    predictions = ablate(smaller, split, masks)
     for row, head in enumerate([None, (0, 4), (2, 1), None]):
-        silenced = gone + ([head] if head else [])
-        assert_row(
-            statistics, row, naive(model, split, masks_without(TINY, [silenced])[0].double())
-        )
+        masked = gone + ([head] if head else [])
+        assert_row(predictions, row, naive(model, split, masks_without(TINY, [masked])[0].double()))
 
 
 def test_a_mask_of_the_wrong_shape_is_refused(model, split):
@@ -165,7 +156,7 @@ def test_gradients_are_each_documents_own_and_agree_with_differences(model, spli
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_gaze_measures_entropy_and_attention_received(model, split):
+def test_attention_profile_measures_entropy_and_attention_received(model, split):
     gold = in_keyphrase(split.targets, LABELS)
     measured = attention_profile(model, split, gold)
     entropy, count = torch.zeros(LAYERS, HEADS, dtype=torch.float64), 0
@@ -192,53 +183,21 @@ def test_gaze_measures_entropy_and_attention_received(model, split):
 
 def test_measures_of_every_mask(model, split):
     masks = singles()[:3]
-    statistics = ablate(model, split, masks)
+    predictions = ablate(model, split, masks)
     draws = intervals.resamples(3, 20)
-    values = ablation.measure(statistics, split, LABELS, 0.5, draws)
+    values = measures(predictions, split, LABELS, 0.5, draws)
     gold = np.concatenate(in_keyphrase(split.targets, LABELS))
     for column, mask in enumerate([None, *masks.double()]):
-        loss, _, ranks = naive(model, split, mask)
+        loss, _, ranks, _ = naive(model, split, mask)
         assert values["loss"][0, column] == pytest.approx(loss.sum() / len(gold), abs=1e-10)
         ap = average_precision_score(gold, ranks)
         assert values["AP"][0, column] == pytest.approx(ap, abs=1e-10)
         accuracy = ((ranks >= 0.5) == gold).mean()
         assert values["accuracy"][0, column] == pytest.approx(accuracy, abs=1e-10)
     # A resample that draws only document 1 is document 1.
-    alone = ablation.measure(statistics, split, LABELS, 0.5, np.array([[0.0, 3.0, 0.0]]))
-    loss = statistics.loss[:, 1] / len(split.targets[1])
+    alone = measures(predictions, split, LABELS, 0.5, np.array([[0.0, 3.0, 0.0]]))
+    loss = predictions.loss[:, 1] / len(split.targets[1])
     np.testing.assert_allclose(alone["loss"][0], loss, atol=1e-10)
-
-
-def test_greedy_takes_the_head_whose_loss_without_it_is_lowest(model, split):
-    order = orders.greedy_order(model, split, few=LAYERS * HEADS, every=1)
-    assert sorted(order) == TINY.present_heads
-    first = ablate(model, split, singles()).loss[1:].sum(1).argmin()
-    assert order[0] == TINY.present_heads[first]
-    left = [head for head in TINY.present_heads if head != order[0]]
-    pairs = masks_without(TINY, [[order[0], head] for head in left])
-    assert order[1] == left[ablate(model, split, pairs).loss[1:].sum(1).argmin()]
-
-
-def test_greedy_judges_few_and_measures_gradients_now_and_then(model, split):
-    order = orders.greedy_order(model, split, few=2, every=3)
-    assert sorted(order) == TINY.present_heads
-    for start in (0, 3):
-        left = without_heads(model, order[:start])
-        candidates = importance.by_importance(left, split)
-        for step in range(start, start + 3):
-            masks = masks_without(TINY, [[*order[:step], head] for head in candidates[:2]])
-            best = ablate(model, split, masks).loss[1:].sum(1).argmin()
-            assert order[step] == candidates.pop(best)
-
-
-def test_a_refreshed_order_measures_what_is_left(model, split):
-    order = refreshed_order(model, split, every=4)
-    assert sorted(order) == TINY.present_heads
-    at_once = by_value(np.abs(head_gradients(model, split)).mean(0), model.config.present_heads)
-    assert order[:4] == at_once[:4]
-    left = without_heads(model, order[:4])
-    importance = np.abs(head_gradients(left, split)).mean(0)
-    assert order[4:8] == by_value(importance, left.config.present_heads)[:4]
 
 
 def test_names_of_heads_go_there_and_back():
@@ -265,17 +224,17 @@ def test_changes_are_paired():
     certain, none, unsure = intervals.changes(
         np.hstack([base, base + 1 + 0.01 * noise, base, base + 1e-3 + noise])
     )
-    assert certain.decided
+    assert certain.significant
     assert certain.low < certain.value < certain.high
     assert certain.value == pytest.approx(1, abs=0.05)
-    assert (none.value, none.p, none.decided) == (0, 1, False)
-    assert not unsure.decided
+    assert (none.value, none.p, none.significant) == (0, 1, False)
+    assert not unsure.significant
 
 
 def test_a_change_that_cannot_be_told_is_undecided():
     """One document: every resample is the same. A draw without a positive word has no AP."""
     (alone,) = intervals.changes(np.tile([1.0, 2.0], (50, 1)))
-    assert (alone.value, alone.p, alone.decided) == (1, 1, False)
+    assert (alone.value, alone.p, alone.significant) == (1, 1, False)
     generator = np.random.default_rng(0)
     values = np.hstack([np.zeros((101, 1)), generator.normal(0, 1, (101, 1))])
     values[0, 1] = 0.1

@@ -14,20 +14,21 @@ from hypothesis import strategies as st
 
 import train
 from minibert import InputError, load_pretrained, save_pretrained
-from minibert.data.batches import make_windows
+from minibert.data.batches import Split, chunks, make_windows
 from minibert.data.corpus import SAMPLE, read_documents
 from minibert.data.documents import Document, is_content_word
-from minibert.evaluation.tagger import predict
+from minibert.data.words import word_spans
+from minibert.evaluation.tagger import by_document, predict
 from minibert.heads.links import pagerank, word_links
 from minibert.keyphrases import extract_keyphrases
 from minibert.keyphrases.baselines import WordIdf, textrank
-from minibert.keyphrases.ranker import Ranker, RankSettings, chunks
+from minibert.keyphrases.ranker import Ranker, RankSettings
 from minibert.pruning import prune
-from minibert.tokenizer import Tokenizer, word_spans
+from minibert.tokenizer import Tokenizer
 
 
-def text(words: str, id: str = "1") -> Document:
-    return Document(id, words, word_spans(words))
+def text(words: str) -> Document:
+    return Document("1", words, word_spans(words))
 
 
 @pytest.fixture(scope="module")
@@ -92,16 +93,14 @@ def test_results_do_not_depend_on_other_texts(encoder_folder, documents):
 def test_tagger_weighs_and_marks(run, documents):
     ranker = Ranker(RankSettings(model=str(run), weights="tagger", candidates="tagger"))
     windows = make_windows(documents, ranker.tokenizer, ranker.max_length)
-    log_probs = predict(ranker.tagger, windows, documents)
+    predictions = predict(ranker.tagger, Split(documents, windows, []))
+    log_odds = by_document(predictions.log_odds[0], documents)
     threshold = json.loads((run / "results.json").read_text())["threshold"]
     marked = 0
-    for document, of_labels, (weights, runs) in zip(
-        documents, log_probs, ranker.analyse(documents)
-    ):
-        probability = np.exp(of_labels[:, 1])  # of label I
+    for document, odds, (weights, runs) in zip(documents, log_odds, ranker.analyse(documents)):
+        probability = np.exp(odds) / (1 + np.exp(odds))  # of label I
         np.testing.assert_allclose(weights, probability * is_content_word(document), rtol=1e-6)
         inside = {i for first, last in runs for i in range(first, last)}
-        odds = np.log(probability / (1 - probability))
         assert inside == set(np.flatnonzero(odds >= threshold))
         marked += len(inside)
     assert marked

@@ -9,7 +9,10 @@ def part(*heads: tuple[float, bool]) -> dict:
     return {
         "full": {"loss": {"value": 0.5}, "AP": {"value": 0.8}},
         "heads": {
-            name: {"loss": {"value": x, "decided": told}, "AP": {"value": -x, "decided": told}}
+            name: {
+                "loss": {"value": x, "significant": told},
+                "AP": {"value": -x, "significant": told},
+            }
             for name, (x, told) in zip(names, heads)
         },
     }
@@ -23,8 +26,8 @@ def test_the_answers_count_what_is_told_from_noise():
             "single-test": part((0.3, True), (0.2, True), (-0.1, True), (0.4, False)),
             "alone-dev": part((0.3, True), (0.2, True), (0.1, True), (0.4, True)),
             "alone-test": part((0.08, True), (0.04, True), (0.02, True), (0.4, True)),
-            "gaze-dev": gaze,
-            "gaze-test": {name: {"AP": 2 * x["AP"]} for name, x in gaze.items()},
+            "attention-dev": gaze,
+            "attention-test": {name: {"AP": 2 * x["AP"]} for name, x in gaze.items()},
         }
     )
     assert "of 4 heads, silencing one raises the loss for 1 and lowers it for 1; for 2 no" in dev

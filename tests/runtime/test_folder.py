@@ -1,8 +1,7 @@
-"""The run folder: begun, taken up again, refused, locked, and its log cut back."""
+"""The run folder: started, continued, rejected, locked; parts computed once; the log."""
 
 import json
 import resource
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -12,8 +11,8 @@ import pytest
 from minibert import InputError
 from minibert.files import atomic_path, write_json
 from minibert.report import results
-from minibert.runtime import folder
-from minibert.runtime.folder import Log, open_run
+from minibert.runtime import distributed, folder
+from minibert.runtime.folder import Log, once, open_run
 from minibert.training import trained
 
 
@@ -35,8 +34,14 @@ def settings(tmp_path) -> Settings:
     return Settings(tmp_path / "runs" / "one")
 
 
-def test_a_new_run_records_what_was_asked_for(settings):
-    open_run(settings.out, settings, INPUTS).close()
+def begin(folder: str | Path, settings: Settings, inputs: dict[str, str] = INPUTS) -> None:
+    """Open a run and leave it at once."""
+    with open_run(folder, settings, inputs):
+        pass
+
+
+def test_new_run_records_settings_inputs_and_versions(settings):
+    begin(settings.out, settings)
     record = json.loads((settings.out / "run.json").read_text())
     assert record["settings"] == {
         "model": "some/model",
@@ -48,8 +53,8 @@ def test_a_new_run_records_what_was_asked_for(settings):
     assert {"python", "torch", "minibert", "safetensors"} <= record["versions"].keys()
 
 
-def test_the_folder_may_be_named_by_text(settings, tmp_path):
-    open_run(str(settings.out), settings, INPUTS).close()
+def test_folder_may_be_a_str(settings, tmp_path):
+    begin(str(settings.out), settings)
     folder.inherit(str(settings.out), str(tmp_path / "new"), settings)
     assert json.loads((tmp_path / "new" / "run.json").read_text())[folder.PRUNED]["epochs"] == 4
     Log(str(settings.out / "metrics.jsonl"), 0).write(step=1)
@@ -61,36 +66,36 @@ def test_the_folder_may_be_named_by_text(settings, tmp_path):
         trained.load_run(str(settings.out))
 
 
-def test_a_clone_that_is_not_installed_is_of_an_unknown_version(settings, monkeypatch):
+def test_version_is_unknown_without_installation(settings, monkeypatch):
     def version(package: str) -> str:
         raise PackageNotFoundError(package)
 
     monkeypatch.setattr("minibert.runtime.folder.version", version)
-    open_run(settings.out, settings, INPUTS).close()
+    begin(settings.out, settings)
     versions = json.loads((settings.out / "run.json").read_text())["versions"]
     assert versions["minibert"] == "unknown"
 
 
-def test_an_empty_folder_is_fine(settings):
+def test_empty_folder_is_accepted(settings):
     settings.out.mkdir(parents=True)
-    open_run(settings.out, settings, INPUTS).close()
+    begin(settings.out, settings)
     assert (settings.out / "run.json").exists()
 
 
-def test_the_same_settings_take_the_run_up(settings):
-    open_run(settings.out, settings, INPUTS).close()
+def test_same_settings_continue_the_run(settings):
+    begin(settings.out, settings)
     (settings.out / "checkpoint").write_text("kept")
     before = (settings.out / "run.json").read_bytes()
-    open_run(settings.out, settings, INPUTS).close()
+    begin(settings.out, settings)
     assert (settings.out / "checkpoint").read_text() == "kept"
     assert (settings.out / "run.json").read_bytes() == before
 
 
 def test_out_and_show_may_change(settings, tmp_path):
-    open_run(settings.out, settings, INPUTS).close()
+    begin(settings.out, settings)
     settings.out.rename(tmp_path / "moved")
     moved = replace(settings, out=tmp_path / "moved", show=0)
-    open_run(moved.out, moved, INPUTS).close()
+    begin(moved.out, moved)
 
 
 @pytest.mark.parametrize(
@@ -102,108 +107,152 @@ def test_out_and_show_may_change(settings, tmp_path):
         ("splits", "['dev', 'test']", "['test']"),
     ],
 )
-def test_other_settings_are_refused_by_name_with_both_values(settings, key, was, now):
-    open_run(settings.out, settings, INPUTS).close()
+def test_changed_setting_is_rejected_with_both_values(settings, key, was, now):
+    begin(settings.out, settings)
     value = {"model": Path("other/model"), "splits": ("test",)}.get(key, now)
     with pytest.raises(InputError) as caught:
-        open_run(settings.out, replace(settings, **{key: value}), INPUTS)
+        begin(settings.out, replace(settings, **{key: value}))
     assert f"{key} = {was}, not {now}" in str(caught.value)
     assert str(settings.out) in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("inputs", "told"),
+    ("inputs", "message"),
     [
         (INPUTS | {"dev.jsonl": "cc"}, "dev.jsonl = bb, not cc"),
         (INPUTS | {"test.jsonl": "dd"}, "test.jsonl = (none), not dd"),
         ({"dev.jsonl": "bb"}, "train.jsonl = aa, not (none)"),
     ],
 )
-def test_other_inputs_are_refused_by_name(settings, inputs, told):
-    open_run(settings.out, settings, INPUTS).close()
+def test_changed_input_is_rejected_by_name(settings, inputs, message):
+    begin(settings.out, settings)
     with pytest.raises(InputError) as caught:
-        open_run(settings.out, settings, inputs)
-    assert told in str(caught.value)
+        begin(settings.out, settings, inputs)
+    assert message in str(caught.value)
 
 
-def test_a_refused_run_leaves_the_record_and_the_lock(settings):
-    open_run(settings.out, settings, INPUTS).close()
+def test_rejected_run_keeps_record_and_releases_lock(settings):
+    begin(settings.out, settings)
     before = (settings.out / "run.json").read_bytes()
     with pytest.raises(InputError):
-        open_run(settings.out, replace(settings, epochs=5), INPUTS)
+        begin(settings.out, replace(settings, epochs=5))
     assert (settings.out / "run.json").read_bytes() == before
-    open_run(settings.out, settings, INPUTS).close()
+    begin(settings.out, settings)
 
 
-def test_a_folder_of_something_else_is_refused(settings):
+def test_foreign_folder_is_rejected(settings):
     settings.out.mkdir(parents=True)
     (settings.out / "thesis.tex").write_text("mine")
-    with pytest.raises(InputError, match="not empty, and no run of ours"):
-        open_run(settings.out, settings, INPUTS)
+    with pytest.raises(InputError, match="not empty, and not a run folder"):
+        begin(settings.out, settings)
     assert [p.name for p in settings.out.iterdir()] == ["thesis.tex"]
 
 
 @pytest.mark.parametrize("below", ["", "below", "far/below"])
-def test_a_file_in_the_place_of_the_folder_is_refused(settings, tmp_path, below):
+def test_file_in_place_of_the_folder_is_rejected(settings, tmp_path, below):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(InputError, match=str(tmp_path / "file")):
-        open_run(tmp_path / "file" / below, settings, INPUTS)
+        begin(tmp_path / "file" / below, settings)
     assert (tmp_path / "file").read_text() == "mine"
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"settings": {}}', '{"settings": 3}'])
-def test_a_damaged_record_is_refused(settings, content):
+def test_damaged_record_is_rejected(settings, content):
     settings.out.mkdir(parents=True)
     (settings.out / "run.json").write_text(content)
     with pytest.raises(InputError, match=str(settings.out)):
-        open_run(settings.out, settings, INPUTS)
+        begin(settings.out, settings)
 
 
 @pytest.mark.parametrize("left", [".run.json.tmp/.lock", ".run.json.tmp/run.json", ".lock"])
-def test_a_run_killed_before_its_record_was_written_can_be_begun_again(settings, left):
+def test_run_killed_before_its_record_can_start_again(settings, left):
     (settings.out / left).parent.mkdir(parents=True)
     (settings.out / left).write_text("")
-    open_run(settings.out, settings, INPUTS).close()
+    begin(settings.out, settings)
     assert {p.name for p in settings.out.iterdir()} == {"run.json", ".lock"}
 
 
-def test_what_killed_writes_left_goes_and_what_is_being_written_stays(settings):
-    open_run(settings.out, settings, INPUTS).close()
+def test_leftovers_are_removed_but_not_files_being_written(settings):
+    begin(settings.out, settings)
     left = settings.out / "below" / ".model.safetensors.tmp" / ".tmpQf8w2K"  # safetensors' own
     left.parent.mkdir(parents=True)
     left.write_bytes(b"half")
     with atomic_path(settings.out / "below" / "figure.png") as temporary:
-        open_run(settings.out, settings, INPUTS).close()
+        begin(settings.out, settings)
         temporary.write_text("whole")
     assert [p.name for p in (settings.out / "below").iterdir()] == ["figure.png"]
 
 
-def test_the_record_of_a_locked_run_cannot_be_replaced(settings):
-    lock = open_run(settings.out, settings, INPUTS)
-    with pytest.raises(InputError):
-        open_run(settings.out, replace(settings, epochs=9), INPUTS)
-    lock.close()
-    open_run(settings.out, settings, INPUTS).close()
+def test_locked_run_is_rejected(settings):
+    with (
+        open_run(settings.out, settings, INPUTS),
+        pytest.raises(InputError, match="another process"),
+    ):
+        begin(settings.out, replace(settings, epochs=9))
+    begin(settings.out, settings)
 
 
-def test_of_two_that_begin_at_once_the_record_is_of_the_one_with_the_lock(settings, monkeypatch):
-    begun = []
-
-    def begin(epochs: int) -> None:
-        with suppress(InputError):
-            lock = open_run(settings.out, replace(settings, epochs=epochs), INPUTS)
-            begun.append((epochs, lock))
+def test_concurrent_start_only_lock_holder_writes_record(settings, monkeypatch):
+    refused = []
 
     def write_late(path: Path, record: dict) -> None:
         monkeypatch.undo()
-        begin(9)
+        with pytest.raises(InputError, match="another process"):
+            begin(settings.out, replace(settings, epochs=9))
+        refused.append(9)
         write_json(path, record)
 
     monkeypatch.setattr("minibert.runtime.folder.write_json", write_late)
-    begin(4)
-    [(epochs, lock)] = begun
-    assert json.loads((settings.out / "run.json").read_text())["settings"]["epochs"] == epochs
-    lock.close()
+    begin(settings.out, settings)
+    assert refused == [9]
+    assert json.loads((settings.out / "run.json").read_text())["settings"]["epochs"] == 4
+
+
+def test_lock_is_released_when_the_run_fails(settings):
+    with pytest.raises(ZeroDivisionError), open_run(settings.out, settings, INPUTS):
+        raise ZeroDivisionError
+    begin(settings.out, settings)
+
+
+def test_process_that_does_not_write_opens_nothing(settings, monkeypatch):
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    with open_run(settings.out, settings, INPUTS):
+        assert not settings.out.exists()
+
+
+# Parts computed once ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Score:
+    value: float
+
+
+def test_part_is_computed_once(tmp_path):
+    calls = []
+
+    def compute() -> dict:
+        calls.append(1)
+        return {"loss": Score(0.25)}
+
+    value = once(tmp_path / "part.json", compute)
+    assert value == {"loss": {"value": 0.25}}
+    assert once(tmp_path / "part.json", compute) == value
+    assert calls == [1]
+
+
+def test_failed_part_is_not_written(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        once(tmp_path / "part.json", lambda: 1 / 0)
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_all_processes_compute_a_part_and_the_first_writes_it(tmp_path, monkeypatch, rank):
+    monkeypatch.setattr(distributed, "rank", lambda: rank)
+    monkeypatch.setattr(distributed, "broadcast", lambda value: value)
+    assert once(tmp_path / "part.json", lambda: rank) == rank
+    assert (tmp_path / "part.json").exists() == (rank == 0)
 
 
 # The log ----------------------------------------------------------------------------------------
@@ -221,46 +270,46 @@ def log(tmp_path) -> Path:
     return tmp_path / "metrics.jsonl"
 
 
-def test_each_line_is_on_disk_at_once(tmp_path):
+def test_log_line_is_on_disk_at_once(tmp_path):
     log = Log(tmp_path / "metrics.jsonl", 0)
     for step in (1, 2):
         log.write(step=step)  # the log stays open: nothing but write() itself can flush it
         assert steps(tmp_path / "metrics.jsonl")[-1:] == [step]
 
 
-def test_each_line_is_json(log):
+def test_log_lines_are_json(log):
     lines = log.read_bytes().split(b"\n")
     assert json.loads(lines[2]) == {"step": 3, "loss": 1 / 3, "note": "ä\u2028\n"}
     assert lines[6:] == [b""]
 
 
 @pytest.mark.parametrize("step", [0, 1, 4, 6, 99])
-def test_the_log_is_cut_back_to_a_step(log, step):
+def test_log_is_cut_back_to_a_step(log, step):
     Log(log, step).write(step=step + 1)
     assert steps(log) == [s for s in range(1, 7) if s <= step] + [step + 1]
 
 
 @pytest.mark.parametrize("torn", ['{"step": 7, "lo', '{"step": 3}', "{", "\0\0"])
-def test_a_torn_last_line_is_dropped(log, torn):
+def test_incomplete_last_line_is_dropped(log, torn):
     whole = log.read_text()
     log.write_text(whole + torn)
     Log(log, 6)
     assert log.read_text() == whole
 
 
-def test_several_lines_of_one_step_stay(tmp_path):
+def test_lines_of_the_same_step_are_kept(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 2}\n{"step": 2, "dev": 1}\n{"step": 3}\n')
     Log(path, 2)
     assert steps(path) == [2, 2]
 
 
-def test_a_full_disk_is_told_with_the_name_of_the_log(tmp_path):
+def test_full_disk_error_names_the_log(tmp_path):
     log = Log(tmp_path / "metrics.jsonl", 0)
-    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (8, usual[1]))
+    previous = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8, previous[1]))
     try:
         with pytest.raises(InputError, match=r"metrics\.jsonl: cannot be written"):
             log.write(step=1)
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+        resource.setrlimit(resource.RLIMIT_FSIZE, previous)

@@ -25,13 +25,13 @@ from minibert.data import batches
 from minibert.data.batches import make_windows
 from minibert.data.corpus import SAMPLE, parse_document, read_documents
 from minibert.data.documents import OUTSIDE, word_labels
+from minibert.data.texts import read_texts
 from minibert.heads.links import strongest_links
 from minibert.keyphrases import comparison, ranker
 from minibert.keyphrases.baselines import textrank
 from minibert.keyphrases.ranker import Ranker, RankSettings
-from minibert.keyphrases.search import impacts
-from minibert.keyphrases.texts import read_texts
 from minibert.pruning import prune
+from minibert.search.bm25 import impacts
 
 
 @pytest.fixture
@@ -447,7 +447,7 @@ def test_attention_of_all_heads_is_kept_for_one_chunk(model, monkeypatch):
     original, record = Ranker.links_and_received, comparison.Example
     monkeypatch.setattr(Ranker, "links_and_received", links_and_received)
     monkeypatch.setattr(comparison, "Example", example)
-    monkeypatch.setattr("minibert.keyphrases.ranker.CHUNK", 2)
+    monkeypatch.setattr("minibert.data.batches.CHUNK", 2)
     dev = str(SAMPLE / "dev.jsonl")
     assert rank.main(["evaluate", dev, *model, "--heads", "L0H1", "--dev", dev]) == 0
     assert len(alive) == 2 * len(read_documents(SAMPLE / "dev.jsonl")) > 20

@@ -82,9 +82,19 @@ def test_a_finished_run_is_shown_and_not_trained_again(arguments, tmp_path, caps
     assert first.endswith(second)
 
 
+def assert_same_weights(one, two, precision):
+    """Of two trainings that differ in the order of sums. In bf16, where that turns the sign of a
+    small gradient, a weight moves the other way by the learning rate, 0.01: few weights may."""
+    apart = torch.cat([(one[name] - two[name]).abs().flatten() for name in one])
+    if precision == "float32":
+        assert apart.max() <= 1e-4
+    else:
+        assert apart.mean() <= 1e-3
+
+
 @pytest.mark.numeric
 @pytest.mark.parametrize("plan", ["plain", "layerwise"])
-def test_two_processes_train_the_same_model(arguments, tmp_path, plan, tolerance):
+def test_two_processes_train_the_same_model(arguments, tmp_path, plan, precision):
     """With dropout: micro-batches are small enough to be cut alike for one process and for two.
     The last window of an epoch holds one document: one process has nothing to do."""
     more = ["--tokens", "200", "--batch-size", "7", "--plan", plan, "--show", "1"]
@@ -95,34 +105,32 @@ def test_two_processes_train_the_same_model(arguments, tmp_path, plan, tolerance
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert done.stdout.count("Test, 95 % intervals") == 1
     one, two = (load_pretrained(folder).state_dict() for folder in (tmp_path / "run", out))
-    for name, tensor in one.items():
-        torch.testing.assert_close(tensor, two[name], rtol=0, atol=tolerance)
+    assert_same_weights(one, two, precision)
     results = [json.loads((f / "results.json").read_text()) for f in (tmp_path / "run", out)]
     losses = (result["test"]["minibert"]["loss"] for result in results)
-    assert_alike(*losses, tolerance)
+    assert_alike(*losses, {"float32": 1e-6, "bf16": 1e-2}[precision])
     assert results[1]["plan"] == plan
 
 
 @pytest.mark.numeric
 def test_training_goes_on_with_less_memory_when_it_runs_out(
-    arguments, tmp_path, capsys, monkeypatch, tolerance
+    arguments, tmp_path, capsys, monkeypatch, precision
 ):
     """The plain plan runs out in the second epoch; the model is that of a run with enough."""
     assert train.main([*arguments, "--out", str(tmp_path / "enough")]) == 0
-    step = Stepper.step
+    set_rate = Stepper.set_rate
 
-    def scarce(self, number, batches, *price):
-        if number == 3 and self.settings.plan == "plain":
+    def scarce(self, step):
+        if step == 3 and self.settings.plan == "plain":
             raise torch.OutOfMemoryError("2 GiB")
-        return step(self, number, batches, *price)
+        set_rate(self, step)
 
-    monkeypatch.setattr(Stepper, "step", scarce)
+    monkeypatch.setattr(Stepper, "set_rate", scarce)
     assert train.main(arguments) == 0
-    assert "out of memory with --plan plain; checkpoint goes on" in capsys.readouterr().err
+    assert "out of memory with --plan plain; layerwise goes on" in capsys.readouterr().err
     one, two = (load_pretrained(tmp_path / name).state_dict() for name in ("enough", "run"))
-    for name, tensor in one.items():
-        torch.testing.assert_close(tensor, two[name], rtol=0, atol=tolerance)
-    assert json.loads((tmp_path / "run" / "results.json").read_text())["plan"] == "checkpoint"
+    assert_same_weights(one, two, precision)
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["plan"] == "layerwise"
 
 
 @pytest.mark.numeric
@@ -130,15 +138,15 @@ def test_a_run_goes_on_in_the_precision_it_began_in(arguments, tmp_path, monkeyp
     """As a run does that a GPU began: `auto` alone would be float32 on this CPU."""
     began = [*arguments, "--precision", "bf16"]
     assert train.main([*began, "--out", str(tmp_path / "whole")]) == 0
-    step = Stepper.step
+    set_rate = Stepper.set_rate
 
-    def stopped(self, number, batches):
-        if number == 3:
+    def stopped(self, step):
+        if step == 3:
             raise KeyboardInterrupt
-        return step(self, number, batches)
+        set_rate(self, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Stepper, "step", stopped)
+        patch.setattr(Stepper, "set_rate", stopped)
         assert train.main(began) == 130
     assert train.main([*arguments, "--precision", "auto"]) == 0
     whole, again = (load_pretrained(tmp_path / name).state_dict() for name in ("whole", "run"))
@@ -238,7 +246,7 @@ def test_a_hub_that_does_not_answer_is_one_sentence(arguments, tmp_path, capsys,
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     monkeypatch.setattr("minibert.hub.find_spec", lambda _: None)
-    said = ("not to be had from the Hub (TimeoutError: the read operation)", "local folder")
+    said = ("not available from the Hub (TimeoutError: the read operation)", "local folder")
     data, model = ["--data", "some/set"], ["--model", "some/model"]
     refused(capsys, [*arguments, *model], "some/model", *said)
     refused(capsys, [*arguments, *data], "some/set", *said)
@@ -277,20 +285,20 @@ def run(arguments, tmp_path):
 
 
 def test_ablate_answers_and_leaves_figures(run, capsys):
-    arguments = ["--run", str(run), "--random", "2", "--device", "cpu", "--every", "2"]
+    arguments = ["--run", str(run), "--random", "2", "--device", "cpu"]
     assert ablate.main(arguments) == 0
     out = run / "ablation-zero"
     printed = capsys.readouterr().out
     assert "intervals will be wide" in printed
     assert "of 6 heads" in printed
-    for name in ("single", "gradient", "refreshed", "fisher", "greedy", "entropy", "random-1"):
+    for name in ("single", "gradient", "entropy", "random-1"):
         assert f"\n{name}" in printed
     parts = {path.name: path.read_bytes() for path in out.glob("*.json")}
     for name in ("heads.txt", "heads.png", "curves.png"):
         assert (out / name).stat().st_size > 100
     single = json.loads(parts["single-test.json"])
     assert set(single["heads"]) == {f"L{layer}H{head}" for layer in range(2) for head in range(3)}
-    curve = json.loads(parts["curve-greedy.json"])
+    curve = json.loads(parts["curve-gradient.json"])
     assert curve["steps"]["loss"][0] == pytest.approx(single["full"]["loss"]["value"], abs=1e-6)
     first = single["heads"][curve["order"][0]]["loss"]["value"]
     step = curve["steps"]["loss"][1] - curve["steps"]["loss"][0]
@@ -362,7 +370,7 @@ def test_steps_for_free():
 
 
 @pytest.mark.parametrize(
-    "wrong", ["--documents -1", "--every 0", "--few 0", "--random -1", "--orders --random 0"]
+    "wrong", ["--documents -1", "--stride 0", "--random -1", "--orders --random 0"]
 )
 def test_ablate_refuses_numbers_out_of_range(tmp_path, capsys, wrong):
     with pytest.raises(SystemExit) as stop:
@@ -377,12 +385,12 @@ def pruned(run: Path, *more: str) -> int:
 
 
 def test_prune_makes_smaller_runs(run, arguments, capsys):
-    sweep = ["--keep", "4", "1", "--repair", "refit", "--recover", "2", "--export"]
+    sweep = ["--keep", "4", "1", "--recover", "2", "--export"]
     assert pruned(run, *sweep) == 0
     printed = capsys.readouterr().out
     assert "keep-4" in printed
     assert re.search(r"\nkeep-1(, not fine-tuned: dev was worse)?  +1  ", printed)
-    out = run / "prune-keep-refit-recover"
+    out = run / "prune-keep-recover"
     four, one = (load_pretrained(out / f"keep-{keep}").config.present_heads for keep in (4, 1))
     assert (len(four), len(one)) == (4, 1)
     assert set(one) < set(four)  # each starts from the one before
@@ -425,8 +433,8 @@ def test_prune_takes_a_ranking_or_chance_and_prunes_again(run, tmp_path, capsys)
     assert pruned(run, "--keep", "3", "--random", "--seed", "5") == 0
     kept = load_pretrained(run / "prune-random-5" / "keep-3").config.present_heads
     assert len(kept) == 3
-    assert pruned(two, "--keep", "1", "--random", "--repair", "mean") == 0
-    again = load_pretrained(two / "prune-random-0-mean" / "keep-1").config.present_heads
+    assert pruned(two, "--keep", "1", "--random") == 0
+    again = load_pretrained(two / "prune-random-0" / "keep-1").config.present_heads
     assert len(again) == 1
     assert set(again) < {(0, 2), (1, 1)}
 
@@ -452,7 +460,7 @@ def test_every_way_goes_into_one_figure(run, capsys):
         ["--keep", "2", "--random"],
         ["--keep", "4", "--random", "--seed", "1"],
         ["--keep", "3", "--documents", "3"],
-        ["--keep", "5", "--random", "--repair", "mean"],
+        ["--keep", "5", "--random", "--recover", "1"],
     ):
         (run / "pareto.png").unlink(missing_ok=True)
         assert pruned(run, *more) == 0
@@ -491,7 +499,6 @@ def test_a_penalty_that_closes_everything_says_what_is_left(run, capsys):
         ("--l0 0.1 --random", "--order and --random"),
         ("--keep 2 --random --joint", "--joint trains"),
         ("--keep 2 --recover -1", "--documents and --recover at least 0"),
-        ("--keep 2 --repair mean --joint", "leave out --joint"),
         ("--keep 2 --seed -1", "--seed must be"),
         ("--keep 2 --learning-rate 0", "--learning-rate must be"),
         ("--keep 2 --steps 0", "--steps must be"),
@@ -605,7 +612,7 @@ def test_the_report_shows_what_there_is_and_escapes_it(arguments, corpus, tmp_pa
     assert len(sources) == 1 + 4  # the icon; training, curves, all ways, gates
     assert all(source.startswith("data:") for source in sources)
     single = json.loads((run / "ablation-zero" / "single-dev.json").read_text())["heads"]
-    gaze = json.loads((run / "ablation-zero" / "gaze-test.json").read_text())
+    gaze = json.loads((run / "ablation-zero" / "attention-test.json").read_text())
     told = [cell["title"] for cell in page.all("td") if "title" in cell]
     assert [title.split(":")[0] for title in told] == 2 * [f"L{i}H{j}" for i, j in np.ndindex(2, 3)]
     effect, ap = single["L1H2"]["loss"], gaze["L0H1"]["AP"]

@@ -64,6 +64,7 @@ def attempt(
     """Run the script and end with its exit code; send how many changes it made in the folder."""
     os.dup2(stdout.fileno(), 1)
     os.dup2(stderr.fileno(), 2)
+    sys.stdout = os.fdopen(1, "w")  # the old one remembers whether its file could seek
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     train.fit = partial(loop.fit, save_every=0.0)  # a state after every step

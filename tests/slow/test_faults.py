@@ -10,7 +10,6 @@ import os
 import random
 import shutil
 import signal
-import sys
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -271,14 +270,6 @@ def test_the_output_goes_to_a_full_disk(printing):
     code, said, _ = printing.run(stdout=full)
     assert (code, said.splitlines()[-1]) == (2, "error: No space left on device")
     assert printing.run()[0] == 0
-
-
-def test_output_and_error_are_closed(printing, monkeypatch):
-    """As after `>&- 2>&-`: the work is done all the same."""
-    monkeypatch.setattr(sys, "stdout", None)
-    monkeypatch.setattr(sys, "stderr", None)
-    script, *arguments = printing.command
-    assert faults.SCRIPTS[script].main(arguments) == 0
 
 
 def test_a_device_is_not_replaced(server, inputs, encoder_folder, tmp_path):

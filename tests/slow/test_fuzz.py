@@ -203,7 +203,7 @@ def damaged_file(draw: random.Random, files: Files) -> None:
     files["model.safetensors"] = content
 
 
-def test_a_damaged_file_of_weights(original, folder):
+def test_damaged_weights_file(original, folder):
     fuzz(original, folder, damaged_file, 3000)
 
 
@@ -215,7 +215,7 @@ def damaged_numbers(draw: random.Random, files: Files) -> None:
     files["model.safetensors"] = bytes(content)
 
 
-def test_numbers_damaged_alone(original, folder):
+def test_damaged_numbers(original, folder):
     fuzz(original, folder, damaged_numbers, 300)
 
 
@@ -324,7 +324,7 @@ def tampered_header(draw: random.Random, files: Files) -> None:
     files["model.safetensors"] = struct.pack("<Q", len(header)) + header + numbers
 
 
-def test_a_header_that_lies(original, folder):
+def test_tampered_header(original, folder):
     fuzz(original, folder, tampered_header, 3500)
 
 
@@ -367,7 +367,7 @@ def tampered_config(draw: random.Random, files: Files) -> None:
     files["config.json"] = content
 
 
-def test_a_config_with_wrong_values(original, folder):
+def test_tampered_config(original, folder):
     fuzz(original, folder, tampered_config, 2500)
 
 
@@ -381,7 +381,7 @@ def test_a_config_with_wrong_values(original, folder):
         {f.name: 1 for f in fields(BertConfig) if f.type is int} | {"num_hidden_layers": 200},
     ],
 )
-def test_absurd_sizes_are_refused_before_memory_is_taken(original, folder, sizes):
+def test_absurd_sizes_are_rejected_before_allocation(original, folder, sizes):
     raw = json.loads(original["config.json"]) | {"pruned_heads": {}} | sizes
     (folder / "config.json").write_text(json.dumps(raw))
     (folder / "model.safetensors").write_bytes(original["model.safetensors"])
@@ -389,7 +389,7 @@ def test_absurd_sizes_are_refused_before_memory_is_taken(original, folder, sizes
         load_pretrained(folder)
 
 
-def test_a_classifier_of_nothing_but_many_rows_is_refused(original, folder):
+def test_classifier_of_empty_rows_is_rejected(original, folder):
     """Its labels, which the config leaves out, are not counted by its rows."""
     raw = {k: v for k, v in json.loads(original["config.json"]).items() if "label" not in k}
     (folder / "config.json").write_text(json.dumps(raw))
@@ -440,7 +440,7 @@ def as_file(tensors: Tensors) -> bytes:
     return struct.pack("<Q", len(text)) + text + numbers
 
 
-def test_an_index_that_lies(original, folder):
+def test_tampered_index(original, folder):
     """Beside the folder stands a file that would fit."""
     (folder.parent / "x.safetensors").write_bytes(original["model.safetensors"])
     fuzz(original, folder, tampered_index, 800)

@@ -13,12 +13,15 @@ from minibert import BertForTokenClassification, InputError, load_pretrained
 from minibert.data.batches import collate, make_batches, make_split
 from minibert.data.corpus import SAMPLE, read_documents
 from minibert.evaluation.metrics import PrecisionRecallCurve
-from minibert.evaluation.tagger import in_keyphrase, log_odds, predict
+from minibert.evaluation.tagger import by_document, in_keyphrase, predict
 from minibert.gates import HardConcreteGates
+from minibert.heads.gate_training import GATE_RATE, step_gates
 from minibert.model import IGNORED
-from minibert.training.loop import accumulation_windows, fit
+from minibert.training.loop import accumulation_windows
+from minibert.training.memory import PLANS
 from minibert.training.settings import TrainSettings, choose_device, choose_precision
-from minibert.training.step import Stepper
+from minibert.training.step import Stepper, scored_words
+from train import fit, training_step
 
 pytestmark = pytest.mark.numeric
 
@@ -93,12 +96,11 @@ def test_a_step_is_adamw_on_the_clipped_mean_loss(split, model):
         torch.testing.assert_close(after, expected, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("plan", ["checkpoint", "layerwise"])
 @pytest.mark.parametrize("frozen", [False, True])
-def test_every_plan_gives_the_same_update(split, encoder_folder, plan, frozen):
+def test_every_plan_gives_the_same_update(split, encoder_folder, frozen):
     """Two steps of three micro-batches with dropout; with gates too, where weights are frozen."""
     results = []
-    for name in ("plain", plan):
+    for name in PLANS:
         torch.manual_seed(3)
         model = randomise(
             load_pretrained(
@@ -109,15 +111,33 @@ def test_every_plan_gives_the_same_update(split, encoder_folder, plan, frozen):
         model.train().requires_grad_(not frozen)
         gates = HardConcreteGates(model.config).double()
         settings = dataclasses.replace(SETTINGS, plan=name, clip=0.05)
-        stepper = Stepper(model, settings, 10, gates)
+        stepper = Stepper(model, settings, 10)
+        optimizer = torch.optim.Adam([gates.log_alpha], lr=GATE_RATE)
         price = torch.full_like(gates.present, 0.01)
         batches = [collate(split.windows[i : i + 2], split.targets) for i in (0, 2, 4)]
-        losses = [stepper.step(number, batches, price) for number in range(2)]
+        losses = []
+        for number in range(2):
+            losses.append(stepper.step(number, batches, gates.sample))
+            step_gates(stepper, optimizer, gates, price)
         assert all(p.grad is None for p in model.parameters())
         results.append([losses, *weights(model).values(), gates.log_alpha.detach().clone()])
     for plain, other in zip(*results):
         torch.testing.assert_close(plain, other, rtol=0, atol=1e-10)
     assert results[0][0][0] != results[0][0][1]
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_train_script_step_equals_stepper_step(split, encoder_folder, plan):
+    """The step that train.py writes out is the one that prune.py calls, bit for bit."""
+    batches = [collate(split.windows[i : i + 2], split.targets) for i in (0, 2, 4)]
+    results = []
+    for take_step in (training_step, lambda model, stepper, *step: stepper.step(*step)):
+        torch.manual_seed(3)
+        model = load_pretrained(encoder_folder, ("O", "I"), hidden_dropout_prob=0.2).train()
+        stepper = Stepper(model, dataclasses.replace(SETTINGS, plan=plan), steps=10)
+        losses = [take_step(model, stepper, step, batches) for step in range(2)]
+        results.append([torch.tensor(losses), *weights(model).values()])
+    assert all(map(torch.equal, *results))
 
 
 def test_a_layerwise_step_never_has_more_than_one_blocks_gradient(split, model, monkeypatch):
@@ -130,8 +150,8 @@ def test_a_layerwise_step_never_has_more_than_one_blocks_gradient(split, model, 
         seen.append((stage, held))
         apply(stage)
 
-    apply = stepper._apply
-    monkeypatch.setattr(stepper, "_apply", spy)
+    apply = stepper.apply_block
+    monkeypatch.setattr(stepper, "apply_block", spy)
     stepper.step(0, [collate(split.windows[:3], split.targets)] * 2)
     assert seen == [(-1, set()), (2, {"1"}), (1, {"0"}), (0, set())]
 
@@ -167,7 +187,7 @@ def test_training_learns_the_sample_and_keeps_the_best_epoch(split, model, tmp_p
     assert np.mean(losses[-3:]) < 0.6 * losses[0]
     assert best == {"best_epoch": int(np.argmax(scores)), "dev_score": max(scores)}
     kept = load_pretrained(tmp_path)
-    ranks = [log_odds(p, ("O", "I")) for p in predict(kept, split.windows, split.documents)]
+    ranks = by_document(predict(kept, split).log_odds[0], split.documents)
     ap = PrecisionRecallCurve(in_keyphrase(split.targets, ("O", "I")), ranks).average_precision()
     assert ap == pytest.approx(max(scores), abs=1e-6)
 
@@ -192,21 +212,21 @@ def test_dropout_is_drawn_anew_each_step_and_the_same_on_resume(split, encoder_f
     assert loss(1, 0) != loss(2, 0)
 
 
-def test_every_micro_batch_draws_its_own_dropout_and_gates(split, encoder_folder, monkeypatch):
+def test_every_micro_batch_draws_its_own_dropout_and_gates(split, encoder_folder):
     torch.manual_seed(3)
     model = load_pretrained(encoder_folder, ("O", "I"), hidden_dropout_prob=0.3).train()
     gates = HardConcreteGates(model.config)
     gates.warm_start([[0.0] * 3] * 2)
     drawn = []
-    sample = gates.sample
-    monkeypatch.setattr(
-        "minibert.gates.sample", lambda count: drawn.append(sample(count)) or drawn[-1]
-    )
-    stepper = Stepper(model, SETTINGS, 10, gates)
-    price = torch.zeros_like(gates.present)
+
+    def sample(count: int) -> torch.Tensor:
+        drawn.append(gates.sample(count))
+        return drawn[-1]
+
+    stepper = Stepper(model, SETTINGS, 10)
     same = [collate(split.windows[:1], split.targets)] * 3
     for number in range(2):
-        stepper.step(number, same, price)
+        stepper.step(number, same, sample)
     masks = torch.cat(drawn).flatten(1)
     assert len(masks.unique(dim=0)) == len(masks) == 6
 
@@ -218,7 +238,7 @@ def test_the_best_epoch_is_kept_not_the_last(split, model, tmp_path, monkeypatch
         seen.append(weights(model))
         return [0.5, 0.7, 0.7, 0.6][len(seen) - 1]
 
-    monkeypatch.setattr("minibert.training.loop.dev_score", score)
+    monkeypatch.setattr("train.dev_score", score)
     best = fit(model, split, split, dataclasses.replace(SETTINGS, out=tmp_path, epochs=4))
     assert best == {"best_epoch": 1, "dev_score": 0.7}
     kept = load_pretrained(tmp_path, dtype=torch.float64)
@@ -264,16 +284,16 @@ def test_ignored_labels_do_not_count(split, model):
     batch = collate(split.windows, split.targets)
     fewer = batch.labels.clone()
     fewer[0] = IGNORED
-    values = [
-        Stepper(model, SETTINGS, 10).passes.plain(batch._replace(labels=labels), 1).item()
-        for labels in (batch.labels, fewer)
-    ]
-    first = collate(split.windows[:1], split.targets)
-    alone = Stepper(model, SETTINGS, 10).passes.plain(first, 1)
-    assert values[0] - values[1] == pytest.approx(alone.item(), abs=1e-9)
+
+    def summed(batch) -> float:
+        mean = Stepper(copy.deepcopy(model), SETTINGS, 10).step(0, [batch])
+        return mean * scored_words([batch])
+
+    first = summed(collate(split.windows[:1], split.targets))
+    assert summed(batch) - summed(batch._replace(labels=fewer)) == pytest.approx(first, abs=1e-9)
 
 
-@pytest.mark.parametrize("plan", ["plain", "checkpoint", "layerwise"])
+@pytest.mark.parametrize("plan", PLANS)
 def test_a_teacher_adds_how_far_its_answers_are(split, model, plan):
     """By hand, for every word: cross-entropy, and the teacher's distribution against ours."""
     teacher = randomise(copy.deepcopy(model), seed=5).eval()
@@ -290,13 +310,13 @@ def test_a_teacher_adds_how_far_its_answers_are(split, model, plan):
     settings = dataclasses.replace(SETTINGS, plan=plan, clip=1e9)
     stepper = Stepper(model.train(), settings, steps=10, teacher=teacher)
     before = weights(teacher)
-    apply = stepper._apply
+    apply = stepper.apply_block
 
     def look(stage: int) -> None:
         taken.extend((p, p.grad.clone()) for p in model.parameters() if p.grad is not None)
         apply(stage)
 
-    stepper._apply = look
+    stepper.apply_block = look
     assert stepper.step(0, groups) == pytest.approx(by_hand.item() / words, abs=1e-10)
     found = dict(reversed(taken))  # of each parameter the first gradient that was seen
     for parameter, gradient in zip(model.parameters(), expected):

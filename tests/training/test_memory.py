@@ -12,8 +12,9 @@ from minibert.attention import Packing
 from minibert.data.batches import Batch, Window
 from minibert.training.memory import (
     MIB,
+    PLANS,
     PeakMeter,
-    Simulated,
+    SimulatedStepper,
     choose_plan,
     predicted_peak,
     stepping_down,
@@ -43,7 +44,7 @@ def test_the_peak_is_what_is_alive_at_once():
 def peak_of_two_steps(plan: str) -> int:
     model = BertForTokenClassification(TINY)
     settings = TrainSettings(plan=plan, precision="float32")
-    stepper = Simulated(model.train(), settings, 10)
+    stepper = SimulatedStepper(model.train(), settings, 10)
     lengths = [11, 7]
     packing = Packing(torch.tensor([*range(11), *range(11, 18)]), lengths, torch.Size((2, 11)))
     windows = [Window(i, [0] * n, [0, 1], [1, 2], []) for i, n in enumerate(lengths)]
@@ -55,7 +56,7 @@ def peak_of_two_steps(plan: str) -> int:
     return meter.peak
 
 
-@pytest.mark.parametrize("plan", ["plain", "checkpoint", "layerwise"])
+@pytest.mark.parametrize("plan", PLANS)
 def test_fake_tensors_take_what_real_ones_would(plan):
     real = peak_of_two_steps(plan)
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -64,8 +65,8 @@ def test_fake_tensors_take_what_real_ones_would(plan):
 
 
 def test_plans_that_keep_less_take_less():
-    plain, checkpoint, layerwise = map(peak_of_two_steps, ("plain", "checkpoint", "layerwise"))
-    assert layerwise < checkpoint <= plain
+    plain, layerwise = map(peak_of_two_steps, PLANS)
+    assert layerwise < plain
 
 
 WINDOWS = [Window(i, [0] * n, [0, 1], [1, 2], []) for i, n in enumerate((19, 11, 7, 5))]
@@ -102,7 +103,7 @@ def test_a_limit_that_nothing_fits_is_refused_with_the_least_that_would():
 
 
 def test_a_named_plan_is_taken_as_it_is_and_a_cpu_has_no_limit():
-    assert choose(0.001, replace(ASKED, plan="checkpoint")).plan == "checkpoint"
+    assert choose(0.001, replace(ASKED, plan="layerwise")).plan == "layerwise"
     free = replace(ASKED, memory_limit=0)
     assert choose_plan(TINY, free, WINDOWS, torch.device("cpu")).settings.plan == "plain"
 
@@ -135,7 +136,7 @@ def test_memory_that_runs_out_steps_down_one_plan_at_a_time(capsys):
         return 42
 
     assert stepping_down(replace(ASKED, plan="plain"), attempt) == 42
-    assert tried == ["plain", "checkpoint", "layerwise"]
-    assert "out of memory with --plan plain; checkpoint goes on" in capsys.readouterr().err
+    assert tried == ["plain", "layerwise"]
+    assert "out of memory with --plan plain; layerwise goes on" in capsys.readouterr().err
     with pytest.raises(torch.OutOfMemoryError):
         stepping_down(replace(ASKED, plan="layerwise"), lambda s: attempt(replace(s, plan="plain")))

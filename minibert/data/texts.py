@@ -1,4 +1,4 @@
-"""Texts to extract keyphrases from, as JSON lines or plain files, and the JSON that is written."""
+"""Texts of any source, without keyphrases: JSON lines or plain files."""
 
 import json
 import os
@@ -7,31 +7,22 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
-from scipy.sparse import csc_array
-
-from minibert.data.corpus import field, parse_document, parse_object
+from minibert.data.corpus import field, parse_document, parse_object, read_lines
 from minibert.data.documents import Document
-from minibert.errors import InputError
-from minibert.evaluation.metrics import Array
-from minibert.heads.links import strongest_links
-from minibert.keyphrases.phrases import Keyphrase
-from minibert.tokenizer import word_spans
+from minibert.data.words import word_spans
+from minibert.errors import InputError, check
 
 BLANK = b" \t\n\r\v\f\xef\xbb\xbf"  # bytes of a blank line, with a byte order mark
 # How JSON lines begin, or a list of objects; but not {{Infobox}} or [1].
 JSON = re.compile(rb'(\xef\xbb\xbf)?\s*(\{\s*("|\}|$)|\[\s*(\{\s*"|$))')
-
-# Reading ----------------------------------------------------------------------------------------
 
 
 def read_texts(files: Sequence[str | Path], skipped: list[str] | None = None) -> Iterator[Document]:
     """The texts of JSON lines and of plain text files, one after another; without files, of JSON
     lines from standard input. Wrong lines add a message to `skipped`, or raise InputError."""
     if not files:
-        if sys.stdin is None:
-            raise InputError("standard input is closed: name files, or give JSON lines to it")
+        check(sys.stdin, "standard input is closed: name files, or give JSON lines to it")
         yield from parse_lines(sys.stdin.buffer, "standard input", skipped)
     for path in map(Path, files):
         try:
@@ -88,9 +79,9 @@ def parse_text(line: bytes, where: str, number: int) -> Document:
     if "words" in raw or "sents" in raw:
         return parse_document(json.dumps(with_id), where)
 
-    id = field(with_id, "id", str | int, where)
+    name = field(with_id, "id", str | int, where)
     text = field(raw, "text", str, where)
-    return Document(str(id), text, word_spans(text))
+    return Document(str(name), text, word_spans(text))
 
 
 def parse_plain(content: bytes, path: str | Path) -> Document:
@@ -103,36 +94,8 @@ def parse_plain(content: bytes, path: str | Path) -> Document:
     return Document(name, text, word_spans(text))
 
 
-# Writing ----------------------------------------------------------------------------------------
-
-
-def keyphrases_record(document: Document, phrases: Sequence[Keyphrase]) -> dict[str, Any]:
-    """Keyphrases, best first, each with its score and every occurrence."""
-    return {"id": document.id, "keyphrases": [phrase._asdict() for phrase in phrases]}
-
-
-def weights_record(document: Document, weights: Array) -> dict[str, Any]:
-    """Every word with its weight."""
-    words = [word | {"weight": w} for word, w in zip(_words(document), weights.tolist())]
-    return {"id": document.id, "words": words}
-
-
-def graph_record(document: Document, links: csc_array, strongest: int) -> dict[str, Any]:
-    """Node-link data of the `strongest` links from each word, as networkx.node_link_graph reads
-    it."""
-    return {
-        "directed": True,
-        "multigraph": False,
-        "graph": {"id": document.id},
-        "nodes": [{"id": i} | word for i, word in enumerate(_words(document))],
-        "edges": [
-            {"source": i, "target": j, "weight": strength}
-            for i, j, strength in strongest_links(links, strongest)
-        ],
-    }
-
-
-def _words(document: Document) -> list[dict[str, Any]]:
-    return [
-        {"text": document.text[start:end], "span": [start, end]} for start, end in document.words
-    ]
+def read_phrases(path: str | Path) -> list[str]:
+    """Phrases, one a line. Raises InputError if there is none."""
+    phrases = [line.strip() for _, line in read_lines(path)]
+    check(phrases, f"{path}: no phrases in it")
+    return phrases

@@ -11,33 +11,25 @@ import numpy as np
 import pytest
 
 from minibert.data.documents import Document
+from minibert.data.words import word_spans
 from minibert.errors import InputError
-from minibert.keyphrases.search import (
-    Collection,
-    Index,
+from minibert.search.bm25 import Index, best, impacts, mean_idf, terms, uniform, whole_vector
+from minibert.search.collection import Collection, collection_files, read_collection
+from minibert.search.tuning import (
     Setting,
     average,
-    best,
-    collection_files,
     cross_validate,
     grid,
-    impacts,
     judge,
-    mean_idf,
     randomisation_test,
-    read_collection,
-    terms,
-    uniform,
-    whole_vector,
 )
-from minibert.tokenizer import word_spans
 
 WORDS = ["wing", "flow", "shock", "layer", "heat", "plate", "panel", "flutter", "orbit", "laser"]
 VOCABULARY = [*WORDS, "probe", "gas"]
 
 
-def document(text: str, id: str = "d") -> Document:
-    return Document(id, text, word_spans(text))
+def document(text: str, name: str = "d") -> Document:
+    return Document(name, text, word_spans(text))
 
 
 def documents(*texts: str) -> list[Document]:
@@ -215,7 +207,7 @@ def test_mean_idf_by_hand():
 
 def by_definition(ranking: list[str], grades: dict[str, int]) -> tuple[float, float, float]:
     """nDCG@10 with linear gains (Järvelin and Kekäläinen 2002), AP and recall at 100."""
-    gains = [max(grades.get(id, 0), 0) for id in ranking]
+    gains = [max(grades.get(document, 0), 0) for document in ranking]
     ideal = sorted(grades.values(), reverse=True)
     dcg, most = (
         sum(g / math.log2(place + 2) for place, g in enumerate(column[:10]))

@@ -1,0 +1,57 @@
+"""How items and windows are shared among processes, and what a single process does."""
+
+from itertools import count, islice
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from minibert.runtime import distributed
+
+
+class Piece(NamedTuple):
+    document: int
+    number: int
+
+
+PIECES = [Piece(document, number) for number, document in enumerate([0, 0, 1, 2, 3, 3, 3, 6])]
+
+
+@pytest.fixture(params=[1, 2, 3])
+def processes(request, monkeypatch):
+    """A function that becomes each process in turn: yields its rank."""
+    monkeypatch.setattr(distributed, "size", lambda: request.param)
+
+    def ranks():
+        for rank in range(request.param):
+            monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+            yield rank
+
+    return ranks
+
+
+def test_windows_of_a_document_stay_in_one_process(processes):
+    parts = [distributed.local_windows(PIECES) for _ in processes()]
+    assert sorted(piece for part in parts for piece in part) == sorted(PIECES)
+    documents = [{piece.document for piece in part} for part in parts]
+    assert sum(map(len, documents)) == len(set.union(*documents))
+
+
+def test_each_item_falls_to_one_process(processes):
+    items = "abcdefg"
+    parts = [distributed.local_items(items) for _ in processes()]
+    assert sorted(pair for part in parts for pair in part) == list(enumerate(items))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_map_in_order_reads_items_as_needed():
+    squares = distributed.map_in_order(lambda number: number**2, count())
+    assert list(islice(squares, 4)) == [0, 1, 4, 9]
+
+
+def test_single_process_shares_with_nobody():
+    assert (distributed.rank(), distributed.size(), distributed.join()) == (0, 1, True)
+    assert distributed.broadcast("value") == "value"
+    assert distributed.reduce_float(2.5) == 2.5
+    array = np.arange(3.0)
+    assert distributed.all_reduce_sum(array) is array
