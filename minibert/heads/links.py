@@ -34,7 +34,6 @@ def word_links(
     windows: Sequence[Window],
     documents: Sequence[Document],
     heads: Mapping[Head, float],
-    progress: ProgressBar = list,
 ) -> list[csc_array]:
     """The links of each document, (words, words), summed over heads by their weights.
 
@@ -45,7 +44,7 @@ def word_links(
     """
     present = [head for head in bert.config.present_heads if head in heads]
     sums = LinkSums(documents, {head: heads[head] for head in present})
-    for window, layer, chosen, links in piece_links(bert, windows, present, progress):
+    for window, layer, chosen, links in piece_links(bert, windows, present):
         sums.add(window, layer, chosen, links)
     return sums.links()
 

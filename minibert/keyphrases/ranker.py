@@ -9,20 +9,14 @@ import numpy as np
 from scipy.sparse import csc_array
 from scipy.special import expit
 
-from minibert.data.batches import Split, chunks, make_windows
+from minibert.data.batches import Split, Window, chunks, make_windows
 from minibert.data.corpus import read_documents
 from minibert.data.documents import OUTSIDE, Document, is_content_word
 from minibert.data.texts import read_phrases
 from minibert.data.words import word_spans
 from minibert.errors import InputError, check, check_fields
 from minibert.evaluation.metrics import Array
-from minibert.evaluation.tagger import (
-    ProgressBar,
-    by_document,
-    decode,
-    has_span_labels,
-    predict,
-)
+from minibert.evaluation.tagger import by_document, decode, has_span_labels, predict
 from minibert.files import read_json
 from minibert.heads.links import links_and_received, pagerank, word_links
 from minibert.hub import DEFAULT_MODEL, find_model
@@ -149,10 +143,12 @@ class Ranker:
         weights = [self.heads.get(head) for head in self.bert.config.present_heads]
         return None not in weights and len(set(weights)) == 1
 
-    def links(self, documents: Sequence[Document], progress: ProgressBar = list) -> list[csc_array]:
+    def windows(self, documents: Sequence[Document]) -> list[Window]:
+        return make_windows(documents, self.tokenizer, self.max_length)
+
+    def links(self, documents: Sequence[Document]) -> list[csc_array]:
         """The links between the words of each document (see `word_links`)."""
-        windows = make_windows(documents, self.tokenizer, self.max_length)
-        links = word_links(self.bert, windows, documents, self.heads, progress)
+        links = word_links(self.bert, self.windows(documents), documents, self.heads)
         self._check_finite(links)
         return links
 
@@ -161,7 +157,7 @@ class Ranker:
     ) -> tuple[list[csc_array], list[Array]]:
         """The links of each document, and (words, heads) the attention that every word receives
         from each head of the model alone."""
-        windows = make_windows(documents, self.tokenizer, self.max_length)
+        windows = self.windows(documents)
         links, received = links_and_received(self.bert, windows, documents, self.heads)
         self._check_finite(links)
         layers, heads = zip(*self.bert.config.present_heads)
@@ -171,15 +167,12 @@ class Ranker:
         is_finite = all(np.isfinite(matrix.data).all() for matrix in links)
         check(is_finite, f"{self.settings.model}: attention is not finite; damaged weights?")
 
-    def marks(
-        self, documents: Sequence[Document], progress: ProgressBar = list
-    ) -> list[Marks] | list[None]:
+    def marks(self, documents: Sequence[Document]) -> list[Marks] | list[None]:
         """What the tagger predicts for each document; None where no setting asks for it."""
         if self.tagger is None:
             return [None] * len(documents)
-        windows = make_windows(documents, self.tokenizer, self.max_length)
-        split = Split([*documents], windows, [])
-        predictions = predict(self.tagger, split, progress=progress)
+        split = Split([*documents], self.windows(documents), [])
+        predictions = predict(self.tagger, split)
 
         names = self.bert.config.labels
         probabilities = by_document(expit(predictions.log_odds[0]), documents)
@@ -188,18 +181,16 @@ class Ranker:
             Marks(of_words, [names[i] for i in ids]) for of_words, ids in zip(probabilities, labels)
         ]
 
-    def analyse(
-        self, documents: Sequence[Document], progress: ProgressBar = list
-    ) -> list[tuple[Array, list[WordRun]]]:
+    def analyse(self, documents: Sequence[Document]) -> list[tuple[Array, list[WordRun]]]:
         """The word weights (words,) and the candidate runs of each document. Weights are not
         negative, and 0 for stop words."""
-        marked = self.marks(documents, progress)
+        marked = self.marks(documents)
         if self.settings.weights == "tagger":
             weights = [marks.probabilities for marks in marked if marks]
         elif self.settings.weights == "pagerank":
-            weights = [self.pagerank(links) for links in self.links(documents, progress)]
+            weights = [self.pagerank(links) for links in self.links(documents)]
         else:
-            weights = [links.sum(axis=0) for links in self.links(documents, progress)]
+            weights = [links.sum(axis=0) for links in self.links(documents)]
 
         return [
             (self.weigh(document, of_words), self.candidate_runs(document, marks))
@@ -250,8 +241,8 @@ def extract_keyphrases(docs: str | Iterable[str], **settings: Any) -> list[list[
     """
     texts = [docs] if isinstance(docs, str) else list(docs)
     for number, text in enumerate(texts):
-        is_string = isinstance(text, str)
-        check(is_string, f"text {number}, counted from 0, is {text!r}, not a string")
+        is_text = isinstance(text, str)
+        check(is_text, f"text {number}, counted from 0, is {text!r}, not a string")
 
     ranker = Ranker(RankSettings(**settings))
     documents = (Document(str(i), text, word_spans(text)) for i, text in enumerate(texts))
