@@ -1,6 +1,6 @@
 """The whole study: every experiment on every collection, and docs/study.md from what it found.
 
-make study DATA=DIR, or python -m benchmarks.study --data DIR, where DIR holds kpcrowd500, inspec,
+make study DATA=DIR, or python -m study.study --data DIR, where DIR holds kpcrowd500, inspec,
 semeval2017 and, for search, ir_cranfield and ir_scifact. Every experiment is a process of one of
 the scripts, with a log of its own; a study that was killed goes on, and what is finished is only
 read.
@@ -22,7 +22,7 @@ from typing import NamedTuple
 from jinja2 import Environment, FileSystemLoader
 from tqdm import tqdm
 
-from benchmarks import tagger
+from study import tagger
 from minibert.errors import InputError
 from minibert.evaluation.intervals import Score
 from minibert.files import read_json, write_text

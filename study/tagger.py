@@ -1,6 +1,6 @@
 """Train the tagger on each collection with several seeds; print mean and spread of the test scores.
 
-The table in the README: python -m benchmarks.tagger --data DIR, where DIR holds kpcrowd500,
+The table in the README: python -m study.tagger --data DIR, where DIR holds kpcrowd500,
 inspec and semeval2017. Every run has its own folder and goes on after a kill; finished runs are
 only read.
 """
