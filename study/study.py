@@ -16,19 +16,20 @@ from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from jinja2 import Environment, FileSystemLoader
 from tqdm import tqdm
 
-from study import tagger
 from minibert.errors import InputError
 from minibert.evaluation.intervals import Score
 from minibert.files import read_json, write_text
 from minibert.report import figures, tables
 from minibert.report.results import read_ablations
 from minibert.runtime import cli
+from study import tagger
 
 HERE = Path(__file__).parent
 
@@ -257,9 +258,7 @@ def spread(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.1f} ({max(values) - min(values):.1f})"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run(run, Settings, __doc__, argv)
-
+main = partial(cli.run, run, Settings, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())
