@@ -153,10 +153,9 @@ class Study:
             )
             parts[f"attention-{split}"] = self.part(f"attention-{split}", self.attention, split)
 
-        orders = {
-            name: self.part(f"order-{name}", self.order, name, parts)
-            for name in self.settings.orders
-        }
+        orders: dict[str, list[str]] = {}
+        for name in self.settings.orders:
+            orders[name] = self.part(f"order-{name}", self.order, name, parts)
         for i in range(self.settings.random):
             orders[f"random-{i}"] = [head_name(head) for head in self.heads]
             random.Random(f"{self.settings.seed} {i}").shuffle(orders[f"random-{i}"])
@@ -217,6 +216,8 @@ class Study:
         """Test scores step by step as the heads of `order` are masked, the area under the main
         score's curve relative to the full score, and how many heads go within 1 % of it."""
         heads, stride = [parse_head(name) for name in order], self.settings.stride
+
+        # Row s of the predictions is the model without the heads of the first s steps.
         predictions = ablation.cumulative(
             self.model,
             self.splits["test"],

@@ -36,7 +36,7 @@ ONLY_IN = {
     "ir_measures": ["search.tuning"],
     "jinja2": ["report.page"],
     "matplotlib": ["report.figures"],
-    "bm25s": [],  # the peer: tests and benchmarks only
+    "bm25s": [],  # the peer of our search: tests only
 }
 
 

@@ -1,7 +1,7 @@
 """Scores of predicted words and spans, with intervals from resampling documents.
 
-Everything is a function of per-document values, so an interval is the same arithmetic under
-other document weights, and costs no further run of a model. Shapes: N documents, R resamples.
+Every score is a function of per-document values. Its interval is the same arithmetic under other
+document weights, and needs no further run of a model. Shapes: N documents, R resamples.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,13 +13,13 @@ Array = NDArray[np.float64]
 
 
 def main_measure(scores: Mapping) -> str:
-    """The measure that a tagger is judged by: AP, or accuracy where no label is O."""
+    """The name of the measure that a tagger is judged by: AP, or accuracy where no label is O."""
     return "AP" if "AP" in scores else "accuracy"
 
 
 def mean_over_documents(values: Array, draws: Array) -> Array:
-    """(N,) a value of each document -> (1 + R,) its mean under each row of `draws`, without the
-    documents where it is NaN; NaN where none is left."""
+    """(N,) a value of each document -> (1 + R,) its mean under each row of `draws`. Documents where
+    it is NaN are left out; the mean of none is NaN."""
     known = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         return draws[:, known] @ values[known] / draws[:, known].sum(axis=1)
@@ -36,12 +36,12 @@ def confusion(gold: Sequence[NDArray], predicted: Sequence[NDArray]) -> Array:
     )
 
 
-def _ratio(over: Array, under: Array) -> Array:
-    return np.divide(over, under, out=np.zeros_like(over), where=under > 0)
+def _ratio(numerator: Array, denominator: Array) -> Array:
+    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
 
 
 def precision(counts: Array) -> Array:
-    """(..., 4) counts -> (...). Zero where nothing was predicted."""
+    """(..., 4) counts of `confusion` -> (...). Zero where nothing was predicted."""
     return _ratio(counts[..., 0], counts[..., 0] + counts[..., 1])
 
 
@@ -58,54 +58,56 @@ def accuracy(counts: Array) -> Array:
 
 
 class PrecisionRecallCurve:
-    """All words of a split from the highest score down: what AP and the best threshold need.
+    """The words of a split from the highest score down: precision and recall at every threshold.
 
-    Average precision is the sum over distinct scores of (recall gained) x (precision there), ties
-    taken together, as in scikit-learn.
+    Average precision is the sum over distinct scores of (gain in recall) * (precision), as in
+    scikit-learn: words of equal score enter together.
     """
 
     def __init__(self, gold: Sequence[NDArray], scores: Sequence[NDArray]):
-        every = np.concatenate(scores)
-        order = np.argsort(-every, kind="stable")
-        self.scores = every[order]
+        of_words = np.concatenate(scores)
+        order = np.argsort(-of_words, kind="stable")
+        self.scores = of_words[order]
         self.gold = np.concatenate(gold).astype(np.float64)[order]
         self.documents = np.repeat(np.arange(len(gold)), [len(g) for g in gold])[order]
-        self.last = np.flatnonzero(np.append(np.diff(self.scores) != 0, True))  # of each tied run
+
+        # The last word of each run of equal scores: a threshold lies behind it.
+        self.last = np.flatnonzero(np.append(np.diff(self.scores) != 0, True))
 
     def _counts(self, weights: Array | None = None) -> tuple[Array, Array]:
-        """Words and positive words at or above each distinct score."""
-        each = np.ones(len(self.gold)) if weights is None else weights[self.documents]
-        return np.cumsum(each)[self.last], np.cumsum(each * self.gold)[self.last]
+        """The number of words and of positive words at or above each distinct score."""
+        of_words = np.ones(len(self.gold)) if weights is None else weights[self.documents]
+        return np.cumsum(of_words)[self.last], np.cumsum(of_words * self.gold)[self.last]
 
     def average_precision(self, weights: Array | None = None) -> float:
-        """`weights` (N,) counts each document that often. NaN without a positive word."""
-        taken, hits = self._counts(weights)
+        """Each document counts `weights` (N,) times, once by default. NaN without a positive
+        word."""
+        predicted, hits = self._counts(weights)
         if hits[-1] == 0:
             return float("nan")
         gained = np.diff(hits, prepend=0.0)
-        return float((gained * _ratio(hits, taken)).sum() / hits[-1])
+        return float((gained * _ratio(hits, predicted)).sum() / hits[-1])
 
     def best_threshold(self) -> float:
-        """The score at or above which a word is best called positive, by F1."""
-        taken, hits = self._counts()
-        return float(self.scores[self.last[np.argmax(2 * hits / (taken + hits[-1]))]])
+        """The score with the highest F1 when words at or above it are called positive."""
+        predicted, hits = self._counts()
+        f1_at_thresholds = 2 * hits / (predicted + hits[-1])
+        return float(self.scores[self.last[np.argmax(f1_at_thresholds)]])
 
 
 # Tags of BIO, BIOES (IOBES), BILOU and BMEWO: B begins an entity, I and M are inside one, E and L
 # are its last word, S, U and W its only word.
 CONTINUES = ("I", "M", "E", "L")
-
-
 CLOSES = ("E", "L", "S", "U", "W")
 
 
 def spans(labels: Sequence[str]) -> set[tuple[int, int, str]]:
     """The entities (first word, last + 1, type) of labels such as B-X, I-X, O ("B" has type "").
 
-    A tag that continues nothing of its type opens an entity, as conlleval and seqeval's default
-    mode count it.
+    A continuing tag without an open entity of its type opens one, as in conlleval and in seqeval's
+    default mode.
     """
-    entities = set()
+    entities: set[tuple[int, int, str]] = set()
     start, kind, closed = 0, None, False  # of the open entity; kind is None where none is open
 
     for i, label in enumerate([*labels, "O"]):
@@ -121,10 +123,11 @@ def spans(labels: Sequence[str]) -> set[tuple[int, int, str]]:
 
 
 def span_counts(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> Array:
-    """(N, 4) spans found, invented and missed of each document; the fourth column is unused."""
+    """(N, 4) true positives, false positives and false negatives of each document's spans; the
+    fourth column, true negatives, is 0."""
     rows = []
-    for g, p in zip(gold, predicted):
-        g_spans, p_spans = spans(g), spans(p)
-        both = len(g_spans & p_spans)
-        rows.append([both, len(p_spans) - both, len(g_spans) - both, 0])
+    for gold_labels, predicted_labels in zip(gold, predicted):
+        gold_spans, predicted_spans = spans(gold_labels), spans(predicted_labels)
+        both = len(gold_spans & predicted_spans)
+        rows.append([both, len(predicted_spans) - both, len(gold_spans) - both, 0])
     return np.array(rows, dtype=np.float64)

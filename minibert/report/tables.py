@@ -165,7 +165,8 @@ def pruning_rows(stages: Mapping[str, dict]) -> Rows:
 
     for name, stage in stages.items():
         cost = Cost(**stage["costs"]["pruned"])
-        title = name if stage.get("recovered", True) else f"{name}, not fine-tuned: dev was worse"
+        undone = stage["recovered"] is False
+        title = f"{name}, not fine-tuned: dev was worse" if undone else name
         undecided = str(stage["gates"][-1]["undecided"]) if stage["gates"] else "-"
         score = _cell(measure, Score(**stage["test"][measure]))
         share = _cell("share", Score(**stage["share"]))

@@ -44,7 +44,7 @@ WORDS = st.lists(
 
 
 def columns(documents):
-    """Per document an array of gold, and one of scores."""
+    """An array of gold and one of scores per document."""
     gold = [np.array([g for g, _ in d], dtype=bool) for d in documents]
     return gold, [np.array([s for _, s in d], dtype=np.float64) for d in documents]
 
@@ -61,12 +61,12 @@ def with_interval(counts, measure, draws):
     return interval(measure(draws @ counts))
 
 
-# Ranking ----------------------------------------------------------------------------------------
+# Precision and recall ----------------------------------------------------------------------------
 
 
 @settings(deadline=None, max_examples=50)
 @given(WORDS)
-def test_average_precision_is_sklearns_with_ties(documents):
+def test_average_precision_matches_sklearn_with_ties(documents):
     gold, scores = columns(documents)
     assume(np.concatenate(gold).any())
     expected = sklearn.average_precision_score(np.concatenate(gold), np.concatenate(scores))
@@ -77,23 +77,24 @@ def test_average_precision_is_sklearns_with_ties(documents):
 
 @settings(deadline=None, max_examples=50)
 @given(WORDS, st.data())
-def test_weights_are_repeated_documents(documents, drawn):
+def test_weights_count_documents_repeatedly(documents, drawn):
     times = drawn.draw(
         st.lists(st.integers(0, 3), min_size=len(documents), max_size=len(documents))
     )
     gold, scores = columns(documents)
-    found = PrecisionRecallCurve(gold, scores).average_precision(np.array(times, dtype=np.float64))
+    curve = PrecisionRecallCurve(gold, scores)
+    value = curve.average_precision(np.array(times, dtype=np.float64))
     gold_words = np.concatenate([np.tile(g, n) for g, n in zip(gold, times)])
     if gold_words.any():
         words = np.concatenate([np.tile(s, n) for s, n in zip(scores, times)])
         expected = sklearn.average_precision_score(gold_words, words)
-        assert found == pytest.approx(expected, abs=1e-12)
+        assert value == pytest.approx(expected, abs=1e-12)
     else:
-        assert math.isnan(found)
+        assert math.isnan(value)
 
 
 def test_average_precision_by_hand():
-    """One right above one wrong above two tied, one of them right: (1 + 2/4) / 2."""
+    """A positive word, a negative one, then a tie of one each: AP = (1 + 2/4) / 2."""
     gold = [np.array([True, False]), np.array([False, True])]
     scores = [np.array([3.0, 2.0]), np.array([1.0, 1.0])]
     assert PrecisionRecallCurve(gold, scores).average_precision() == 0.75
@@ -104,15 +105,15 @@ def test_average_precision_by_hand():
 @pytest.mark.parametrize("weights", [None, [1.0, 0.0], [2.0, 1.0]])
 def test_average_precision_without_positives_is_nan(weights):
     gold = [np.zeros(2, dtype=bool), np.zeros(1, dtype=bool)]
-    ranking = PrecisionRecallCurve(gold, [np.array([1.0, 2.0]), np.array([0.0])])
+    curve = PrecisionRecallCurve(gold, [np.array([1.0, 2.0]), np.array([0.0])])
     with np.errstate(all="raise"):
-        found = ranking.average_precision(None if weights is None else np.array(weights))
-    assert math.isnan(found)
+        value = curve.average_precision(None if weights is None else np.array(weights))
+    assert math.isnan(value)
 
 
 @settings(deadline=None, max_examples=50)
 @given(WORDS)
-def test_no_threshold_beats_the_best_one(documents):
+def test_best_threshold_has_the_highest_f1(documents):
     gold, scores = columns(documents)
     all_gold, all_scores = np.concatenate(gold), np.concatenate(scores)
     threshold = PrecisionRecallCurve(gold, scores).best_threshold()
@@ -140,7 +141,7 @@ def test_confusion_by_hand():
     assert confusion(gold, predicted).tolist() == [[2, 2, 1, 1], [0, 0, 0, 1]]
 
 
-def test_measures_keep_the_leading_axes_and_are_zero_over_nothing():
+def test_measures_keep_leading_axes_and_are_zero_for_empty_denominators():
     counts = np.array([[[3, 1, 2, 4], [0, 0, 0, 5]], [[0, 2, 0, 0], [0, 0, 3, 0]]], dtype=float)
     assert precision(counts).tolist() == [[0.75, 0], [0, 0]]
     assert recall(counts).tolist() == [[0.6, 0], [0, 0]]
@@ -152,7 +153,7 @@ def test_measures_keep_the_leading_axes_and_are_zero_over_nothing():
 
 
 @pytest.mark.parametrize(
-    ("labels", "found"),
+    ("labels", "expected"),
     [
         ("", set()),
         ("O O", set()),
@@ -171,8 +172,8 @@ def test_measures_keep_the_leading_axes_and_are_zero_over_nothing():
         ("B-X E-Y E-Y O", {(0, 1, "X"), (1, 2, "Y"), (2, 3, "Y")}),
     ],
 )
-def test_spans_by_hand(labels, found):
-    assert spans(labels.split()) == found
+def test_spans_by_hand(labels, expected):
+    assert spans(labels.split()) == expected
 
 
 # The tags of each scheme as IOBES has them, which is what seqeval's default mode reads.
@@ -206,7 +207,7 @@ def translated(labels, as_iobes):
 
 @settings(deadline=None, max_examples=200)
 @given(labels_of_a_scheme())
-def test_spans_are_seqevals(case):
+def test_spans_match_seqeval(case):
     as_iobes, [labels] = case
     entities = get_entities(translated(labels, as_iobes))
     assert spans(labels) == {(a, b + 1, "" if kind == "_" else kind) for kind, a, b in entities}
@@ -215,7 +216,7 @@ def test_spans_are_seqevals(case):
 @pytest.mark.parametrize("scheme", ["IOBES", "BILOU"])
 @settings(deadline=None, max_examples=50)
 @given(entities=st.lists(st.tuples(st.integers(1, 4), st.sampled_from(["X", "Y", "O"]))))
-def test_spans_of_well_formed_labels_are_those_of_seqevals_schemes(scheme, entities):
+def test_spans_of_well_formed_labels_match_seqeval_schemes(scheme, entities):
     last, single = ("E", "S") if scheme == "IOBES" else ("L", "U")
     labels = []
     for size, kind in entities:
@@ -228,7 +229,7 @@ def test_spans_of_well_formed_labels_are_those_of_seqevals_schemes(scheme, entit
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @settings(deadline=None, max_examples=100)
 @given(labels_of_a_scheme(of=2), st.integers(0, 12))
-def test_span_measures_are_seqevals(case, cut):
+def test_span_measures_match_seqeval(case, cut):
     as_iobes, sequences = case
     gold, predicted = ([labels[:cut], labels[cut:]] for labels in sequences)
     counts = span_counts(gold, predicted)
@@ -244,7 +245,7 @@ def test_span_measures_are_seqevals(case, cut):
 
 
 def test_span_counts_by_hand():
-    """A span of another length or type is one invented and one missed."""
+    """A span of another length or type is one false positive and one false negative."""
     gold = [["B-X", "I-X", "O", "B-Y"], ["O", "B-X"], ["O"]]
     predicted = [["B-X", "I-X", "O", "B-X"], ["B-X", "I-X"], ["B-Y"]]
     assert span_counts(gold, predicted)[:, :3].tolist() == [[1, 1, 1], [0, 1, 1], [0, 1, 0]]
@@ -261,7 +262,7 @@ def test_entity_f1_by_scheme_by_hand(tags):
 # Intervals --------------------------------------------------------------------------------------
 
 
-def test_resamples_draw_as_many_documents_as_there_are():
+def test_resamples_have_the_sample_size():
     draws = resamples(7, 500)
     assert draws.shape == (501, 7)
     assert (draws[0] == 1).all()
@@ -272,26 +273,26 @@ def test_resamples_draw_as_many_documents_as_there_are():
     assert draws[1:].var(0) == pytest.approx(np.full(7, 6 / 7), abs=0.25)  # multinomial
 
 
-def test_resamples_are_the_same_in_every_call():
+def test_resamples_are_deterministic():
     assert (resamples(9) == resamples(9)).all()
     assert (resamples(9) != resamples(9, seed=1)).any()
     assert resamples(1).tolist() == [[1.0]] * 1001
 
 
-def test_interval_is_the_middle_95_percent_beside_the_value():
+def test_interval_is_the_middle_95_percent():
     values = np.array([50.0, *np.random.default_rng(0).permutation(np.arange(1001.0))])
     score = interval(values)
     assert (score.value, score.low, score.high) == (50.0, 25.0, 975.0)
 
 
-def test_interval_leaves_out_resamples_without_a_value():
+def test_interval_ignores_nan_resamples():
     values = np.array([0.5, np.nan, 0.0, 1.0, np.nan])
     score = interval(values)
     assert (score.value, score.low, score.high) == pytest.approx((0.5, 0.025, 0.975))
 
 
 @pytest.mark.parametrize("measure", [precision, recall, f1, accuracy])
-def test_an_interval_holds_its_value_and_narrows_with_more_documents(measure):
+def test_interval_contains_value_and_narrows_with_more_documents(measure):
     widths = []
     for documents in (20, 500):
         gold, scores = random_words(1, documents)
@@ -304,7 +305,7 @@ def test_an_interval_holds_its_value_and_narrows_with_more_documents(measure):
     assert score == with_interval(counts, measure, resamples(documents))
 
 
-def test_an_interval_is_that_of_documents_drawn_one_by_one():
+def test_interval_matches_a_naive_bootstrap():
     """A bootstrap spelled out: draw documents, pool their words, score, take percentiles."""
     gold, scores = random_words(2, 30)
     predicted = [s >= 0.5 for s in scores]
@@ -324,7 +325,7 @@ def test_an_interval_is_that_of_documents_drawn_one_by_one():
 
 
 def test_changes_are_paired_differences():
-    """Column 1 is always 0.5 above the reference, column 2 is on average where it is."""
+    """Column 1 is always 0.5 above the reference; column 2 differs from it by noise."""
     draw = np.random.default_rng(0)
     reference = draw.normal(size=1001)
     noise = draw.normal(size=1001)
@@ -352,7 +353,7 @@ def test_no_change_is_not_significant():
         ([0.051], [False]),
         ([0.5, 0.02, 0.9], [False, False, False]),  # 0.02 > 0.05 / 3
         ([0.5, 0.016, 0.9], [False, True, False]),
-        ([0.05, 0.04, 0.03], [True, True, True]),  # the largest passes, and takes the rest along
+        ([0.05, 0.04, 0.03], [True, True, True]),  # the largest passes, so the others pass too
         ([0.04, 0.9, 0.01, 0.025], [False, False, True, True]),
     ],
 )
@@ -362,7 +363,7 @@ def test_benjamini_hochberg_by_hand(p, rejected):
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
-def test_benjamini_hochberg_is_scipys(p):
+def test_benjamini_hochberg_matches_scipy(p):
     adjusted = false_discovery_control(p)
     assume(not np.isclose(adjusted, 0.05).any())
     assert benjamini_hochberg(np.array(p)).tolist() == (adjusted <= 0.05).tolist()
@@ -370,14 +371,14 @@ def test_benjamini_hochberg_is_scipys(p):
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(*[st.integers(-3, 3)] * 2), min_size=2, max_size=20))
-def test_rank_correlation_is_spearmans(pairs):
+def test_rank_correlation_is_spearman(pairs):
     a, b = np.array(pairs, dtype=np.float64).T
     assume(len(set(a)) > 1 and len(set(b)) > 1)
     assert rank_correlation(a, b) == pytest.approx(spearmanr(a, b).statistic, abs=1e-12)
 
 
-def test_a_mean_over_documents_leaves_out_those_without_a_value():
-    """As they are; the first document drawn twice and the last once; none with a value drawn."""
+def test_mean_over_documents_ignores_nan():
+    """Each document once; the first twice and the last once; only the one without a value."""
     values = np.array([1.0, math.nan, 0.25])
     draws = np.array([[1.0, 1, 1], [2, 0, 1], [0, 3, 0]])
     expected = [0.625, 0.75, math.nan]

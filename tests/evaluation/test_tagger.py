@@ -1,4 +1,4 @@
-"""Predictions against windows run alone, reports against scikit-learn on the same words."""
+"""Predictions against windows run alone, scores against scikit-learn on the same words."""
 
 import json
 import math
@@ -99,7 +99,7 @@ def assert_same(predictions, expected):
 
 
 @pytest.mark.parametrize("tokens", [1, 150, 100_000])
-def test_predictions_equal_those_of_each_window_alone(reader, split, tokens):
+def test_predictions_match_each_window_alone(reader, split, tokens):
     assert len(split.windows) > 3 * len(split.documents)
     alone = run_alone(reader, split.documents, split.windows)
     predictions = predict(reader, split, tokens=tokens)
@@ -107,7 +107,7 @@ def test_predictions_equal_those_of_each_window_alone(reader, split, tokens):
     assert_same(predictions, expected_predictions(alone, split.targets))
 
 
-def test_predictions_do_not_depend_on_the_order_of_windows(reader, split):
+def test_window_order_does_not_change_predictions(reader, split):
     reversed_windows = split._replace(windows=split.windows[::-1])
     assert_same(predict(reader, split), predict(reader, reversed_windows))
 
@@ -133,21 +133,21 @@ def test_predict_passes_its_batches_to_progress(reader, split):
     assert all(sum(len(w.input_ids) for w in group) <= 200 for group in seen)
 
 
-def test_a_split_without_targets_has_predictions_and_no_loss(reader, split):
+def test_split_without_targets_has_no_loss(reader, split):
     predictions = predict(reader, split._replace(targets=[]))
     assert predictions.loss.shape == predictions.correct.shape == (1, 0)
     assert (predictions.log_odds == predict(reader, split).log_odds).all()
     assert (predictions.labels == predict(reader, split).labels).all()
 
 
-def test_values_of_words_are_split_by_document():
+def test_by_document_splits_values_of_words():
     documents = [doc("a b"), doc(""), doc("c")]
     parts = by_document(np.arange(6).reshape(2, 3), documents)
     assert [part.tolist() for part in parts] == [[[0, 1], [3, 4]], [[], []], [[2], [5]]]
     assert by_document(np.zeros((1, 0)), []) == []
 
 
-def test_positive_score_is_the_log_odds_of_not_being_outside():
+def test_log_odds_are_of_any_label_but_o():
     probs = np.array([[0.5, 0.3, 0.2], [0.9, 0.05, 0.05], [0.1, 0.9, 0.0]])
     with np.errstate(divide="ignore"):
         logs = np.log(probs)
@@ -158,17 +158,17 @@ def test_positive_score_is_the_log_odds_of_not_being_outside():
     assert log_odds(logs[:, 1:], ("I", "O"))[0] == pytest.approx(math.log(0.3 / 0.2))
 
 
-def test_positive_score_of_near_certain_words_keeps_their_order():
-    """Where the probability of O rounds to 1: a ratio of probabilities would be lost."""
+def test_log_odds_keep_the_order_of_nearly_certain_words():
+    """The probability of O rounds to 1 here, so a ratio of probabilities would be zero."""
     logs = np.array([[-1e-40, -90.0, -95.0], [-1e-40, -91.0, -95.0]])
     first, second = log_odds(logs, ("O", "B", "I"))
     assert first == pytest.approx(-90 + math.log1p(math.exp(-5)))
     assert second < first
 
 
-def test_positive_are_the_words_with_another_label_than_o():
-    found = in_keyphrase([[0, 2, 1], [2]], ("B", "I", "O"))
-    assert [f.tolist() for f in found] == [[True, False, True], [False]]
+def test_in_keyphrase_means_any_label_but_o():
+    inside = in_keyphrase([[0, 2, 1], [2]], ("B", "I", "O"))
+    assert [words.tolist() for words in inside] == [[True, False, True], [False]]
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_positive_are_the_words_with_another_label_than_o():
         ("one two three four", [1, 1, 0, 1], ["one two", "four"]),
     ],
 )
-def test_predicted_spans_join_neighbours_with_white_space_between(text, inside, phrases):
+def test_predicted_spans_join_words_across_white_space(text, inside, phrases):
     spans = predicted_spans(doc(text), np.array(inside, dtype=bool))
     assert [text[a:b] for a, b in spans] == phrases
 
@@ -204,7 +204,7 @@ def test_content_words_are_neither_stop_words_nor_numbers():
 
 
 def test_word_prior_by_hand():
-    """Six words, three of them hits: the mean is 1/2, and counts as one more word."""
+    """Three of six words are hits: the mean is 1/2, and counts as one more word."""
     train = [doc("Frost, frost the"), doc("FROST the apple")]
     gold = [np.array([True, False, False]), np.array([True, False, True])]
     prior = word_prior(train, gold)
@@ -341,7 +341,7 @@ def report(reader, sample_splits):
     return evaluate(reader, sample_splits)
 
 
-def test_the_report_has_the_documented_form(report):
+def test_evaluate_returns_the_documented_form(report):
     assert set(report) == {"threshold", "dev", "test"}
     for name in ("dev", "test"):
         assert {system: set(values) for system, values in report[name].items()} == {
@@ -357,7 +357,7 @@ def test_the_report_has_the_documented_form(report):
 
 @pytest.fixture(scope="module")
 def ranks(reader, sample_splits):
-    """Each system's word scores, by split: the log-odds and the baselines computed again here."""
+    """Each system's word scores by split: log-odds and baselines implemented a second time."""
     train = sample_splits["train"]
     hits, seen = {}, {}
     for document, targets in zip(train.documents, train.targets):
@@ -381,9 +381,7 @@ def ranks(reader, sample_splits):
 
 
 @pytest.mark.parametrize("system", ["minibert", "word prior", "no stop words"])
-def test_the_threshold_is_the_best_on_dev_and_the_scores_follow(
-    report, ranks, sample_splits, system
-):
+def test_threshold_is_best_on_dev_and_scores_use_it(report, ranks, sample_splits, system):
     gold = {
         name: np.concatenate([np.array(t) != 0 for t in sample_splits[name].targets])
         for name in ("dev", "test")
@@ -418,8 +416,8 @@ def test_dev_score_is_the_main_measure_on_dev(reader, sample_splits, report, tag
     assert dev_score(model, splits["dev"], tokens=300) == pytest.approx(accuracy, abs=1e-12)
 
 
-def test_the_threshold_on_test_would_have_been_another(ranks, sample_splits, report):
-    """Else the test above could not tell dev from test."""
+def test_threshold_of_test_would_differ(ranks, sample_splits, report):
+    """Otherwise the test above would not notice a threshold chosen on test."""
     gold = [np.concatenate([np.array(t) != 0 for t in sample_splits["test"].targets])]
     assert PrecisionRecallCurve(
         gold, [ranks["test"]["minibert"]]
@@ -441,7 +439,7 @@ def tagging(pieces):
 
 
 def test_labels_without_o_are_scored_by_accuracy(tagging):
-    """Commonest in train: late J, frost N, kills V, "." P; J for "orchards", as it came first."""
+    """Most frequent in train: late J, frost N, kills V, "." P, and J for the unseen "orchards"."""
     model, splits = tagging
     report = evaluate(model, splits)
     assert report["threshold"] is None
@@ -471,7 +469,7 @@ def test_windows_are_assigned_to_their_document(reader, pieces):
     assert_same(predictions, expected_predictions(alone, targets))
 
 
-def test_decoding_gives_o_below_the_threshold_and_the_best_other_label_above():
+def test_decode_uses_o_below_the_threshold():
     logs = np.log([[0.6, 0.3, 0.1], [0.6, 0.1, 0.3], [0.9, 0.06, 0.04], [0.2, 0.4, 0.4]])
     targets = [[0, 0, 0, 0]]
 

@@ -1,4 +1,4 @@
-"""Fast ablation is the naive loop; orders, gradients and what heads look at, each a second way."""
+"""Fast ablation, gradients and attention profile against naive second implementations."""
 
 import copy
 
@@ -79,7 +79,7 @@ def test_cumulative_masking_equals_the_naive_loop(model, split, stride):
 
 
 def with_mean_output(model, fill: Tensor, masked) -> BertForTokenClassification:
-    """The model whose output biases already hold what the masked heads put out on average."""
+    """The model with the masked heads' mean output added to its output biases."""
     changed = copy.deepcopy(model)
     with torch.no_grad():
         for layer, head in masked:
@@ -90,7 +90,7 @@ def with_mean_output(model, fill: Tensor, masked) -> BertForTokenClassification:
     return changed
 
 
-def test_mean_ablation_is_the_mean_output_in_the_bias(model, split):
+def test_mean_ablation_equals_mean_output_in_the_bias(model, split):
     fill = mean_context(model, split).double()
     sets = [[(0, 2)], [(2, 4)], [(0, 1), (1, 1), (1, 3)]]
     predictions = ablate(model, split, masks_without(TINY, sets), fill)
@@ -117,7 +117,7 @@ def test_mean_context_is_the_mean_over_all_tokens(model, split):
         torch.testing.assert_close(measured.double(), total / count, rtol=0, atol=1e-10)
 
 
-def test_a_head_with_zeroed_columns_has_exactly_no_effect_and_the_others_do(model, split):
+def test_only_a_head_with_zeroed_columns_has_no_effect(model, split):
     dead = copy.deepcopy(model)
     with torch.no_grad():
         dead.bert.layers[1].attention.output.weight[:, 2 * 6 : 3 * 6] = 0
@@ -128,7 +128,7 @@ def test_a_head_with_zeroed_columns_has_exactly_no_effect_and_the_others_do(mode
     assert moved.min() > 1e-4
 
 
-def test_a_pruned_model_is_ablated_by_its_original_head_numbers(model, split):
+def test_pruned_model_is_ablated_by_original_head_indices(model, split):
     gone = [(0, 0), (0, 3), (1, 0), (1, 1), (1, 2), (1, 3), (1, 4)]
     smaller = without_heads(model, gone)
     masks = masks_without(TINY, [[(0, 4)], [(2, 1)], [(0, 0)]])
@@ -138,12 +138,12 @@ def test_a_pruned_model_is_ablated_by_its_original_head_numbers(model, split):
         assert_row(predictions, row, naive(model, split, masks_without(TINY, [masked])[0].double()))
 
 
-def test_a_mask_of_the_wrong_shape_is_refused(model, split):
+def test_masks_of_a_wrong_shape_are_refused(model, split):
     with pytest.raises(ValueError, match=r"\(V, 3, 5\), not \(3, 5\)"):
         ablate(model, split, torch.ones(3, 5))
 
 
-def test_gradients_are_each_documents_own_and_agree_with_differences(model, split):
+def test_head_gradients_match_finite_differences_per_document(model, split):
     gradients = head_gradients(model, split, tokens=100)
     np.testing.assert_allclose(gradients, head_gradients(model, split, tokens=9999), atol=1e-10)
     step = 1e-5
@@ -156,7 +156,7 @@ def test_gradients_are_each_documents_own_and_agree_with_differences(model, spli
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_attention_profile_measures_entropy_and_attention_received(model, split):
+def test_attention_profile_matches_a_naive_loop(model, split):
     gold = in_keyphrase(split.targets, LABELS)
     measured = attention_profile(model, split, gold)
     entropy, count = torch.zeros(LAYERS, HEADS, dtype=torch.float64), 0
@@ -168,20 +168,20 @@ def test_attention_profile_measures_entropy_and_attention_received(model, split)
         count += len(window.input_ids)
         for head in range(HEADS):
             for word in window.words:
-                own = [i for i, w in enumerate(window.owners) if w == word]
+                pieces = [i for i, w in enumerate(window.owners) if w == word]
                 others = [i for i, w in enumerate(window.owners) if w not in (-1, word)]
-                total = attentions[1][0, head][others][:, own].sum().item()
+                total = attentions[1][0, head][others][:, pieces].sum().item()
                 received[window.document][word, head] = total
     np.testing.assert_allclose(measured["entropy"], entropy / count, atol=1e-10)
-    every, inside = np.concatenate(received), np.concatenate(gold)
-    ratio = every[inside].mean(0) / every[~inside].mean(0)
+    of_words, inside = np.concatenate(received), np.concatenate(gold)
+    ratio = of_words[inside].mean(0) / of_words[~inside].mean(0)
     np.testing.assert_allclose(measured["towards"][1], ratio, atol=1e-10)
     for head in range(HEADS):
-        ap = average_precision_score(inside, every[:, head])
+        ap = average_precision_score(inside, of_words[:, head])
         assert measured["AP"][1, head] == pytest.approx(ap, abs=1e-10)
 
 
-def test_measures_of_every_mask(model, split):
+def test_measures_match_each_mask_alone(model, split):
     masks = singles()[:3]
     predictions = ablate(model, split, masks)
     draws = intervals.resamples(3, 20)
@@ -200,12 +200,12 @@ def test_measures_of_every_mask(model, split):
     np.testing.assert_allclose(alone["loss"][0], loss, atol=1e-10)
 
 
-def test_names_of_heads_go_there_and_back():
+def test_head_names_round_trip():
     assert head_name((3, 11)) == "L3H11"
     assert parse_head("L3H11") == (3, 11)
 
 
-def test_benjamini_hochberg_and_rank_correlation_against_scipy():
+def test_benjamini_hochberg_and_rank_correlation_match_scipy():
     generator = np.random.default_rng(0)
     for _ in range(50):
         p = generator.random(20) ** 3
@@ -217,22 +217,22 @@ def test_benjamini_hochberg_and_rank_correlation_against_scipy():
 
 
 def test_changes_are_paired():
-    """A constant difference is certain however much documents differ; no difference is none."""
+    """A constant difference is significant however much the documents differ."""
     generator = np.random.default_rng(0)
     base = generator.normal(0, 100, (501, 1))
     noise = generator.normal(0, 1, (501, 1))
-    certain, none, unsure = intervals.changes(
+    constant, none, noisy = intervals.changes(
         np.hstack([base, base + 1 + 0.01 * noise, base, base + 1e-3 + noise])
     )
-    assert certain.significant
-    assert certain.low < certain.value < certain.high
-    assert certain.value == pytest.approx(1, abs=0.05)
+    assert constant.significant
+    assert constant.low < constant.value < constant.high
+    assert constant.value == pytest.approx(1, abs=0.05)
     assert (none.value, none.p, none.significant) == (0, 1, False)
-    assert not unsure.significant
+    assert not noisy.significant
 
 
-def test_a_change_that_cannot_be_told_is_undecided():
-    """One document: every resample is the same. A draw without a positive word has no AP."""
+def test_change_without_usable_resamples_is_not_significant():
+    """With one document all resamples are equal. AP is NaN in a resample without positives."""
     (alone,) = intervals.changes(np.tile([1.0, 2.0], (50, 1)))
     assert (alone.value, alone.p, alone.significant) == (1, 1, False)
     generator = np.random.default_rng(0)
@@ -243,7 +243,7 @@ def test_a_change_that_cannot_be_told_is_undecided():
     assert intervals.changes(values) == expected
 
 
-def test_heads_pruned_with_a_fill_leave_it_in_the_bias(model, split):
+def test_pruning_with_a_fill_adds_it_to_the_bias(model, split):
     fill = mean_context(model, split)
     gone = [(0, 2), (1, 1), (1, 3)]
     smaller = without_heads(without_heads(model, gone[:1], fill), gone[1:], fill)
@@ -252,7 +252,7 @@ def test_heads_pruned_with_a_fill_leave_it_in_the_bias(model, split):
         np.testing.assert_allclose(array, other, rtol=0, atol=1e-10)
 
 
-def test_the_head_of_the_lowest_value_comes_first_in_an_order():
+def test_by_value_starts_with_the_lowest():
     values = np.array([[3.0, 1.0], [2.0, 1.0]])
     assert by_value(values, [(0, 0), (0, 1), (1, 0)]) == [(0, 1), (1, 0), (0, 0)]
     assert by_value(values, [(1, 1), (0, 1)]) == [(0, 1), (1, 1)]  # a tie: by number

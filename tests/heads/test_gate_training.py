@@ -1,4 +1,4 @@
-"""Gate training finds the heads that matter; its gradient against finite differences."""
+"""Gate training keeps the head that matters; its gradient against finite differences."""
 
 import copy
 from dataclasses import replace
@@ -34,29 +34,31 @@ def split(pieces) -> Split:
     return make_split(documents, pieces, "bio", TINY.labels, 60)
 
 
-def test_a_budget_keeps_the_head_that_matters(model, split):
-    """Of 15 heads 14 put out nothing, and the one left is trained."""
+def test_budget_keeps_the_head_that_matters(model, split):
+    """14 of 15 heads have an output of zero, and the last one is trained."""
     others = [head for head in TINY.present_heads if head != (1, 2)]
     trained = without_heads(model, others)
     for _ in fine_tune(trained, split, replace(SETTINGS, learning_rate=3e-3), 40):
         pass
     one_head = at_full_shape(trained)
     one_head.requires_grad_(False).eval()
+
     before = copy.deepcopy(one_head.state_dict())
     gates = HardConcreteGates(one_head.config)
     goal = Budget(1, 15)
     steps = list(learn_gates(one_head, split, gates, goal, SETTINGS, 120))
+
     head_mask = goal.head_mask(gates)
     assert head_mask.sum() == 1
     assert head_mask[1, 2] == 1
     last = steps[-1]
     assert (last.open + last.closed + last.undecided, last.step) == (15, len(steps))
     assert last.undecided == 0
-    assert 84 < len(steps) < 120  # stopped when it was settled
+    assert 84 < len(steps) < 120  # training stopped early
     assert all(torch.equal(before[name], value) for name, value in one_head.state_dict().items())
 
 
-def test_a_penalty_beyond_all_worth_closes_everything(model, split):
+def test_large_penalty_closes_all_gates(model, split):
     model.requires_grad_(False)
     gates = HardConcreteGates(model.config)
     goal = Penalty(10.0)
@@ -65,7 +67,7 @@ def test_a_penalty_beyond_all_worth_closes_everything(model, split):
     assert prune(model, goal.head_mask(gates)).config.present_heads == []
 
 
-def test_joint_training_moves_weights_and_gates_but_not_lost_heads(model, split):
+def test_joint_training_changes_weights_and_keeps_pruned_heads_closed(model, split):
     smaller = without_heads(model, [(0, 0), (2, 1)])
     before = copy.deepcopy(smaller.state_dict())
     gates = HardConcreteGates(smaller.config)
@@ -75,27 +77,27 @@ def test_joint_training_moves_weights_and_gates_but_not_lost_heads(model, split)
     assert Budget(4, 13).head_mask(gates)[[0, 2], [0, 1]].sum() == 0
 
 
-def test_the_price_follows_its_definition():
+def test_prices_follow_their_definitions():
     penalty = Penalty(0.5)
     assert [penalty.price(p, 9) for p in (0, 0.1, 0.2, 1)] == [0, 0.25, 0.5, 0.5]
+
     budget = Budget(5, 15)
     assert budget.price(0, 15) == 0
-    assert budget.price(0.25, 12) == pytest.approx(2 * (1e-5 + 3e-4))  # 10 wanted, 12 expected
+    assert budget.price(0.25, 12) == pytest.approx(2 * (1e-5 + 3e-4))  # target 10, expected 12
     assert budget.price(1, 8) == pytest.approx(3 * 3e-4 + (2 + 3) * 1e-5)
-    assert budget.price(1, 4) == 0  # fewer than wanted: free
+    assert budget.price(1, 4) == 0  # below the target: free
 
 
-def test_the_gradient_of_a_step_is_that_of_loss_and_price(model, split, monkeypatch):
-    """Against finite differences of the whole objective, two micro-batches in the step."""
+def test_gate_gradient_matches_finite_differences(model, split, monkeypatch):
+    """Of the whole objective, loss and price, with two micro-batches in the step."""
     model.requires_grad_(False)
     gates = HardConcreteGates(model.config).double()
     with torch.no_grad():
         gates.log_alpha.copy_(torch.linspace(-1, 1, 15).view(3, 5))
-    batches = [
-        collate(split.windows[:3], split.targets),
-        collate(split.windows[3:5], split.targets),
-    ]
+    windows = (split.windows[:3], split.windows[3:5])
+    batches = [collate(group, split.targets) for group in windows]
     price = torch.linspace(0.1, 0.9, 15).view(3, 5).double()
+
     stepper = Stepper(model, SETTINGS, 10)
     optimizer = torch.optim.Adam([gates.log_alpha])
     monkeypatch.setattr(stepper.scaler, "step", lambda _: None)
@@ -105,8 +107,8 @@ def test_the_gradient_of_a_step_is_that_of_loss_and_price(model, split, monkeypa
     gradient = gates.log_alpha.grad.clone()
 
     def objective() -> float:
-        paid = (price * gates.open_probability()).sum().item()
-        return stepper.step(7, batches, gates.sample) + paid
+        penalty = (price * gates.open_probability()).sum().item()
+        return stepper.step(7, batches, gates.sample) + penalty
 
     for head in [(0, 0), (1, 2), (2, 4)]:
         ends = []
@@ -120,7 +122,7 @@ def test_the_gradient_of_a_step_is_that_of_loss_and_price(model, split, monkeypa
         assert gradient[head].item() == pytest.approx(slope, rel=1e-5, abs=1e-7)
 
 
-def test_every_sequence_has_a_draw_of_its_own(model, split, monkeypatch):
+def test_each_sequence_gets_its_own_sample(model, split, monkeypatch):
     stepper = Stepper(model, SETTINGS, 10)
     gates = HardConcreteGates(model.config).double()
     encode, masks = model.bert.encode, []
@@ -130,13 +132,14 @@ def test_every_sequence_has_a_draw_of_its_own(model, split, monkeypatch):
         return encode(*given, head_mask=head_mask)
 
     monkeypatch.setattr(model.bert, "encode", spy)
+
     stepper.step(0, [collate(split.windows[:3], split.targets)], gates.sample)
     (mask,) = masks
     assert mask.shape == (3, 3, 5)
     assert not torch.equal(mask[0], mask[1])
 
 
-def test_a_loss_that_is_not_finite_names_the_step(model, split):
+def test_error_for_a_non_finite_loss_names_the_step(model, split):
     with torch.no_grad():
         model.classifier.weight[0, 0] = float("nan")
     gates = HardConcreteGates(model.config)
@@ -145,8 +148,8 @@ def test_a_loss_that_is_not_finite_names_the_step(model, split):
     assert torch.equal(gates.fixed(), torch.ones(3, 5))
 
 
-def test_gates_are_undecided_until_they_are_what_the_mask_says(model, split):
-    """After one step all gates have the value 1, and a budget of 3 leaves 12 of them wrong."""
+def test_gates_that_differ_from_the_head_mask_are_undecided(model, split):
+    """After one step all gates have the value 1; under a budget of 3, 12 should be 0."""
     model.requires_grad_(False)
     gates = HardConcreteGates(model.config)
     (only,) = learn_gates(model, split, gates, Budget(3, 15), SETTINGS, 1)

@@ -284,7 +284,7 @@ def run(arguments, tmp_path):
     return tmp_path / "run"
 
 
-def test_ablate_answers_and_leaves_figures(run, capsys):
+def test_ablate_prints_answers_and_writes_figures(run, capsys):
     arguments = ["--run", str(run), "--random", "2", "--device", "cpu"]
     assert ablate.main(arguments) == 0
     out = run / "ablation-zero"
@@ -314,7 +314,7 @@ def test_ablate_answers_and_leaves_figures(run, capsys):
     assert [len(values) for values in curve["steps"].values()] == [3] * len(curve["steps"])
 
 
-def test_two_processes_give_the_same_ablation(run):
+def test_two_processes_compute_the_same_ablation(run):
     arguments = ["--run", run, "--random", "1", "--orders", "gradient", "--device", "cpu"]
     assert ablate.main([*map(str, arguments), "--out", str(run / "one")]) == 0
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
@@ -338,7 +338,7 @@ def assert_alike(one, two, tolerance=1e-6):
         assert one == pytest.approx(two, abs=tolerance)
 
 
-def test_ablate_refuses_what_it_cannot_measure(run, corpus, capsys, tmp_path):
+def test_ablate_refuses_unfinished_or_changed_runs(run, corpus, capsys, tmp_path):
     def refused(*words):
         assert ablate.main(["--run", str(run), "--device", "cpu"]) == 2
         error = capsys.readouterr().err.strip().splitlines()[-1]
@@ -363,7 +363,7 @@ def test_ablate_refuses_a_split_without_a_keyphrase(arguments, corpus, tmp_path,
     refused(capsys, arguments, "dev", "no keyphrase")
 
 
-def test_steps_for_free():
+def test_steps_for_free_by_hand():
     assert ablate.steps_for_free(np.array([1.0, 1.2, 0.995, 0.98, 1.0])) == 2
     assert ablate.steps_for_free(np.array([1.0, 0.999])) == 1
     assert ablate.steps_for_free(np.array([1.0, 0.5])) == 0
@@ -384,7 +384,7 @@ def pruned(run: Path, *more: str) -> int:
     return prune.main([*given, *([] if "--steps" in more else ["--steps", "12"]), *more])
 
 
-def test_prune_makes_smaller_runs(run, arguments, capsys):
+def test_prune_writes_smaller_models_as_run_folders(run, arguments, capsys):
     sweep = ["--keep", "4", "1", "--recover", "2", "--export"]
     assert pruned(run, *sweep) == 0
     printed = capsys.readouterr().out
@@ -393,9 +393,12 @@ def test_prune_makes_smaller_runs(run, arguments, capsys):
     out = run / "prune-keep-recover"
     four, one = (load_pretrained(out / f"keep-{keep}").config.present_heads for keep in (4, 1))
     assert (len(four), len(one)) == (4, 1)
-    assert set(one) < set(four)  # each starts from the one before
+    assert set(one) < set(four)  # with --recover each model starts from the one before
+
     results = json.loads((out / "keep-1" / "results.json").read_text())
     assert results["heads"] == [f"L{one[0][0]}H{one[0][1]}"]
+    assert (results["selection"], results["seed"]) == ("gates", 0)
+    assert results["recovered"] in (True, False)
     assert results["share"]["value"] == pytest.approx(
         results["test"]["AP"]["value"] / results["dense"]["AP"]["value"]
     )
@@ -403,19 +406,21 @@ def test_prune_makes_smaller_runs(run, arguments, capsys):
     trained = json.loads((run / "results.json").read_text())
     expected = trained["test"]["minibert"]["AP"]["value"]
     assert results["dense"]["AP"]["value"] == pytest.approx(expected, abs=1e-6)
-    whole = load_pretrained(out / "keep-1" / "full-shape").config
-    assert len(whole.present_heads) == 6
+    full_shape = load_pretrained(out / "keep-1" / "full-shape").config
+    assert len(full_shape.present_heads) == 6
     assert (run / "pareto.png").stat().st_size > 1000
+
     again = ["--run", str(out / "keep-4"), "--random", "1", "--orders", "--device", "cpu"]
     assert ablate.main(again) == 0  # a pruned run is a run
     assert train.main([*arguments, "--out", str(out / "keep-4")]) == 2  # but not one of train.py
     assert "a model that prune.py made" in capsys.readouterr().err
+
     (out / "keep-4" / "results.json").unlink()
     assert ablate.main(again) == 2
     assert "not finished; run the same prune.py again" in capsys.readouterr().err
 
 
-def test_prune_goes_on_in_the_precision_it_began_in(run, capsys):
+def test_prune_resumes_in_the_recorded_precision(run, capsys):
     sweep = ["--keep", "4", "--random", "--recover", "1"]
     assert pruned(run, *sweep, "--precision", "bf16") == 0
     (run / "prune-random-0-recover" / "keep-4" / "results.json").unlink()
@@ -424,7 +429,7 @@ def test_prune_goes_on_in_the_precision_it_began_in(run, capsys):
     assert "precision = bf16, not float32" in capsys.readouterr().err
 
 
-def test_prune_takes_a_ranking_or_chance_and_prunes_again(run, tmp_path, capsys):
+def test_prune_by_order_at_random_and_further(run, tmp_path, capsys):
     order = tmp_path / "order-mine.json"
     order.write_text(json.dumps(["L0H1", "L1H0", "L0H0", "L1H2", "L0H2", "L1H1"]))
     assert pruned(run, "--keep", "4", "2", "--order", str(order)) == 0
@@ -434,28 +439,28 @@ def test_prune_takes_a_ranking_or_chance_and_prunes_again(run, tmp_path, capsys)
     kept = load_pretrained(run / "prune-random-5" / "keep-3").config.present_heads
     assert len(kept) == 3
     assert pruned(two, "--keep", "1", "--random") == 0
-    again = load_pretrained(two / "prune-random-0" / "keep-1").config.present_heads
-    assert len(again) == 1
-    assert set(again) < {(0, 2), (1, 1)}
+    (last,) = load_pretrained(two / "prune-random-0" / "keep-1").config.present_heads
+    assert last in {(0, 2), (1, 1)}
 
 
-def test_gates_go_on_from_the_number_before_also_after_a_kill(run):
+def test_gates_start_from_the_number_before_also_after_a_kill(run):
     sweep = ["--keep", "4", "2", "--steps", "20"]
     assert pruned(run, *sweep) == 0
-    two = run / "prune-keep" / "keep-2" / "results.json"
-    whole = two.read_bytes()
-    two.unlink()
+    results = run / "prune-keep" / "keep-2" / "results.json"
+    before = json.loads(results.read_bytes())
+    results.unlink()
     assert pruned(run, *sweep) == 0
-    again, before = json.loads(two.read_bytes()), json.loads(whole)
+    again = json.loads(results.read_bytes())
     assert again["log_alpha"] == before["log_alpha"]
     assert again["gates"] == before["gates"]
+
     assert pruned(run, "--keep", "2", "--steps", "20", "--out", str(run / "alone")) == 0
     alone = json.loads((run / "alone" / "keep-2" / "results.json").read_bytes())
     assert alone["log_alpha"] != before["log_alpha"]
 
 
-def test_every_way_goes_into_one_figure(run, capsys):
-    """Ways with other numbers of heads, the random ones first and last by name."""
+def test_pareto_figure_shows_every_selection(run, capsys):
+    """Selections with different numbers of heads; random ones are first and last by name."""
     for more in (
         ["--keep", "2", "--random"],
         ["--keep", "4", "--random", "--seed", "1"],
@@ -472,7 +477,7 @@ def test_every_way_goes_into_one_figure(run, capsys):
     assert "random = True, not False" in capsys.readouterr().err
 
 
-def test_a_run_without_heads_or_without_keyphrases_is_refused(run, capsys):
+def test_run_without_heads_is_refused(run, capsys):
     assert pruned(run, "--keep", "1", "0", "--random") == 0
     empty = str(run / "prune-random-0" / "keep-0")
     for script, more in ((ablate, []), (prune, ["--keep", "0"])):
@@ -480,7 +485,7 @@ def test_a_run_without_heads_or_without_keyphrases_is_refused(run, capsys):
         assert "the model has no heads left" in capsys.readouterr().err
 
 
-def test_a_penalty_that_closes_everything_says_what_is_left(run, capsys):
+def test_large_penalty_removes_all_heads(run, capsys):
     assert pruned(run, "--l0", "50", "--steps", "100", "--joint") == 0
     assert "\nl0-50  0      0 0       0          " in capsys.readouterr().out
     empty = run / "prune-l0-joint" / "l0-50"
@@ -504,7 +509,7 @@ def test_a_penalty_that_closes_everything_says_what_is_left(run, capsys):
         ("--keep 2 --steps 0", "--steps must be"),
     ],
 )
-def test_prune_refuses_settings_that_do_not_go_together(tmp_path, capsys, wrong, words):
+def test_prune_refuses_inconsistent_settings(tmp_path, capsys, wrong, words):
     with pytest.raises(SystemExit) as stop:
         prune.main(["--run", str(tmp_path), *wrong.split()])
     assert stop.value.code == 2
@@ -512,7 +517,7 @@ def test_prune_refuses_settings_that_do_not_go_together(tmp_path, capsys, wrong,
 
 
 @pytest.mark.parametrize("keep", ["6", "-1"])
-def test_prune_refuses_more_heads_than_there_are(run, capsys, keep):
+def test_prune_refuses_impossible_numbers_of_heads(run, capsys, keep):
     before = sorted(run.iterdir())
     assert pruned(run, "--keep", keep) == 2
     assert "the model has 6 heads; keep 0 to 5" in capsys.readouterr().err
@@ -530,13 +535,13 @@ def test_prune_refuses_more_heads_than_there_are(run, capsys, keep):
         (["head one"], "not a list of heads"),
     ],
 )
-def test_prune_refuses_an_order_of_another_model(run, tmp_path, capsys, order, word):
+def test_prune_refuses_invalid_orders(run, tmp_path, capsys, order, word):
     (tmp_path / "order.json").write_text(json.dumps(order))
     assert pruned(run, "--keep", "2", "--order", str(tmp_path / "order.json")) == 2
     assert word in capsys.readouterr().err
 
 
-def test_a_diverging_recovery_leaves_no_model(run, capsys):
+def test_diverging_fine_tuning_writes_no_model(run, capsys):
     more = ["--keep", "2", "--random", "--recover", "30", "--learning-rate", "1e30"]
     assert pruned(run, *more) == 2
     assert "the loss is" in capsys.readouterr().err
@@ -544,7 +549,7 @@ def test_a_diverging_recovery_leaves_no_model(run, capsys):
 
 
 @pytest.mark.parametrize(("before", "after", "kept"), [(0.5, 0.4, False), (0.4, 0.5, True)])
-def test_fine_tuning_is_kept_only_where_dev_is_better(run, monkeypatch, before, after, kept):
+def test_fine_tuning_is_kept_only_if_dev_improves(run, monkeypatch, before, after, kept):
     assert pruned(run, "--keep", "2", "--random", "--out", str(run / "plain")) == 0
     scores = iter((before, after))
     monkeypatch.setattr(prune, "dev_score", lambda *_: next(scores))
