@@ -40,7 +40,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.run_all
 
 study: $(VENV)/.installed
-	$(BIN)/python -m benchmarks.study --data $(DATA)
+	$(BIN)/python -m study.study --data $(DATA)
 
 # torch goes first and alone, so that nothing else picks its version. The weights of MiniLM come as
 # a package, so that nothing depends on reaching a model hub.

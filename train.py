@@ -13,8 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
+from scipy.special import expit
 from tqdm import tqdm
 
 from minibert.config import BertConfig, head_name
@@ -281,7 +281,7 @@ def sample_texts(
             "id": document.id,
             "text": document.text,
             "words": document.words,
-            "weights": (1 / (1 + np.exp(-log_odds))).tolist(),
+            "weights": expit(log_odds).tolist(),
             "gold": inside.tolist(),
             "spans": predicted_spans(document, log_odds >= threshold),
         }

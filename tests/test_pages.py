@@ -82,14 +82,14 @@ def test_every_command_names_a_script_that_imports():
     text = "\n".join([README, *PAGES.values()])
     modules = re.findall(r"python -m ([\w.]+)", text)
     scripts = re.findall(r"(?:python|--) (\w+\.py)", text)
-    assert {"train.py", "ablate.py", "benchmarks.tagger"} <= {*modules, *scripts}
+    assert {"train.py", "ablate.py", "study.tagger"} <= {*modules, *scripts}
     for module in {*modules, *(script.removesuffix(".py") for script in scripts)}:
         assert callable(importlib.import_module(module).main)
 
 
 def test_every_option_that_a_page_shows_is_there():
     paths = [*ROOT.glob("*.py"), *(ROOT / "minibert").rglob("*.py")]
-    paths += (ROOT / "benchmarks").glob("*.py")
+    paths += [path for name in ("study", "benchmarks") for path in (ROOT / name).glob("*.py")]
     code = "\n".join(path.read_text(encoding="utf-8") for path in paths)
     torchrun = {"nnodes", "nproc-per-node", "node-rank", "master-addr", "master-port"}
     torchrun |= {"rdzv-backend", "rdzv-endpoint", "rdzv-id", "max-restarts"}
