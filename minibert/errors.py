@@ -35,6 +35,7 @@ def fits(value: Any, kind: Any) -> bool:
     a bool is not an int.
     """
     origin, arguments = get_origin(kind), get_args(kind)
+
     if origin in (Union, UnionType):
         return any(fits(value, option) for option in arguments)
     if origin is Literal:
@@ -46,6 +47,7 @@ def fits(value: Any, kind: Any) -> bool:
         )
     if origin in (list, tuple):
         return isinstance(value, origin) and all(fits(item, arguments[0]) for item in value)
+
     if kind in (int, float):
         return isinstance(value, (int, kind)) and not isinstance(value, bool)
     return isinstance(value, kind or NoneType)

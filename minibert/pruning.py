@@ -61,6 +61,7 @@ def without_heads(
     """
     if isinstance(heads, dict):  # of transformers' prune_heads
         raise ValueError("heads must be pairs (layer, head), such as [(0, 1)], not a dictionary")
+
     smaller = deepcopy(model)
     pruned = {number: set(removed) for number, removed in model.config.pruned_heads.items()}
     for number, head in heads:

@@ -62,11 +62,11 @@ def load_pretrained(
     _check_arguments(labels, dtype, changes)
     folder = find_model(source)
     tensors = {k: v for k, v in read_weights(folder).items() if our_name(k) is not None}
+
     if labels is None:
         return _load_as_saved(folder, tensors, dtype, changes)
-    return _load_with_labels(
-        folder, tensors, dtype, changes | {"id2label": dict(enumerate(labels))}
-    )
+    id2label = dict(enumerate(labels))
+    return _load_with_labels(folder, tensors, dtype, changes | {"id2label": id2label})
 
 
 def _load_as_saved(

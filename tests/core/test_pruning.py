@@ -21,7 +21,7 @@ def test_pruned_heads_compute_what_masked_ones_do_and_survive_saving(tagger, bat
     batch = {k: v.clamp(max=1) if k == "token_type_ids" else v for k, v in batch.items()}
     gone = [(0, 1), (0, 2), (2, 0), (2, 1), (2, 2), (2, 3), (2, 4)]
     once = without_heads(tagger, gone[:3])
-    smaller = without_heads(once, gone[3:])  # again, by original numbers
+    smaller = without_heads(once, gone[3:])  # again by original indices
     masked = tagger(**batch, head_mask=masks_without(TINY, [gone])[0].double()).logits
     torch.testing.assert_close(smaller(**batch).logits, masked, rtol=0, atol=1e-10)
     assert tagger.config.pruned_heads == {}
@@ -56,7 +56,8 @@ def test_prune_refuses_what_is_no_head_mask(tagger, head_mask):
 
 
 def test_frozen_weights_stay_frozen(tagger):
-    """Three layers of 4 norm, 4 feed-forward and 8 attention tensors, 5 embeddings, 2 others."""
+    """Tensors: three layers with 4 of norms, 4 of feed-forward and 8 of attention, 5 of embeddings,
+    2 of the classifier."""
     tagger.bert.requires_grad_(False)
     tagger.bert.layers[1].attention.query.bias.requires_grad_(True)
     trained = {"classifier.weight", "classifier.bias", "bert.layers.1.attention.query.bias"}
