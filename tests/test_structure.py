@@ -11,7 +11,7 @@ PACKAGE = ROOT / "minibert"
 
 # The one import rule: a file imports from its own folder and from what stands before it. "core" is
 # minibert/*.py, "scripts" the four scripts.
-FOLDERS = ["core", "runtime", "data", "evaluation", "training", "heads", "keyphrases"]
+FOLDERS = ["core", "runtime", "text", "data", "evaluation", "training", "heads", "keyphrases"]
 FOLDERS += ["search", "report"]
 # Inside the core: a file imports from the groups before its own.
 CORE = [
@@ -29,7 +29,7 @@ SCRIPTS = sorted(ROOT.glob("*.py"))
 ONLY_IN = {
     "safetensors": ["weights"],
     "huggingface_hub": ["hub"],
-    "tokenizers": ["data.tokenizer"],
+    "tokenizers": ["text.tokenizer"],
     "tyro": ["runtime.cli"],
     "filelock": ["runtime.folder"],
     "snowballstemmer": ["keyphrases.phrases", "search.bm25"],
