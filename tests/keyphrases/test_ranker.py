@@ -16,7 +16,7 @@ import train
 from minibert import InputError, load_pretrained, save_pretrained
 from minibert.data.batches import Split, make_windows
 from minibert.data.corpus import SAMPLE, read_documents
-from minibert.data.documents import Document, content
+from minibert.data.documents import Document, is_content_word
 from minibert.data.words import word_spans
 from minibert.evaluation.tagger import by_document, predict
 from minibert.heads.links import pagerank, word_links
@@ -76,7 +76,7 @@ def test_weights_are_what_the_links_make_of_each_word(encoder_folder, documents)
         for document, wanted, (weights, _) in zip(
             documents, expected, Ranker(settings).analyse(documents)
         ):
-            kept = content(document)
+            kept = is_content_word(document)
             assert 0 < kept.sum() < len(kept)
             np.testing.assert_allclose(weights, wanted * kept, rtol=1e-5)
 
@@ -104,7 +104,7 @@ def test_a_tagger_weighs_and_marks(run, documents):
     marked = 0
     for document, odds, (weights, runs) in zip(documents, log_odds, ranker.analyse(documents)):
         probability = np.exp(odds) / (1 + np.exp(odds))  # of label I
-        np.testing.assert_allclose(weights, probability * content(document), rtol=1e-6)
+        np.testing.assert_allclose(weights, probability * is_content_word(document), rtol=1e-6)
         inside = {i for first, last in runs for i in range(first, last)}
         assert inside == set(np.flatnonzero(odds >= threshold))
         marked += len(inside)
