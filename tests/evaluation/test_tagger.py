@@ -38,8 +38,8 @@ from minibert.text.words import normal_form, word_spans
 LENGTH = 64
 
 
-def doc(text, id="d"):
-    return Document(id, text, word_spans(text), [])
+def doc(text):
+    return Document("d", text, word_spans(text), [])
 
 
 def make_tagger(pieces, labels, **sizes):
@@ -212,10 +212,10 @@ def test_word_prior_by_hand():
     assert prior(doc("frost the apple unseen")) == pytest.approx(expected, abs=1e-12)
 
 
-def tagged(id, text):
+def tagged(name, text):
     """A document of word/label pairs."""
     words, labels = zip(*(pair.split("/") for pair in text.split()))
-    return parse_document(json.dumps({"id": id, "words": words, "labels": labels}), "here")
+    return parse_document(json.dumps({"id": name, "words": words, "labels": labels}), "here")
 
 
 def test_commonest_label_by_hand():
