@@ -1,4 +1,4 @@
-"""Gates against their closed forms, and their gradient against finite differences."""
+"""Gates against their closed form, and their gradient against finite differences."""
 
 import math
 from dataclasses import replace
@@ -22,7 +22,7 @@ def gates() -> HardConcreteGates:
     return gates
 
 
-def test_draws_are_as_often_0_and_1_as_the_closed_form_says(gates):
+def test_probabilities_of_0_and_1_match_the_closed_form(gates):
     torch.manual_seed(0)
     draws = gates.sample(DRAWS)
     assert draws.shape == (DRAWS, 3, 5)
@@ -35,14 +35,15 @@ def test_draws_are_as_often_0_and_1_as_the_closed_form_says(gates):
     torch.testing.assert_close((draws == 1).double().mean(0), full, rtol=0, atol=0.01)
 
 
-def test_the_median_draw_is_the_concrete_at_even_odds(gates):
+def test_median_sample_matches_the_closed_form(gates):
+    """The median of the uniform noise is 0.5, whose log-odds are 0."""
     torch.manual_seed(0)
     median = gates.sample(DRAWS).median(0).values
     expected = (1.2 * torch.sigmoid(gates.log_alpha * 3) - 0.1).clamp(0, 1)
     torch.testing.assert_close(median, expected, rtol=0, atol=0.03)
 
 
-def test_fixed_values_are_exactly_0_and_1_beyond_log_of_11(gates):
+def test_fixed_values_are_exactly_0_or_1_beyond_log_of_11(gates):
     edge = torch.tensor(11.0).double().log().item()  # 2.398
     with torch.no_grad():
         gates.log_alpha[0] = torch.tensor([-edge - 1e-9, -edge + 1e-3, 0, edge - 1e-3, edge + 1e-9])
@@ -53,11 +54,11 @@ def test_fixed_values_are_exactly_0_and_1_beyond_log_of_11(gates):
     assert half == pytest.approx(0.5, abs=1e-12)
 
 
-def test_new_gates_leave_the_model_as_it_is():
+def test_new_gates_are_open():
     assert torch.equal(HardConcreteGates(TINY).fixed(), torch.ones(3, 5))
 
 
-def test_the_gradient_of_a_draw_agrees_with_differences(gates):
+def test_gradient_matches_finite_differences(gates):
     weights = torch.arange(1.0, 16, dtype=torch.float64).view(3, 5)
 
     def value() -> torch.Tensor:
@@ -78,16 +79,16 @@ def test_the_gradient_of_a_draw_agrees_with_differences(gates):
     assert (gates.log_alpha.grad != 0).all()
 
 
-def test_a_head_that_is_gone_is_never_open():
+def test_pruned_heads_are_never_open():
     gates = HardConcreteGates(replace(TINY, pruned_heads={1: [0, 3]}))
-    gone = torch.zeros(3, 5, dtype=torch.bool)
-    gone[1, [0, 3]] = True
+    pruned = torch.zeros(3, 5, dtype=torch.bool)
+    pruned[1, [0, 3]] = True
     for values in (gates.fixed(), gates.open_probability(), gates.sample(1)[0]):
-        assert (values[gone] == 0).all()
-        assert (values[~gone] > 0).all()
+        assert (values[pruned] == 0).all()
+        assert (values[~pruned] > 0).all()
 
 
-def test_the_softer_price_still_moves_gates_at_their_limit(gates):
+def test_softness_keeps_a_gradient_at_the_limit(gates):
     """sigmoid(x / 3) with x = 6 + log(11) / 3, by hand; its slope is a third of p (1 - p)."""
     slopes = []
     for softness in (1.0, 3.0):
@@ -104,15 +105,15 @@ def test_the_softer_price_still_moves_gates_at_their_limit(gates):
     assert slopes[1] > 20 * slopes[0]
 
 
-def test_log_alpha_stays_within_reach(gates):
+def test_clamp_limits_log_alpha(gates):
     with torch.no_grad():
         gates.log_alpha[0, 0], gates.log_alpha[2, 4] = -99, 99
-    gates.limit()
+    gates.clamp_()
     assert (gates.log_alpha[0, 0].item(), gates.log_alpha[2, 4].item()) == (-6, 6)
     assert gates.fixed()[0, 0] == 0
     assert gates.fixed()[2, 4] == 1
 
 
-def test_gates_of_earlier_training_start_no_further_out_than_new_ones(gates):
-    gates.set_log_alpha([[-6.0, -1.0, 0.0, 1.0, 6.0]] * 3)
+def test_warm_start_clamps_to_the_start_of_new_gates(gates):
+    gates.warm_start([[-6.0, -1.0, 0.0, 1.0, 6.0]] * 3)
     assert gates.log_alpha.tolist() == [[-START, -1.0, 0.0, 1.0, START]] * 3
