@@ -1,4 +1,4 @@
-"""Gates against their closed form, and their gradient against finite differences."""
+"""Gates against their closed forms, and their gradients against finite differences."""
 
 import math
 from dataclasses import replace
@@ -22,28 +22,27 @@ def gates() -> HardConcreteGates:
     return gates
 
 
-def test_probabilities_of_0_and_1_match_the_closed_form(gates):
+def test_samples_hit_0_and_1_with_closed_form_probability(gates):
     torch.manual_seed(0)
     draws = gates.sample(DRAWS)
     assert draws.shape == (DRAWS, 3, 5)
     assert ((draws >= 0) & (draws <= 1)).all()
-    # 4 standard errors of a share are at most 0.01 here.
+    # Four standard errors of a proportion are at most 0.01 here.
     opened = gates.open_probability()
     torch.testing.assert_close((draws > 0).double().mean(0), opened, rtol=0, atol=0.01)
-    # s > 1 before clipping: sigmoid((noise + log_alpha) / T) > 1.1 / 1.2, the odds of which are 11.
+    # 1 before clipping means sigmoid((noise + log_alpha) / T) > 1.1 / 1.2, that is odds of 11.
     full = torch.sigmoid(gates.log_alpha - torch.tensor(11.0).double().log() / 3)
     torch.testing.assert_close((draws == 1).double().mean(0), full, rtol=0, atol=0.01)
 
 
-def test_median_sample_matches_the_closed_form(gates):
-    """The median of the uniform noise is 0.5, whose log-odds are 0."""
+def test_median_sample_is_concrete_at_even_odds(gates):
     torch.manual_seed(0)
     median = gates.sample(DRAWS).median(0).values
     expected = (1.2 * torch.sigmoid(gates.log_alpha * 3) - 0.1).clamp(0, 1)
     torch.testing.assert_close(median, expected, rtol=0, atol=0.03)
 
 
-def test_fixed_values_are_exactly_0_or_1_beyond_log_of_11(gates):
+def test_fixed_values_reach_0_and_1_at_log_11(gates):
     edge = torch.tensor(11.0).double().log().item()  # 2.398
     with torch.no_grad():
         gates.log_alpha[0] = torch.tensor([-edge - 1e-9, -edge + 1e-3, 0, edge - 1e-3, edge + 1e-9])
@@ -58,7 +57,7 @@ def test_new_gates_are_open():
     assert torch.equal(HardConcreteGates(TINY).fixed(), torch.ones(3, 5))
 
 
-def test_gradient_matches_finite_differences(gates):
+def test_sample_gradient_matches_finite_differences(gates):
     weights = torch.arange(1.0, 16, dtype=torch.float64).view(3, 5)
 
     def value() -> torch.Tensor:
@@ -79,17 +78,17 @@ def test_gradient_matches_finite_differences(gates):
     assert (gates.log_alpha.grad != 0).all()
 
 
-def test_pruned_heads_are_never_open():
+def test_pruned_head_is_never_open():
     gates = HardConcreteGates(replace(TINY, pruned_heads={1: [0, 3]}))
-    pruned = torch.zeros(3, 5, dtype=torch.bool)
-    pruned[1, [0, 3]] = True
+    gone = torch.zeros(3, 5, dtype=torch.bool)
+    gone[1, [0, 3]] = True
     for values in (gates.fixed(), gates.open_probability(), gates.sample(1)[0]):
-        assert (values[pruned] == 0).all()
-        assert (values[~pruned] > 0).all()
+        assert (values[gone] == 0).all()
+        assert (values[~gone] > 0).all()
 
 
-def test_softness_keeps_a_gradient_at_the_limit(gates):
-    """sigmoid(x / 3) with x = 6 + log(11) / 3, by hand; its slope is a third of p (1 - p)."""
+def test_softness_gives_gradient_at_the_limit(gates):
+    """By hand: sigmoid(x / 3) with x = 6 + log(11) / 3, and its slope p (1 - p) / 3."""
     slopes = []
     for softness in (1.0, 3.0):
         with torch.no_grad():
@@ -114,6 +113,6 @@ def test_clamp_limits_log_alpha(gates):
     assert gates.fixed()[2, 4] == 1
 
 
-def test_warm_start_clamps_to_the_start_of_new_gates(gates):
+def test_warm_start_is_clamped_to_start(gates):
     gates.warm_start([[-6.0, -1.0, 0.0, 1.0, 6.0]] * 3)
     assert gates.log_alpha.tolist() == [[-START, -1.0, 0.0, 1.0, START]] * 3
