@@ -9,6 +9,7 @@ CUDA context of 500 MiB.
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -70,9 +71,7 @@ def measured_peak(settings: TrainSettings, windows: Sequence[Window]) -> float:
     return torch.cuda.max_memory_allocated() / MIB
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run(run, Settings, __doc__, argv)
-
+main = partial(cli.run, run, Settings, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

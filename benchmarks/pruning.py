@@ -6,8 +6,8 @@ in the run folders and not done again.
 """
 
 import sys
-from collections.abc import Sequence
 from dataclasses import astuple, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -126,9 +126,7 @@ def shares_of(dense: TrainedTagger, masks: Tensor) -> list[Share]:
     return [astuple(intervals.interval(score / scores[:, 0])) for score in scores[:, 1:].T]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run(run, Settings, __doc__, argv)
-
+main = partial(cli.run, run, Settings, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

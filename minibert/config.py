@@ -1,25 +1,32 @@
 """The sizes of a BERT encoder, under the field names of Hugging Face's config.json."""
 
-import inspect
 import json
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from reprlib import repr as short
-from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
-from minibert.errors import InputError
-from minibert.files import read_json
+from torch import Tensor
+from torch.nn import functional as F
 
-LARGEST = 2**31 - 1  # of a size: the product of two is still a number to torch
+from minibert.errors import InputError, check, check_fields
+from minibert.files import read_object
 
+MAX_SIZE = 2**31 - 1  # torch can represent the product of two sizes of this magnitude
 
-ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_new": partial(F.gelu, approximate="tanh"),  # unlike a lambda, it can be pickled
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+}
 
-
-# A key that changes what is computed, and the values under which it is what minibert computes.
-# transformers leaves a key out where it has its default, so an absent key is always fine.
-FIXED = {
+# Keys that change what is computed, with the values under which it is what minibert computes.
+# transformers leaves out keys that have their default, so a missing key is always accepted.
+FIXED: dict[str, tuple] = {
     "model_type": ("bert",),
     "position_embedding_type": ("absolute", None),
     "is_decoder": (False, None),
@@ -27,8 +34,7 @@ FIXED = {
     "quantization_config": (None,),
 }
 
-
-Head = tuple[int, int]  # (layer, head), both from zero and as the model was born
+Head = tuple[int, int]  # (layer, original head index), both from zero
 
 
 def head_name(head: Head) -> str:
@@ -37,51 +43,17 @@ def head_name(head: Head) -> str:
 
 
 def parse_head(name: str) -> Head:
-    """The inverse of `name_of`. Raises ValueError for any other text."""
+    """ "L3H7" -> (3, 7). Raises ValueError for any other text."""
     layer, head = name.removeprefix("L").split("H")
     return int(layer), int(head)
 
 
-def fits(value: Any, kind: Any) -> bool:
-    """Whether a value has the annotated type: of JSON, of a settings field, or one of the choices
-    of a Literal. A whole number passes as float."""
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin is UnionType or isinstance(kind, UnionType):
-        return any(fits(value, k) for k in inner)
-    if origin is Literal:
-        return isinstance(value, str) and value in inner
-    if origin is dict:
-        return isinstance(value, dict) and all(
-            fits(k, inner[0]) and fits(v, inner[1]) for k, v in value.items()
-        )
-    if origin in (list, tuple):
-        return isinstance(value, origin) and all(fits(v, inner[0]) for v in value)
-    if kind in (int, float):
-        return isinstance(value, (int, kind)) and not isinstance(value, bool)
-    return isinstance(value, kind or type(None))
-
-
-def check_fields(record: Any, prefix: str = "") -> None:
-    """Check each field of a dataclass against its annotation. A str and a Path pass for each
-    other, and become what is annotated. Raises InputError, which `prefix` begins."""
-    for name, kind in get_type_hints(type(record)).items():
-        value = getattr(record, name)
-        for other in (str, Path):
-            if isinstance(value, str | Path) and other in (kind, *get_args(kind)):
-                value = other(value)
-                object.__setattr__(record, name, value)  # the dataclass is frozen
-        if not fits(value, kind):
-            choices = get_origin(kind) is Literal and f"one of {', '.join(get_args(kind))}"
-            wanted = choices or inspect.formatannotation(kind)
-            raise InputError(f"{prefix}{name} must be {wanted}, not {short(value)}")
-
-
 @dataclass(frozen=True)
 class BertConfig:
-    """Sizes and labels of one encoder. Raises InputError where they cannot belong to a BERT.
+    """Sizes and labels of one encoder. Raises InputError for values that no BERT can have.
 
-    `pruned_heads` maps a layer to the heads removed for good; `num_attention_heads` stays the
-    original number, so head indices never shift.
+    `pruned_heads` maps a layer to its removed heads. `num_attention_heads` stays the original
+    number, so head indices never shift.
     """
 
     vocab_size: int
@@ -102,41 +74,39 @@ class BertConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "config: ")
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if f.type is int and not 1 <= value <= LARGEST:
-                bound = "at least 1" if value < 1 else f"at most {LARGEST}"
-                raise InputError(f"config: {f.name} must be {bound}, not {short(value)}")
+        self._check_numbers()
+        self._check_heads_and_labels()
+
+    def _check_numbers(self) -> None:
+        for name in (f.name for f in fields(self) if f.type is int):
+            size = getattr(self, name)
+            message = f"config: {name} must be from 1 to {MAX_SIZE}, not {short(size)}"
+            check(1 <= size <= MAX_SIZE, message)
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
-            if not 0 <= (getattr(self, name) or 0) < 1:
-                raise InputError(f"config: {name} must be in [0, 1), not {getattr(self, name)}")
-        if not 0 < self.layer_norm_eps < 1:
-            raise InputError(f"config: layer_norm_eps must be in (0, 1), not {self.layer_norm_eps}")
-        if not 0 <= self.initializer_range <= 1:
-            raise InputError(
-                f"config: initializer_range must be in [0, 1], not {self.initializer_range}"
-            )
-        if self.hidden_size % self.num_attention_heads:
-            raise InputError(
-                f"config: hidden_size {self.hidden_size} is not a multiple of "
-                f"num_attention_heads {self.num_attention_heads}"
-            )
-        if self.hidden_act not in ACTIVATIONS:
-            raise InputError(
-                f"config: hidden_act {short(self.hidden_act)} is not one of "
-                f"{', '.join(ACTIVATIONS)}"
-            )
-        if sorted(self.id2label) != list(range(len(self.id2label))):
-            raise InputError("config: id2label must number its labels 0, 1, 2, ... without gaps")
-        if len(set(self.labels)) < len(self.labels):
-            raise InputError(f"config: id2label names a label twice: {', '.join(self.labels)}")
+            prob = getattr(self, name) or 0
+            check(0 <= prob < 1, f"config: {name} must be in [0, 1), not {prob}")
+        eps, std = self.layer_norm_eps, self.initializer_range
+        check(0 < eps < 1, f"config: layer_norm_eps must be in (0, 1), not {eps}")
+        check(0 <= std <= 1, f"config: initializer_range must be in [0, 1], not {std}")
+
+        message = f"hidden_act {short(self.hidden_act)} is not one of {', '.join(ACTIVATIONS)}"
+        check(self.hidden_act in ACTIVATIONS, f"config: {message}")
+
+    def _check_heads_and_labels(self) -> None:
+        size, count = self.hidden_size, self.num_attention_heads
+        message = f"hidden_size {size} is not a multiple of num_attention_heads {count}"
+        check(size % count == 0, f"config: {message}")
+
         for layer, heads in self.pruned_heads.items():
-            if not 0 <= layer < self.num_hidden_layers or not all(
-                0 <= head < self.num_attention_heads for head in heads
-            ):
-                raise InputError(
-                    f"config: pruned_heads names layer {layer}, heads {short(heads)}: no such"
-                )
+            exists = 0 <= layer < self.num_hidden_layers and all(0 <= h < count for h in heads)
+            message = f"config: pruned_heads names layer {layer}, heads {short(heads)}: no such"
+            check(exists, message)
+
+        numbers = list(range(len(self.id2label)))
+        message = "config: id2label must number its labels 0, 1, 2, ... without gaps"
+        check(sorted(self.id2label) == numbers, message)
+        message = f"config: id2label names a label twice: {', '.join(self.labels)}"
+        check(len(set(self.labels)) == len(numbers), message)
 
     @property
     def head_size(self) -> int:
@@ -148,56 +118,52 @@ class BertConfig:
 
     def heads(self, layer: int) -> tuple[int, ...]:
         """The original indices of the heads that `layer` still has."""
-        gone = self.pruned_heads.get(layer, [])
-        return tuple(h for h in range(self.num_attention_heads) if h not in gone)
+        pruned = self.pruned_heads.get(layer, [])
+        return tuple(h for h in range(self.num_attention_heads) if h not in pruned)
 
     @property
     def present_heads(self) -> list[Head]:
-        """(layer, head) of every head that the model has, in reading order."""
+        """(layer, head) of every head that is not pruned, in order."""
         return [(layer, h) for layer in range(self.num_hidden_layers) for h in self.heads(layer)]
 
-    def with_labels(self, labels: tuple[str, ...]) -> "BertConfig":
+    def with_labels(self, labels: Sequence[str]) -> "BertConfig":
         return replace(self, id2label=dict(enumerate(labels)))
 
     @classmethod
     def load(cls, path: str | Path, **changes: Any) -> "BertConfig":
-        """Read a config.json, with `changes` in place of the fields of the file. Keys that do not
-        change the computation are ignored."""
-        raw = read_json(path)
-        if not isinstance(raw, dict):
-            raise InputError(f"{path}: expected a JSON object, found {type(raw).__name__}")
+        """Read a config.json. `changes` replace fields of the file. Keys that do not change what
+        is computed are ignored. Raises InputError."""
+        raw = read_object(path)
         for key, allowed in FIXED.items():
-            if key in raw and raw[key] not in allowed:
-                raise InputError(
-                    f"{path}: {key} is {short(raw[key])}; "
-                    f"minibert loads encoders with {allowed[0]!r}"
-                )
+            message = f"{key} is {short(raw.get(key))}; minibert loads encoders with {allowed[0]!r}"
+            check(key not in raw or raw[key] in allowed, f"{path}: {message}")
+
         required = [f.name for f in fields(cls) if f.default is f.default_factory is MISSING]
-        if missing := [name for name in required if name not in raw]:
-            raise InputError(f"{path}: missing {', '.join(missing)}: is this a BERT config.json?")
+        missing = ", ".join(name for name in required if name not in raw)
+        check(not missing, f"{path}: missing {missing}: is this a BERT config.json?")
+
         values = {f.name: raw[f.name] for f in fields(cls) if f.name in raw.keys() - changes.keys()}
         try:
-            for key in ("id2label", "pruned_heads"):
-                values[key] = _by_number(values.get(key))
+            for name in ("id2label", "pruned_heads"):
+                values[name] = _int_keys(name, values.get(name))
             return cls(**values | changes)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
-        except (AttributeError, ValueError):
-            raise InputError(f"{path}: {key} must map numbers, such as {{'0': ...}}") from None
 
     def to_json(self, architecture: str) -> str:
-        """The text of a config.json that transformers' `architecture` reads."""
-        label2id = {name: i for i, name in self.id2label.items()}
-        head = {"architectures": [architecture], "model_type": "bert"}
-        body = {k: v for k, v in asdict(self).items() if v not in ({}, None)}
-        return json.dumps(
-            {**head, **body, **({"label2id": label2id} if label2id else {})}, indent=2
-        )
+        """The text of a config.json that transformers' class `architecture` reads."""
+        values: dict[str, Any] = {"architectures": [architecture], "model_type": "bert"}
+        values |= {name: value for name, value in asdict(self).items() if value not in ({}, None)}
+        if self.id2label:
+            values["label2id"] = {label: number for number, label in self.id2label.items()}
+        return json.dumps(values, indent=2)
 
 
-def _by_number(given: dict[str, Any] | None) -> dict[int, Any]:
-    """{"0": x} -> {0: x}. Raises AttributeError or ValueError for what is not written so."""
-    found = {} if given is None else {int(key): value for key, value in given.items()}
-    if given and list(given) != list(map(str, found)):  # "00" would stand for "0" too
-        raise ValueError
-    return found
+def _int_keys(name: str, mapping: Any) -> dict[int, Any]:
+    """{"0": x} -> {0: x}: in JSON every key is text. None, for an empty mapping, -> {}."""
+    mapping = {} if mapping is None else mapping
+    # int() would also read "00" and " 0", two keys for one number.
+    number = re.compile("0|[1-9][0-9]{0,8}")
+    are_numbers = isinstance(mapping, dict) and all(map(number.fullmatch, mapping))
+    check(are_numbers, f"{name} must map numbers, such as {{'0': ...}}")
+    return {int(key): value for key, value in mapping.items()}

@@ -1,73 +1,51 @@
-"""Writing so that a kill at any moment leaves either the old file or the new one, whole."""
+"""Atomic writes: after a kill at any moment a file holds its old or its new content, whole."""
 
-import fcntl
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from minibert.errors import InputError
+from minibert.errors import InputError, check
 
-LFS = b"version https://git-lfs.github.com/spec/"  # how every pointer of Git LFS begins
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # the first bytes of each pointer
 
 
 @contextmanager
 def as_input_error(path: str | Path) -> Iterator[None]:
-    """What the disk refuses inside, for want of space, say, is an InputError that names `path`."""
+    """Turn an OSError inside the block, such as a full disk, into an InputError with `path`."""
     try:
         yield
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
-def locked(path: str | Path, busy: str) -> IO:
-    """`path`, made where it is missing, with a lock until it is closed. Raises InputError(busy)
-    where another process has the lock."""
-    path = Path(path)
-    lock = path.open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise InputError(busy) from None
-    return lock
-
-
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path that takes the place of `path` when the block ends well.
+    """Yield the path of an empty temporary file. It replaces `path` if the block succeeds.
 
-    It is in a hidden folder beside `path`: whatever a library leaves there when it is killed, the
-    next write of `path` clears away. A second process that writes `path` meanwhile is refused.
+    The temporary file is always `.NAME.tmp` beside `path`, so the next write of `path` overwrites
+    what a killed one left. Two processes must not write one path at the same time.
     """
     path = Path(path)
-    folder = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
+
     with as_input_error(path):
-        if path.exists() and not path.is_file():
-            raise InputError(f"{path}: cannot be written (not a file)")
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = locked(folder / ".lock", f"{path}: another process is writing it")
+        check(path.is_file() or not path.exists(), f"{path}: cannot be written (not a file)")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode
+
         try:
-            temporary = folder / path.name
             yield temporary
-            # safetensors makes a file that nobody else may read
-            temporary.chmod(folder.stat().st_mode & 0o666)
+            temporary.chmod(mode)  # safetensors replaces it by a file that only its owner may read
             os.replace(temporary, path)
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            lock.close()
-
-
-def clear_left_over(folder: str | Path) -> None:
-    """Remove what killed writes left in and below `folder`, not what others are writing there."""
-    for left_over in filter(Path.is_dir, [*Path(folder).rglob(".*.tmp")]):
-        with suppress(InputError), locked(left_over / ".lock", "in use"):
-            shutil.rmtree(left_over)
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -80,25 +58,33 @@ def to_json(value: Any) -> str:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """`value` may hold dataclasses anywhere; they become objects."""
+    """Write `value` as JSON. Dataclasses anywhere inside it become objects."""
     write_text(path, to_json(value))
 
 
 def refuse_pointer(path: str | Path) -> None:
-    """Raises InputError where Git LFS has not yet replaced its pointer by the file."""
-    if not os.path.isfile(path):  # of a pipe, what is read here would be lost
+    """Raise InputError if `path` is a pointer that Git LFS has not replaced by the file yet."""
+    if not os.path.isfile(path):  # reading from a pipe would consume its content
         return
     with suppress(OSError), open(path, "rb") as file:
-        if file.read(len(LFS)) == LFS:
-            raise InputError(f"{path}: a Git LFS pointer, not the file: run git lfs pull there")
+        is_pointer = file.read(len(LFS_POINTER)) == LFS_POINTER
+        check(not is_pointer, f"{path}: a Git LFS pointer, not the file: run git lfs pull there")
 
 
 def read_json(path: str | Path) -> Any:
+    """Raises InputError for a file that is missing or is not JSON."""
     refuse_pointer(path)
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not readable as JSON ({error})") from None
+
+
+def read_object(path: str | Path) -> dict[str, Any]:
+    """A JSON object. Raises InputError for any other file."""
+    value = read_json(path)
+    check(isinstance(value, dict), f"{path}: expected a JSON object, not {type(value).__name__}")
+    return value
 
 
 def sha256(path: str | Path) -> str:

@@ -3,15 +3,13 @@
 Shapes: B sequences, L positions, T real tokens of the whole batch (padding left out), D hidden
 size, H heads of this layer, K head size.
 
-Real tokens are packed: every linear layer and norm sees (T, D), attention runs inside each
-sequence, so padding costs nothing and changes nothing. A head is silenced by an argument,
-`head_mask`, that multiplies its context after attention and before the output projection: the
-same output and the same gradient as scaling its attention probabilities (Michel et al. 2019,
-eq. 2), and it leaves the fused attention kernel in use.
+Real tokens are packed: linear layers and norms see (T, D), and attention runs inside each sequence,
+so padding costs nothing and changes nothing. `head_mask` multiplies each head's context, after
+attention and before the output projection. Output and gradient are those of scaling the attention
+probabilities (Michel et al. 2019, eq. 2), and the fused attention kernel stays in use.
 """
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from itertools import zip_longest
 from typing import NamedTuple, cast
 
@@ -20,36 +18,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minibert.attention import Packing, attend, check_shapes
-from minibert.config import BertConfig
+from minibert.config import ACTIVATIONS, BertConfig
+from minibert.initialization import Embedding, Linear, init_weights
 
 IGNORED = -100  # the label of a token that is not scored, as in torch and transformers
 
 
-ACTIVATIONS = {
-    "gelu": F.gelu,
-    "gelu_new": partial(F.gelu, approximate="tanh"),  # a lambda cannot be pickled
-    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
-    "relu": F.relu,
-}
-
-
 class Output(NamedTuple):
-    """`last_hidden_state` (B, L, D), zero at padding; `logits` (B, L, labels); `attentions`: per
-    layer (B, H, L, L), before dropout and head mask, zero at padding."""
-
-    last_hidden_state: Tensor
-    logits: Tensor | None = None
+    last_hidden_state: Tensor  # (B, L, D), zero at padding
+    logits: Tensor | None = None  # (B, L, labels)
     loss: Tensor | None = None
-    attentions: tuple[Tensor, ...] | None = None
-
-
-class Linear(nn.Linear):
-    def reset_parameters(self) -> None:
-        """`Bert` draws all weights, or they are loaded: torch's own draw would be thrown away."""
-
-
-class Embedding(nn.Embedding):
-    reset_parameters = Linear.reset_parameters
+    attentions: tuple[Tensor, ...] | None = None  # per layer (B, H, L, L), zero at padding
 
 
 class Embeddings(nn.Module):
@@ -68,19 +47,20 @@ class Embeddings(nn.Module):
         return self.combine(self.word(input_ids), positions, token_type_ids)
 
     def combine(self, words: Tensor, positions: Tensor, token_type_ids: Tensor) -> Tensor:
-        """The same with the words looked up already, (T, D)."""
+        """As `forward`, from word vectors (T, D)."""
         embedded = words + self.token_type(token_type_ids) + self.position(positions)
         return self.dropout(self.norm(embedded))
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention with a per-head factor on the context (Vaswani et al. 2017, eq. 1)."""
+    """Multi-head attention with a factor on each head's context (Vaswani et al. 2017, eq. 1)."""
 
     def __init__(self, config: BertConfig, heads: tuple[int, ...]):
         super().__init__()
         self.heads = heads  # original indices
         self.head_size = config.head_size
         self.dropout_prob = config.attention_probs_dropout_prob
+
         width = len(heads) * config.head_size
         self.query = Linear(config.hidden_size, width)
         self.key = Linear(config.hidden_size, width)
@@ -88,22 +68,27 @@ class SelfAttention(nn.Module):
         self.output = Linear(width, config.hidden_size)
 
     def forward(self, hidden: Tensor, packing: Packing, factor: Tensor | None = None) -> Tensor:
-        """(T, D) -> (T, D); `factor` is (H,) or, one row per token, (T, H)."""
+        """(T, D) -> (T, D). `factor`: (H,), or (T, H) for one row per token."""
         context = self.context(hidden, packing)
         if factor is not None:
             context = context * factor.unsqueeze(-1)
         return self.output(context.flatten(1))  # (T, H, K) -> (T, H*K) -> (T, D)
 
     def context(self, hidden: Tensor, packing: Packing) -> Tensor:
-        """(T, D) -> (T, H, K): what each head would hand to the output projection."""
-        qkv = (self._split(part(hidden)) for part in (self.query, self.key, self.value))
-        return attend(*qkv, packing.lengths, self.dropout_prob if self.training else 0.0)
+        """(T, D) -> (T, H, K), the input of the output projection."""
+        query = self._split(self.query(hidden))
+        key = self._split(self.key(hidden))
+        value = self._split(self.value(hidden))
+        dropout = self.dropout_prob if self.training else 0.0
+        return attend(query, key, value, packing.lengths, dropout)
 
     def probs(self, hidden: Tensor, packing: Packing) -> Tensor:
-        """(T, D) -> (B, H, L, L): the attention probabilities, spelled out."""
-        query, key = (packing.unpack(self._split(part(hidden))) for part in (self.query, self.key))
+        """(T, D) -> (B, H, L, L): the attention probabilities, which the fused kernel hides."""
+        query = packing.unpack(self._split(self.query(hidden)))  # (B, L, H, K)
+        key = packing.unpack(self._split(self.key(hidden)))
         scores = torch.einsum("bqhk,bjhk->bhqj", query, key) / self.head_size**0.5
-        real = packing.unpack(torch.ones_like(packing.index)).bool()  # (B, L)
+
+        real = packing.unpack(torch.ones_like(packing.token_index)).bool()  # (B, L)
         scores = scores.masked_fill(~real[:, None, None, :], float("-inf"))
         return scores.softmax(-1).masked_fill(~real[:, None, :, None], 0.0)
 
@@ -112,7 +97,7 @@ class SelfAttention(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention, then a feed-forward network, each added to its input and normalised after."""
+    """Attention and a feed-forward network, each added to its input and then normalised."""
 
     def __init__(self, config: BertConfig, layer: int):
         super().__init__()
@@ -128,14 +113,14 @@ class Layer(nn.Module):
         return self.feed_forward(hidden, self.attention(hidden, packing, factor))
 
     def feed_forward(self, hidden: Tensor, attended: Tensor) -> Tensor:
-        """The layer's input and its attention output, both (T, D) -> the layer's output (T, D)."""
+        """The layer's input and its attention's output, (T, D) each -> its output (T, D)."""
         hidden = self.attention_norm(hidden + self.dropout(attended))
         expanded = self.activation(self.expand(hidden))
         return self.output_norm(hidden + self.dropout(self.contract(expanded)))
 
 
 class Bert(nn.Module):
-    """The encoder. Its parameters are drawn as BERT's were; `load_pretrained` loads real ones."""
+    """The encoder, with random parameters. `load_pretrained` loads trained ones."""
 
     def __init__(self, config: BertConfig):
         super().__init__()
@@ -143,15 +128,7 @@ class Bert(nn.Module):
         self.embeddings = Embeddings(config)
         layers = nn.ModuleList(Layer(config, i) for i in range(config.num_hidden_layers))
         self.layers = cast(Sequence[Layer], layers)  # torch does not say what a ModuleList holds
-        self.apply(self._draw)
-
-    def _draw(self, module: nn.Module) -> None:
-        if self.embeddings.word.weight.is_meta:
-            return  # weights are about to be loaded; drawing on meta imports SymPy: 1 s, 70 MB
-        if isinstance(module, (nn.Linear, nn.Embedding)):
-            nn.init.normal_(module.weight, std=self.config.initializer_range)
-        if isinstance(module, nn.Linear):
-            nn.init.zeros_(module.bias)
+        init_weights(self, config.initializer_range)
 
     def forward(
         self,
@@ -163,10 +140,11 @@ class Bert(nn.Module):
     ) -> Output:
         """Encode a batch.
 
-        input_ids, attention_mask (1 = real token; all real by default), token_type_ids: (B, L).
-        head_mask: (layers, heads) or, one per sequence, (B, layers, heads), over the original
-        heads; 1 keeps a head, 0 masks it, values between scale it.
-        Raises ValueError for any other shape and for a sequence longer than the model's.
+        input_ids, attention_mask (1 = real token; default: all real), token_type_ids: (B, L).
+        head_mask: (layers, heads), or (B, layers, heads) for one mask per sequence, by original
+        head index; 1 keeps a head, 0 masks it, values between scale it.
+        return_attentions: also return the probabilities, before dropout and head mask.
+        Raises ValueError for any other shape, and for sequences longer than the model's limit.
         """
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         check_shapes(input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
@@ -181,22 +159,22 @@ class Bert(nn.Module):
         head_mask: Tensor | None = None,
         return_attentions: bool = False,
     ) -> Output:
-        """As `forward`, with the packing of the mask: computing it on a GPU waits for the GPU."""
+        """As `forward`, with a packing from `packing`: to compute it on a GPU waits for the GPU."""
         factors = self.factors(head_mask, packing)
-        attentions = []
         embedded = self.start(input_ids, packing, token_type_ids)
+
+        attentions = []
         for number, hidden in enumerate(self.hidden_states(embedded, packing, factors)):
             if return_attentions and number < len(self.layers):
                 attentions.append(self.layers[number].attention.probs(hidden, packing))
         return Output(packing.unpack(hidden), attentions=tuple(attentions) or None)
 
     def packing(self, attention_mask: Tensor) -> Packing:
-        """Where the real tokens of a mask (B, L) sit."""
-        if attention_mask.shape[1] > self.config.max_position_embeddings:
-            raise ValueError(
-                f"a sequence of {attention_mask.shape[1]} tokens is longer than the model's "
-                f"{self.config.max_position_embeddings}: cut it into windows (minibert.data)"
-            )
+        """The packing of an attention mask (B, L). Raises ValueError if L exceeds the limit."""
+        length, limit = attention_mask.shape[1], self.config.max_position_embeddings
+        if length > limit:
+            message = f"a sequence of {length} tokens is longer than the model's {limit}"
+            raise ValueError(f"{message}: cut it into windows (minibert.data)")
         return Packing.of(attention_mask)
 
     def start(
@@ -210,24 +188,23 @@ class Bert(nn.Module):
     def hidden_states(
         self, hidden: Tensor, packing: Packing, factors: Sequence[Tensor | None] = ()
     ) -> Iterator[Tensor]:
-        """The input of each layer, then the output of the last, each (T, D), one at a time: a
-        caller that stops early leaves the layers above uncomputed. `factors`: see `factors`."""
+        """Yield each layer's input and then the last layer's output, each (T, D). If the caller
+        stops early, the layers above are not computed. `factors`: see `factors`."""
         yield hidden
         for layer, factor in zip_longest(self.layers, factors):
             hidden = layer(hidden, packing, factor)
             yield hidden
 
     def factors(self, head_mask: Tensor | None, packing: Packing) -> list[Tensor | None]:
-        """Per layer the factor on each of its heads: (H,), or (T, H) for a mask per sequence."""
+        """The factors on the heads of each layer: (H,), or (T, H) for one mask per sequence."""
         layers, heads = self.config.num_hidden_layers, self.config.num_attention_heads
         if head_mask is None:
             return [None] * layers
         shape = tuple(head_mask.shape) if isinstance(head_mask, Tensor) else type(head_mask)
         if shape not in ((layers, heads), (packing.shape[0], layers, heads)):
-            raise ValueError(
-                f"head_mask must be a tensor (layers, heads) = ({layers}, {heads}) or "
-                f"({packing.shape[0]}, {layers}, {heads}), not {shape}"
-            )
+            shapes = f"({layers}, {heads}) or ({packing.shape[0]}, {layers}, {heads})"
+            raise ValueError(f"head_mask must be a tensor (layers, heads) = {shapes}, not {shape}")
+
         head_mask = head_mask.to(self.embeddings.word.weight.dtype)
         factor = head_mask if head_mask.ndim == 2 else head_mask[packing.rows]
         return [factor[..., i, list(layer.attention.heads)] for i, layer in enumerate(self.layers)]
@@ -241,7 +218,7 @@ def summed_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class BertForTokenClassification(nn.Module):
-    """The encoder with one linear layer on each token: a score for every label."""
+    """The encoder and one linear layer, which gives each token a score per label."""
 
     def __init__(self, config: BertConfig):
         super().__init__()
@@ -250,7 +227,7 @@ class BertForTokenClassification(nn.Module):
         dropout = config.classifier_dropout
         self.dropout = nn.Dropout(config.hidden_dropout_prob if dropout is None else dropout)
         self.classifier = Linear(config.hidden_size, len(config.labels))
-        self.bert._draw(self.classifier)
+        init_weights(self.classifier, config.initializer_range)
 
     def forward(
         self,
@@ -261,7 +238,7 @@ class BertForTokenClassification(nn.Module):
         labels: Tensor | None = None,
         return_attentions: bool = False,
     ) -> Output:
-        """As `Bert.forward`; `labels` (B, L) adds the mean cross-entropy over those not IGNORED."""
+        """As `Bert.forward`. `labels` (B, L) adds the mean loss over those that are not IGNORED."""
         out = self.bert(input_ids, attention_mask, token_type_ids, head_mask, return_attentions)
         logits = self.classify(out.last_hidden_state)
         if labels is not None:

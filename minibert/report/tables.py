@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from minibert.data.words import Span
 from minibert.evaluation.intervals import Score, rank_correlation
 from minibert.evaluation.metrics import main_measure
 from minibert.heads.costs import Cost
-from minibert.tokenizer import Span
 
 Rows = list[list[str]]  # of a table, the first of them its head
 

@@ -129,8 +129,8 @@ class LayerwisePasses:
         if not states or not self.model.bert.embeddings.word.weight.requires_grad:
             return
         words = self.model.bert.embeddings.word(torch.cat([state.ids for state in states]))
-        gradient = torch.cat([state.output_gradient for state in states])
-        torch.autograd.backward(words, gradient)
+        gradients = [g for state in states if (g := state.output_gradient) is not None]
+        torch.autograd.backward(words, torch.cat(gradients))
 
 
 def _rng_state(device: torch.device) -> Tensor:

@@ -198,6 +198,9 @@ def stepping_down(settings: Settings, attempt: Callable[[Settings], Result]) -> 
             return attempt(settings)
         except torch.OutOfMemoryError:
             pass  # retry outside this clause, which keeps the failed attempt's tensors alive
-        print(f"out of memory with --plan {settings.plan}; {next_plan} goes on", file=sys.stderr)
+        print(
+            f"out of memory with --plan {settings.plan}; continuing with {next_plan}",
+            file=sys.stderr,
+        )
         settings = replace(settings, plan=next_plan)
     return attempt(settings)

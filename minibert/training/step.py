@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +47,9 @@ class Stepper:
         self.device = model.classifier.weight.device
         if settings.freeze_embeddings:
             model.bert.embeddings.requires_grad_(False)
-        self.names = {p: name for name, p in model.named_parameters() if p.requires_grad}
+        self.names: dict[Tensor, str] = {
+            p: name for name, p in model.named_parameters() if p.requires_grad
+        }
 
         # Gradients in fp16 underflow: the scaler multiplies the loss, and divides the gradients.
         precision = choose_precision(settings.precision, self.device)
@@ -62,7 +65,7 @@ class Stepper:
         trained = [p for p in block.parameters() if p.requires_grad]
         if not trained:
             return None
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": [p for p in trained if p.ndim > 1]},
             {"params": [p for p in trained if p.ndim == 1], "weight_decay": 0.0},
         ]
@@ -197,7 +200,7 @@ class Stepper:
 
     def save(self, path: str | Path, progress: dict) -> None:
         """Write weights, both moments of AdamW, the scaler and `progress` to one file."""
-        tensors = {f"weight.{name}": parameter for parameter, name in self.names.items()}
+        tensors = {f"weight.{name}": parameter.detach() for parameter, name in self.names.items()}
         for optimizer in filter(None, self.optimizers):
             for parameter, moments in optimizer.state.items():
                 name = self.names[parameter]

@@ -1,4 +1,4 @@
-"""config.json: what is read, what is refused, and that the message names the key."""
+"""config.json: fields that are read, values that are rejected, and messages with the key."""
 
 import json
 from dataclasses import fields
@@ -11,8 +11,7 @@ import ablate
 import prune
 import rank
 from minibert import BertConfig, InputError
-from minibert.keyphrases.phrases import PhraseSettings
-from minibert.keyphrases.ranker import LinkSettings, RankSettings
+from minibert.keyphrases.ranker import RankSettings
 from minibert.training.settings import TrainSettings
 
 GOOD = {
@@ -36,7 +35,7 @@ def load(tmp_path):
     return load
 
 
-def test_sizes_are_read_and_the_rest_has_berts_defaults(load):
+def test_missing_fields_have_berts_defaults(load):
     config = load()
     assert [getattr(config, key) for key in REQUIRED] == [100, 12, 2, 3, 20]
     assert (config.max_position_embeddings, config.type_vocab_size) == (512, 2)
@@ -46,7 +45,7 @@ def test_sizes_are_read_and_the_rest_has_berts_defaults(load):
     assert (config.labels, config.pruned_heads, config.head_size) == ((), {}, 4)
 
 
-def test_every_field_is_read(load):
+def test_all_fields_are_read(load):
     changes = {
         "max_position_embeddings": 7,
         "type_vocab_size": 1,
@@ -63,12 +62,12 @@ def test_every_field_is_read(load):
     assert (config.heads(0), config.heads(1)) == ((0, 1, 2), (1,))
 
 
-def test_keys_that_change_nothing_are_ignored(load):
+def test_irrelevant_keys_are_ignored(load):
     assert load(transformers_version="4.8.2", pad_token_id=3, use_cache=False) == load()
 
 
 @pytest.mark.parametrize("key", REQUIRED)
-def test_a_missing_size_is_named(key, tmp_path):
+def test_missing_size_is_named(key, tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps({k: v for k, v in GOOD.items() if k != key}))
     with pytest.raises(InputError, match=rf"config\.json: missing {key}\b"):
@@ -126,7 +125,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("key", "value"), WRONG)
-def test_a_wrong_value_is_refused_by_name(key, value, load):
+def test_wrong_value_is_rejected_by_name(key, value, load):
     with pytest.raises(InputError, match=rf"config\.json: .*\b{key}\b"):
         load(**{key: value})
 
@@ -142,12 +141,12 @@ def test_a_wrong_value_is_refused_by_name(key, value, load):
         ("quantization_config", {"quant_method": "gptq"}),
     ],
 )
-def test_a_model_that_computes_something_else_is_refused(key, value, load):
+def test_unsupported_architecture_is_rejected(key, value, load):
     with pytest.raises(InputError, match=rf"config\.json: {key} is "):
         load(**{key: value})
 
 
-def test_what_transformers_writes_for_an_encoder_is_fine(load):
+def test_defaults_written_by_transformers_are_accepted(load):
     fixed = {"position_embedding_type": "absolute", "is_decoder": False}
     assert load(**fixed, add_cross_attention=False, id2label=None, pruned_heads={}) == load()
 
@@ -169,7 +168,7 @@ def test_round_trip(changes, tmp_path):
     assert BertConfig.load(path) == config
 
 
-def test_the_text_is_what_transformers_reads():
+def test_to_json_has_the_keys_of_transformers():
     text = json.loads(TINY.with_labels(("O", "I")).to_json("BertForTokenClassification"))
     assert text["architectures"] == ["BertForTokenClassification"]
     assert text["model_type"] == "bert"
@@ -181,7 +180,7 @@ def test_the_text_is_what_transformers_reads():
 @pytest.mark.parametrize(
     "content", [b"{", b"", b"\xff\xfe\x00", b"[]", b"3", b"null", b'"bert"', b"[" * 100_000]
 )
-def test_what_is_not_a_json_object_is_refused(content, tmp_path):
+def test_file_without_json_object_is_rejected(content, tmp_path):
     path = tmp_path / "config.json"
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"config\.json: (not readable as|expected a) JSON"):
@@ -189,18 +188,18 @@ def test_what_is_not_a_json_object_is_refused(content, tmp_path):
 
 
 @pytest.mark.parametrize("value", ["x" * 10_000, [[[["x"] * 99] * 99] * 99]])
-def test_of_a_long_value_the_beginning_is_told(value, load):
+def test_message_shortens_long_values(value, load):
     with pytest.raises(InputError, match=r"hidden_act .*(not one of gelu|must be .*\.\.\.)"):
         load(hidden_act=value)
 
 
-def test_no_file_is_refused(tmp_path):
+def test_missing_file_is_rejected(tmp_path):
     with pytest.raises(InputError, match=r"config\.json: not readable"):
         BertConfig.load(tmp_path / "config.json")
 
 
 @pytest.mark.parametrize("key", ["vocab_size", "hidden_dropout_prob", "hidden_act"])
-def test_values_given_in_code_are_checked_too(key):
+def test_constructor_checks_values(key):
     with pytest.raises(InputError, match=f"config: {key}"):
         BertConfig(**{**vars(TINY), key: []})
 
@@ -208,8 +207,6 @@ def test_values_given_in_code_are_checked_too(key):
 # Settings ---------------------------------------------------------------------------------------
 
 SETTINGS = {
-    PhraseSettings: {},
-    LinkSettings: {},
     RankSettings: {},
     TrainSettings: {},
     ablate.AblateSettings: {"run": Path("run")},
@@ -222,7 +219,7 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("kind", SETTINGS, ids=lambda kind: kind.__name__)
-def test_every_field_of_settings_is_checked(kind):
+def test_settings_check_every_field(kind):
     given = SETTINGS[kind]
     kind(**given)
     for field in fields(kind):
@@ -236,7 +233,7 @@ def test_every_field_of_settings_is_checked(kind):
 @pytest.mark.parametrize(
     ("kind", "name", "value", "why"),
     [
-        (PhraseSettings, "aggregate", "max", "one of sum, mean, often, not 'max'"),
+        (RankSettings, "aggregate", "max", "one of sum, mean, often, not 'max'"),
         (RankSettings, "weights", "textrank", "one of received, pagerank, tagger"),
         (RankSettings, "top", "10", r"int \| None"),
         (TrainSettings, "precision", "float16", "one of auto, float32, bf16, fp16"),
@@ -250,14 +247,14 @@ def test_every_field_of_settings_is_checked(kind):
         (prune.PruneSettings, "keep", (4, 1.5), "(4, 1.5)"),
     ],
 )
-def test_a_misspelt_choice_is_refused_with_the_choices(kind, name, value, why):
+def test_wrong_choice_is_rejected_with_the_choices(kind, name, value, why):
     with pytest.raises(InputError) as caught:
         kind(**SETTINGS[kind] | {name: value})
     assert str(caught.value).startswith(f"{name} must be ")
     assert why.replace("\\", "") in str(caught.value)
 
 
-def test_a_text_and_a_path_stand_for_each_other():
+def test_str_and_path_are_converted():
     settings = RankSettings(model=Path("a/b"), idf="x.jsonl")
     assert (settings.model, settings.idf) == ("a/b", Path("x.jsonl"))
     assert RankSettings(idf=None).idf is None

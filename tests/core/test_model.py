@@ -1,4 +1,4 @@
-"""What must hold of the model whatever its weights: padding, head masks, pruning, dropout."""
+"""Properties of the model for any weights: padding, head masks, pruning, dropout."""
 
 import pickle
 import re
@@ -12,7 +12,8 @@ from torch.testing import assert_close
 
 from minibert import Bert, BertForTokenClassification
 from minibert.attention import Packing
-from minibert.model import ACTIVATIONS, IGNORED
+from minibert.config import ACTIVATIONS
+from minibert.model import IGNORED
 
 pytestmark = pytest.mark.numeric
 
@@ -22,7 +23,7 @@ LAYERS, HEADS, SIZE = TINY.num_hidden_layers, TINY.num_attention_heads, TINY.hea
 
 @pytest.fixture(params=["ragged", "even"])
 def batch(request, batch):
-    """As in conftest.py; and with six real tokens in each sequence, which are computed at once."""
+    """As in conftest.py, and with six real tokens in each sequence, which form a plain batch."""
     if request.param == "even":
         mask = torch.zeros(4, 11, dtype=torch.long)
         mask[:3, :6] = 1
@@ -50,7 +51,7 @@ def with_scaled_columns(model: BertForTokenClassification, head_mask: torch.Tens
 
 
 @pytest.mark.parametrize("filler", [0, 7, -1, 10**6])
-def test_what_stands_at_padding_never_matters(tagger, batch, filler):
+def test_padding_content_does_not_change_outputs(tagger, batch, filler):
     padding = batch["attention_mask"] == 0
     filled = batch | {
         name: batch[name].masked_fill(padding, filler) for name in ("input_ids", "token_type_ids")
@@ -60,7 +61,7 @@ def test_what_stands_at_padding_never_matters(tagger, batch, filler):
     assert all(map(torch.equal, out.attentions, other.attentions))
 
 
-def test_padding_is_zero_in_what_comes_out(tagger, batch):
+def test_outputs_are_zero_at_padding(tagger, batch):
     out = tagger(**batch, return_attentions=True)
     padding = batch["attention_mask"] == 0
     assert not out.last_hidden_state[padding].any()
@@ -70,7 +71,7 @@ def test_padding_is_zero_in_what_comes_out(tagger, batch):
         assert not probs.permute(0, 3, 1, 2)[padding].any()  # as a key
 
 
-def test_each_sequence_alone_equals_itself_in_the_batch(tagger, batch):
+def test_batching_does_not_change_outputs(tagger, batch):
     logits = tagger(**batch).logits
     for i in range(len(logits)):
         alone = tagger(**{name: value[i : i + 1] for name, value in batch.items()}).logits
@@ -78,7 +79,7 @@ def test_each_sequence_alone_equals_itself_in_the_batch(tagger, batch):
 
 
 @pytest.mark.parametrize("i", [0, 1, 2])
-def test_padding_on_the_right_may_be_cut_off_or_added(tagger, batch, i):
+def test_right_padding_does_not_change_outputs(tagger, batch, i):
     length = int(batch["attention_mask"][i].sum())
     short = {name: value[i : i + 1, :length] for name, value in batch.items()}
     long = {name: nn.functional.pad(value, (0, 5)) for name, value in short.items()}
@@ -87,19 +88,19 @@ def test_padding_on_the_right_may_be_cut_off_or_added(tagger, batch, i):
     assert_close(tagger(**long).logits[0, :length], expected, **EXACT)
 
 
-def test_positions_are_columns(tagger, batch):
+def test_position_embeddings_follow_columns(tagger, batch):
     shifted = {name: nn.functional.pad(value, (1, 0)) for name, value in batch.items()}
     moved = tagger(**shifted).logits[:, 1:]
     assert (moved - tagger(**batch).logits).abs().amax((1, 2)).min() > 1e-3
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.float32, torch.int32])
-def test_the_attention_mask_may_be_of_any_dtype(tagger, batch, dtype):
+def test_attention_mask_of_any_dtype(tagger, batch, dtype):
     other = batch | {"attention_mask": batch["attention_mask"].to(dtype)}
     assert torch.equal(tagger(**other).logits, tagger(**batch).logits)
 
 
-def test_a_sequence_without_tokens_disturbs_no_other(tagger, batch):
+def test_empty_sequence_does_not_affect_others(tagger, batch):
     empty = batch | {"attention_mask": batch["attention_mask"].clone()}
     empty["attention_mask"][1] = 0
     mask = draw(4, LAYERS, HEADS).requires_grad_()
@@ -118,13 +119,13 @@ def test_a_sequence_without_tokens_disturbs_no_other(tagger, batch):
     assert all(p.grad.isfinite().all() for p in tagger.parameters())
 
 
-def test_a_batch_of_padding_alone_is_all_zero(tagger, batch):
+def test_batch_of_padding_only_is_zero(tagger, batch):
     out = tagger(**batch | {"attention_mask": torch.zeros_like(batch["attention_mask"])})
     assert out.last_hidden_state.shape == (4, 11, 30)
     assert not out.last_hidden_state.any()
 
 
-def test_packing_goes_there_and_back(batch):
+def test_pack_unpack_round_trip(batch):
     packing = Packing.of(batch["attention_mask"])
     padded = draw(4, 11, 2, 3)
     packed = packing.pack(padded)
@@ -135,7 +136,7 @@ def test_packing_goes_there_and_back(batch):
 
 
 @pytest.mark.parametrize("kind", ["encoder", "tagger"])
-def test_a_sequence_longer_than_the_model_raises(tagger, kind):
+def test_too_long_sequence_raises(tagger, kind):
     model = tagger if kind == "tagger" else tagger.bert
     assert model(torch.zeros(1, 19, dtype=torch.long)).last_hidden_state.shape == (1, 19, 30)
     with pytest.raises(ValueError, match=r"20 tokens .* 19"):
@@ -159,13 +160,13 @@ def test_attentions_are_distributions_that_give_the_context(tagger, batch):
         hidden = layer(hidden, packing)
 
 
-def test_attentions_only_on_demand_and_the_same_logits(tagger, batch):
+def test_return_attentions_does_not_change_logits(tagger, batch):
     assert tagger(**batch).attentions is None
     out = tagger(**batch, return_attentions=True)
     assert torch.equal(out.logits, tagger(**batch).logits)
 
 
-def test_attentions_are_from_before_head_mask_and_dropout(tagger, batch):
+def test_attentions_are_before_head_mask_and_dropout(tagger, batch):
     plain = tagger(**batch, return_attentions=True).attentions[0]
     mask = torch.zeros(LAYERS, HEADS, dtype=torch.float64)
     assert torch.equal(tagger(**batch, head_mask=mask, return_attentions=True).attentions[0], plain)
@@ -180,12 +181,12 @@ def test_attentions_are_from_before_head_mask_and_dropout(tagger, batch):
 # Head masks -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["some silent", "fractional", "all silent", "negative, large"])
-def test_a_head_mask_is_a_factor_on_columns_of_the_output_projection(tagger, batch, kind):
+@pytest.mark.parametrize("kind", ["some masked", "fractional", "all masked", "negative, large"])
+def test_head_mask_equals_scaled_output_columns(tagger, batch, kind):
     mask = {
-        "some silent": some_heads(LAYERS, HEADS),
+        "some masked": some_heads(LAYERS, HEADS),
         "fractional": draw(LAYERS, HEADS),
-        "all silent": torch.zeros(LAYERS, HEADS).double(),
+        "all masked": torch.zeros(LAYERS, HEADS).double(),
         "negative, large": 5 * draw(LAYERS, HEADS) - 2,
     }[kind]
     masked = tagger(**batch, head_mask=mask).logits
@@ -195,7 +196,7 @@ def test_a_head_mask_is_a_factor_on_columns_of_the_output_projection(tagger, bat
 
 
 @pytest.mark.parametrize(("layer", "head"), [(i, h) for i in range(LAYERS) for h in range(HEADS)])
-def test_each_switch_silences_its_own_head(tagger, batch, layer, head):
+def test_each_entry_masks_its_own_head(tagger, batch, layer, head):
     mask = torch.ones(LAYERS, HEADS, dtype=torch.float64)
     mask[layer, head] = 0
     masked = tagger(**batch, head_mask=mask).logits
@@ -203,13 +204,13 @@ def test_each_switch_silences_its_own_head(tagger, batch, layer, head):
     assert_close(masked, tagger(**batch).logits, **EXACT)
 
 
-def test_ones_change_nothing(tagger, batch):
+def test_head_mask_of_ones_changes_nothing(tagger, batch):
     plain = tagger(**batch).logits
     for shape in [(LAYERS, HEADS), (4, LAYERS, HEADS)]:
         assert_close(tagger(**batch, head_mask=torch.ones(shape).double()).logits, plain, **EXACT)
 
 
-def test_a_mask_per_sequence_is_each_sequence_with_its_own(tagger, batch):
+def test_mask_per_sequence_equals_sequences_alone(tagger, batch):
     masks = draw(4, LAYERS, HEADS)
     together = tagger(**batch, head_mask=masks).logits
     for i, mask in enumerate(masks):
@@ -217,7 +218,7 @@ def test_a_mask_per_sequence_is_each_sequence_with_its_own(tagger, batch):
         assert_close(together[i], alone[0], **EXACT)
 
 
-def test_as_many_sequences_as_layers_is_no_ambiguity(tagger, batch):
+def test_mask_with_as_many_sequences_as_layers(tagger, batch):
     three = {name: value[:LAYERS] for name, value in batch.items()}
     mask = draw(LAYERS, HEADS)
     each = tagger(**three, head_mask=mask.expand(LAYERS, LAYERS, HEADS)).logits
@@ -241,36 +242,36 @@ def test_as_many_sequences_as_layers_is_no_ambiguity(tagger, batch):
         (LAYERS, 1, HEADS, 1, 1),
     ],
 )
-def test_a_head_mask_of_another_shape_raises(tagger, batch, shape):
+def test_wrong_head_mask_shape_raises(tagger, batch, shape):
     with pytest.raises(ValueError, match=re.escape(f"not {shape}")):
         tagger(**batch, head_mask=torch.ones(shape, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("head_mask", [{0: [1]}, [[1.0] * HEADS] * LAYERS])
-def test_a_head_mask_that_is_no_tensor_raises(tagger, batch, head_mask):
-    said = rf"head_mask must be a tensor \(layers, heads\).* not .*{type(head_mask).__name__}"
-    with pytest.raises(ValueError, match=said):
+def test_head_mask_must_be_a_tensor(tagger, batch, head_mask):
+    message = rf"head_mask must be a tensor \(layers, heads\).* not .*{type(head_mask).__name__}"
+    with pytest.raises(ValueError, match=message):
         tagger(**batch, head_mask=head_mask)
 
 
 @pytest.mark.parametrize("name", ["attention_mask", "token_type_ids", "labels"])
 @pytest.mark.parametrize("shape", [(4, 10), (4, 12), (3, 11), (1, 11), (11, 4), (44,), (4, 1, 11)])
-def test_inputs_of_another_shape_than_the_ids_raise(tagger, batch, name, shape):
+def test_inputs_must_have_the_shape_of_the_ids(tagger, batch, name, shape):
     batch[name] = torch.ones(shape, dtype=torch.long)
-    said = f"{name} must be (B, L) = (4, 11), not {shape}"
-    with pytest.raises(ValueError, match=re.escape(said)):
+    message = f"{name} must be (B, L) = (4, 11), not {shape}"
+    with pytest.raises(ValueError, match=re.escape(message)):
         tagger(**batch)
 
 
 @pytest.mark.parametrize("shape", [(11,), (4, 11, 1)])
-def test_token_ids_without_rows_and_columns_raise(tagger, shape):
+def test_token_ids_must_be_two_dimensional(tagger, shape):
     with pytest.raises(ValueError, match=re.escape(f"input_ids must be (B, L), not {shape}")):
         tagger(torch.ones(shape, dtype=torch.long))
 
 
 @pytest.mark.parametrize("act", ACTIVATIONS)
-def test_a_pickled_model_computes_the_same(batch, act):
-    """Processes that are spawned receive their arguments pickled."""
+def test_pickled_model_gives_the_same_logits(batch, act):
+    """Spawned processes receive their arguments pickled."""
     model = BertForTokenClassification(replace(TINY, hidden_act=act)).double().eval()
     again = pickle.loads(pickle.dumps(model))
     assert torch.equal(again(**batch).logits, model(**batch).logits)
@@ -287,7 +288,7 @@ PRUNED = [
 
 
 def pruned_copy(model: BertForTokenClassification, gone: dict) -> BertForTokenClassification:
-    """The same model with the weights of `gone` sliced away, by hand."""
+    """The same model without the weights of the heads `gone`, sliced by hand."""
     small = BertForTokenClassification(replace(TINY, pruned_heads=gone)).double().eval()
     state = model.state_dict()
     for layer, heads in gone.items():
@@ -318,7 +319,7 @@ def test_pruned_equals_masked(tagger, batch, gone):
 @pytest.mark.filterwarnings("ignore:Initializing zero-element")
 @pytest.mark.parametrize("gone", PRUNED)
 @pytest.mark.parametrize("shape", [(LAYERS, HEADS), (4, LAYERS, HEADS)])
-def test_a_pruned_model_keeps_the_numbers_of_its_heads(tagger, batch, gone, shape):
+def test_pruned_model_uses_original_head_indices(tagger, batch, gone, shape):
     mask = draw(*shape)
     out = pruned_copy(tagger, gone)(**batch, head_mask=mask)
     for layer, heads in gone.items():
@@ -327,7 +328,7 @@ def test_a_pruned_model_keeps_the_numbers_of_its_heads(tagger, batch, gone, shap
 
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element")
-def test_a_model_without_any_head_still_learns(tagger, batch):
+def test_model_without_heads_has_gradients(tagger, batch):
     small = pruned_copy(tagger, PRUNED[-1]).train()
     small(**batch, labels=batch["input_ids"] % 3).loss.backward()
     assert small.bert.layers[0].attention.output.bias.grad.any()
@@ -337,7 +338,7 @@ def test_a_model_without_any_head_still_learns(tagger, batch):
 # Loss, dropout, fresh weights -------------------------------------------------------------------
 
 
-def test_loss_is_the_mean_cross_entropy_of_scored_tokens(tagger, batch):
+def test_loss_is_mean_cross_entropy_of_scored_tokens(tagger, batch):
     labels = torch.full((4, 11), IGNORED)
     scored = [(0, 0, 2), (0, 10, 1), (1, 3, 0), (3, 9, 2)]
     for row, column, label in scored:
@@ -368,34 +369,34 @@ def test_dropout_is_active_in_train_mode_only(tagger, batch, name):
     assert torch.equal(model.eval()(**batch).logits, tagger(**batch).logits)
 
 
-def test_without_dropout_train_mode_is_eval_mode(tagger, batch):
+def test_train_mode_without_dropout_equals_eval_mode(tagger, batch):
     assert torch.equal(dropping().train()(**batch).logits, tagger(**batch).logits)
 
 
-def test_dropout_falls_on_what_is_added_never_on_the_residual(batch):
+def test_dropout_is_not_applied_to_the_residual(batch):
     model = dropping(hidden_dropout_prob=NEARLY_ONE).train()
     packing = Packing.of(batch["attention_mask"])
-    layer, hidden = model.bert.layers[0], draw(len(packing.index), 30)
+    layer, hidden = model.bert.layers[0], draw(len(packing.token_index), 30)
     expected = layer.output_norm(layer.attention_norm(hidden))
     assert_close(layer(hidden, packing), expected, **EXACT)
     assert not model.bert.start(batch["input_ids"], packing, batch["token_type_ids"]).any()
 
 
-def test_attention_dropout_falls_on_the_probabilities(batch):
+def test_attention_dropout_is_applied_to_probabilities(batch):
     attention = dropping(attention_probs_dropout_prob=NEARLY_ONE).train().bert.layers[0].attention
     packing = Packing.of(batch["attention_mask"])
-    out = attention(draw(len(packing.index), 30), packing)
+    out = attention(draw(len(packing.token_index), 30), packing)
     assert_close(out, attention.output.bias.expand_as(out), **EXACT)
 
 
-def test_classifier_dropout_is_the_hidden_one_unless_given(batch):
+def test_classifier_dropout_defaults_to_hidden_dropout(batch):
     one = dropping(classifier_dropout=NEARLY_ONE).train()
     assert_close(one(**batch).logits, one.classifier.bias.expand(4, 11, 3), **EXACT)
     assert dropping(hidden_dropout_prob=0.3).dropout.p == 0.3
     assert dropping(hidden_dropout_prob=0.3, classifier_dropout=0.0).dropout.p == 0.0
 
 
-def test_fresh_parameters_are_drawn_as_berts_were():
+def test_new_parameters_have_berts_distribution():
     config = replace(TINY, hidden_size=60, vocab_size=400, initializer_range=0.07)
     torch.manual_seed(0)
     model = BertForTokenClassification(config)
@@ -409,7 +410,7 @@ def test_fresh_parameters_are_drawn_as_berts_were():
             assert abs(parameter.mean().item()) < 0.03, name
 
 
-def test_the_encoder_is_the_tagger_without_its_classifier(tagger, batch):
+def test_encoder_equals_tagger_without_classifier(tagger, batch):
     encoder = Bert(TINY).double().eval()
     encoder.load_state_dict(tagger.bert.state_dict())
     out = encoder(**batch)
@@ -418,7 +419,7 @@ def test_the_encoder_is_the_tagger_without_its_classifier(tagger, batch):
     assert_close(tagger(**batch).logits, tagger.classifier(out.last_hidden_state), **EXACT)
 
 
-def test_a_head_mask_of_another_precision_is_taken(tagger, batch):
+def test_head_mask_of_another_precision(tagger, batch):
     mask = torch.full((3, 5), 0.5)
     half = tagger(**batch, head_mask=mask).logits
     assert torch.equal(half, tagger(**batch, head_mask=mask.double()).logits)

@@ -1,4 +1,4 @@
-"""Ours against transformers, part by part, in float64: from golden.safetensors, and live."""
+"""Equality with transformers, part by part, in float64: from golden.safetensors, and live."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,8 +16,8 @@ from minibert import Bert, BertForTokenClassification, load_pretrained, save_pre
 from minibert.attention import Packing
 from minibert.data.batches import collate, make_windows
 from minibert.data.corpus import SAMPLE, read_documents
+from minibert.data.tokenizer import Tokenizer
 from minibert.hub import DEFAULT_MODEL, find_model
-from minibert.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.numeric
 
@@ -25,7 +25,7 @@ EXACT = {"atol": 1e-10, "rtol": 1e-10}
 
 
 class Case(NamedTuple):
-    """Our model under transformers' weights, what goes in, and what transformers makes of it."""
+    """Our model with transformers' weights, its inputs, and the values of transformers."""
 
     model: BertForTokenClassification
     inputs: dict[str, Tensor]
@@ -95,7 +95,7 @@ def test_one_layer(case, i):
     assert_close(case.model.bert.layers[i](hidden, case.packing), after, **EXACT)
 
 
-def test_every_hidden_state_in_turn(case):
+def test_hidden_states_layer_by_layer(case):
     bert, packing = case.model.bert, case.packing
     hidden = bert.start(case.inputs["input_ids"], packing, case.inputs["token_type_ids"])
     assert len(bert.layers) == golden.LAYERS
@@ -118,7 +118,7 @@ def test_last_hidden_state_logits_and_loss(case):
     assert_close(out.loss, case.expected["loss"], **EXACT)
 
 
-def test_masked_logits_and_the_gradient_of_the_head_mask(case):
+def test_masked_logits_and_head_mask_gradient(case):
     head_mask = case.inputs["head_mask"].clone().requires_grad_()
     out = case.model(**case.given, head_mask=head_mask)
     out.loss.backward()
@@ -127,12 +127,12 @@ def test_masked_logits_and_the_gradient_of_the_head_mask(case):
     assert_close(head_mask.grad, case.expected["head_mask_gradient"], **EXACT)
 
 
-def test_a_head_mask_for_each_sequence(case):
+def test_head_mask_per_sequence(case):
     logits = case.model(**case.given, head_mask=case.inputs["head_masks"]).logits
     assert_close(case.real(logits), case.expected["masked_alone_logits"], **EXACT)
 
 
-def test_every_token_is_real_and_of_type_zero_unless_told(case):
+def test_defaults_are_all_real_and_type_zero(case):
     logits = case.model(case.inputs["input_ids"]).logits
     assert_close(logits, case.expected["plain_logits"], **EXACT)
 
@@ -146,7 +146,7 @@ def test_golden_is_what_transformers_computes_today():
     assert_close(today, groups["expected"], **EXACT)
 
 
-def test_transformers_loads_what_we_save(tagger, batch, tmp_path):
+def test_transformers_loads_saved_tagger(tagger, batch, tmp_path):
     transformers = pytest.importorskip("transformers")
     save_pretrained(tagger, tmp_path)
     model, info = transformers.AutoModelForTokenClassification.from_pretrained(
@@ -162,7 +162,7 @@ def test_transformers_loads_what_we_save(tagger, batch, tmp_path):
     assert_close(tagger(**batch).logits[real], model.eval()(**batch).logits[real], **EXACT)
 
 
-def test_transformers_loads_the_encoder_we_save(tagger, batch, tmp_path):
+def test_transformers_loads_saved_encoder(tagger, batch, tmp_path):
     transformers = pytest.importorskip("transformers")
     save_pretrained(tagger.bert, tmp_path)
     model, info = transformers.AutoModel.from_pretrained(
@@ -174,7 +174,7 @@ def test_transformers_loads_the_encoder_we_save(tagger, batch, tmp_path):
     assert_close(tagger.bert(**batch).last_hidden_state[real], theirs, **EXACT)
 
 
-def test_we_load_what_transformers_saves(batch, tmp_path):
+def test_tagger_saved_by_transformers_loads(batch, tmp_path):
     pytest.importorskip("transformers")
     model = golden.theirs(seed=3)
     model.save_pretrained(tmp_path)
@@ -183,8 +183,8 @@ def test_we_load_what_transformers_saves(batch, tmp_path):
     assert_close(logits, model(**batch).logits[real], **EXACT)
 
 
-def test_we_load_a_tagger_with_transformers_two_nameless_labels(batch, tmp_path):
-    """Then transformers leaves id2label out of config.json, as it does with every default."""
+def test_default_labels_of_transformers_load(batch, tmp_path):
+    """transformers leaves id2label out of config.json if it has its default."""
     transformers = pytest.importorskip("transformers")
     sizes = {k: v for k, v in vars(TINY).items() if k not in ("id2label", "pruned_heads")}
     config = transformers.BertConfig(**sizes)

@@ -58,7 +58,8 @@ def test_invalid_head_masks_are_refused(tagger, head_mask):
 
 
 def test_frozen_weights_stay_frozen(tagger):
-    """Three layers of 4 norm, 4 feed-forward and 8 attention tensors, 5 embeddings, 2 others."""
+    """Tensors: three layers with 4 of norms, 4 of feed-forward and 8 of attention, 5 of embeddings,
+    2 of the classifier."""
     tagger.bert.requires_grad_(False)
     tagger.bert.layers[1].attention.query.bias.requires_grad_(True)
     trained = {"classifier.weight", "classifier.bias", "bert.layers.1.attention.query.bias"}

