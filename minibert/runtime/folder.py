@@ -13,14 +13,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from minibert.errors import InputError
-from minibert.files import (
-    as_input_error,
-    clear_left_over,
-    read_json,
-    to_json,
-    write_json,
-    write_text,
-)
+from minibert.files import as_input_error, read_json, to_json, write_json, write_text
 from minibert.runtime import distributed
 
 # Settings that may change when a run continues, such as those that save memory. `run` and `order`
@@ -65,7 +58,6 @@ def open_run(
         record["settings"].pop(name, None)
 
     with _lock(folder):
-        clear_left_over(folder)
         if (folder / "run.json").exists():
             old = _read_record(folder)
             if PRUNED in old:
