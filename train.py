@@ -196,8 +196,8 @@ def training_step(
     scored = scored_words(batches)
 
     if stepper.settings.plan == "layerwise":
-        # The same update in less memory, one layer's gradient at a time.
-        loss = stepper.layerwise_step(step, batches, scored)
+        # The same update in less memory, one layer's gradient at a time (training/layerwise.py).
+        loss = stepper.step(step, batches)
     else:
         # Gradient accumulation: each backward pass adds to the gradients of the ones before. The
         # loss is summed over the words of a micro-batch and divided by the number of words in the
