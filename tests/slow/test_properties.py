@@ -299,9 +299,9 @@ def test_swapping_reference_flips_sign_of_change(values):
     assert (forward.value, forward.low, forward.high) == pytest.approx(
         (-back.value, -back.high, -back.low), abs=1e-12
     )
-    assert there.p == pytest.approx(back.p)
-    assert 0 <= there.p <= 1
-    assert there.significant == (there.p <= 0.05)
+    assert forward.p == pytest.approx(back.p)
+    assert 0 <= forward.p <= 1
+    assert forward.significant == (forward.p <= 0.05)
 
 
 LEVELS = st.lists(st.floats(0, 1) | st.sampled_from([0.01, 0.02, 0.05]), max_size=12)
