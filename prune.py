@@ -1,24 +1,25 @@
-"""Remove heads of a tagger for good: learned, by a ranking, or at random; check, repair, report.
+"""Remove attention heads of a tagger for good, and compare the smaller model with the dense one.
 
-Each number of --keep, or each weight of --l0, makes one smaller model, in a folder of its own under
---out. Gates go on from where the one before left them; with --joint or --recover, which change the
-weights, the smaller model itself is pruned further. Give them falling (--keep) or rising (--l0).
+Gates choose the heads by training, or an order of ablate.py, or chance. Each number of --keep, or
+each weight of --l0, makes one smaller model in a folder of its own under --out. Each gate training
+starts from the gates of the number before. With --joint or --recover, which change the weights, the
+smaller model itself is pruned further. Give falling numbers for --keep and rising weights for --l0.
 """
 
 import random
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from minibert.config import BertConfig, Head, check_fields, head_name, parse_head
+from minibert.config import BertConfig, Head, head_name, parse_head
 from minibert.data.batches import Split
 from minibert.errors import InputError
 from minibert.evaluation import intervals, metrics
@@ -28,20 +29,17 @@ from minibert.files import read_json, sha256, write_json, write_text
 from minibert.gates import HardConcreteGates
 from minibert.heads.ablation import masks_without
 from minibert.heads.costs import compare_costs
-from minibert.heads.gate_training import Budget, Penalty, learn_gates
-from minibert.heads.repair import repair
+from minibert.heads.gate_training import Budget, GateProgress, Goal, Penalty, learn_gates
 from minibert.model import BertForTokenClassification
 from minibert.pruning import at_full_shape, prune
 from minibert.report import figures, page, tables
 from minibert.runtime import cli
 from minibert.runtime.folder import inherit, open_run
-from minibert.tokenizer import Tokenizer
+from minibert.text.tokenizer import Tokenizer
 from minibert.training.loop import fine_tune
 from minibert.training.memory import MIB, choose_plan, stepping_down
 from minibert.training.settings import (
-    Plan,
-    Precision,
-    TrainSettings,
+    StepSettings,
     choose_device,
     choose_precision,
     slow_precision,
@@ -49,98 +47,98 @@ from minibert.training.settings import (
 from minibert.training.trained import TrainedTagger, load_run
 from minibert.weights import load_pretrained, save_pretrained
 
-REPAIR_WINDOWS = 128  # of the training texts: enough for some hundred unknowns, little memory
+Selection = Literal["gates", "order", "random"]
 
 
-@dataclass(frozen=True)
-class PruneSettings:
+@dataclass(frozen=True, kw_only=True)
+class PruneSettings(StepSettings):
     """The command line of prune.py."""
 
     run: Path
-    """Run folder of train.py, or a folder that prune.py made: it is pruned further."""
+    """Run folder of train.py, or a folder that prune.py made, to prune it further."""
+
     out: Path | None = None
-    """Folder for the results; by default one in the run folder, named after the way."""
+    """Folder for the results; by default a folder in the run folder, named after these settings."""
+
     keep: tuple[int, ...] = ()
-    """How many heads to keep, exactly: learned with gates, unless --order or --random says how."""
+    """Exact numbers of heads to keep. Gates choose them, unless --order or --random is given."""
+
     l0: tuple[float, ...] = ()
-    """What an open head costs, in loss per word: gates learn how many stay. Try 0.002 to 0.02."""
+    """Prices of an open head, in loss per word: gates choose how many heads to keep. Try 0.002 to
+    0.02."""
+
     order: Path | None = None
-    """order-*.json of ablate.py: the least important go first."""
+    """order-*.json of ablate.py: the least important heads are removed first."""
+
     random: bool = False
     """Keep random heads: the control."""
+
     joint: bool = False
-    """Train the weights together with the gates. Otherwise they stay as they are, which takes the
+    """Train the weights together with the gates. Otherwise the weights stay fixed, which needs the
     least memory."""
-    repair: Literal["none", "mean", "refit"] = "none"
-    """Without training. mean: what removed heads put out on average goes into the bias; refit:
-    least squares of the output projections on the training texts, without their labels."""
+
     recover: int = 0
-    """Optimizer steps that fine-tune what is left, on the labels and on what the dense model
-    answers; undone where dev is better without."""
+    """Optimizer steps of fine-tuning after pruning, on the labels and on the dense model's
+    predictions. Undone where the score on dev does not rise."""
+
     steps: int = 200
-    """Most optimizer steps of the gates."""
+    """Maximum number of optimizer steps of the gates."""
+
     batch_size: int = 4
     """Windows in one optimizer step."""
+
     learning_rate: float = 1e-4
-    """Of the weights, with --joint and --recover."""
+    """For the weights, with --joint and --recover."""
+
     documents: int = 0
     """Measure on the first so many documents of dev and of test, to save time; 0: on all."""
-    tokens: int = 4096
-    """Word pieces computed at a time. Memory depends on it; results only by the draws."""
-    plan: Plan = "auto"
-    """How to save memory, as in train.py."""
-    memory_limit: float = 0
-    """MiB that tensors may take, for --plan auto; 0: what the GPU has free."""
-    precision: Precision = "auto"
-    """auto: bf16 (else fp16) on a GPU, float32 on a CPU; a run goes on as it began."""
+
     export: bool = False
-    """Also write each model at full shape, lost heads as zeros, for transformers."""
-    device: str = "auto"
-    """auto: the GPU if there is one."""
-    seed: int = 0
-    """Of gates, dropout, the order of documents, and --random."""
+    """Also write each model at full shape, removed heads as zeros, for transformers."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         if bool(self.keep) == bool(self.l0):
             raise InputError("give either --keep or --l0")
         if (self.l0 and (self.order or self.random)) or (self.order and self.random):
             raise InputError("--order and --random are two ways for --keep; give one of them")
         if self.joint and (self.order or self.random):
-            raise InputError(
-                "--joint trains weights with the gates; --order and --random have none"
-            )
+            raise InputError("--joint trains weights with gates; --order and --random use no gates")
         if list(self.keep) != sorted(set(self.keep), reverse=True):
             raise InputError("--keep must fall from one number to the next")
         if list(self.l0) != sorted(set(self.l0)) or not all(0 < w < float("inf") for w in self.l0):
             raise InputError("--l0 must be above 0 and rise from one weight to the next")
-        if self.joint and self.repair != "none":
-            raise InputError("--repair is for weights that are not trained; leave out --joint")
         if self.steps < 1 or self.documents < 0 or self.recover < 0:
             raise InputError("--steps must be at least 1, --documents and --recover at least 0")
-        _ = self.training  # checks the rest
 
     @property
-    def way(self) -> str:
-        """What the default folder is called after."""
+    def selection(self) -> Selection:
+        if self.random:
+            return "random"
+        return "order" if self.order else "gates"
+
+    @property
+    def folder(self) -> Path:
+        """The folder for the results."""
+        if self.out:
+            return self.out
         if self.order:
-            name = self.order.stem
+            name = f"prune-{self.order.stem}"
+        elif self.random:
+            name = f"prune-random-{self.seed}"
         else:
-            name = f"random-{self.seed}" if self.random else "keep" if self.keep else "l0"
-        done = ["joint"] * self.joint + [self.repair] * (self.repair != "none")
-        return "-".join([name, *done, *["recover"] * (self.recover > 0)])
+            name = "prune-keep" if self.keep else "prune-l0"
+        if self.joint:
+            name += "-joint"
+        if self.recover:
+            name += "-recover"
+        return self.run / name
 
     @property
-    def training(self) -> TrainSettings:
-        return TrainSettings(
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            tokens=self.tokens,
-            plan=self.plan,
-            memory_limit=self.memory_limit,
-            precision=self.precision,
-            seed=self.seed,
-        )
+    def targets(self) -> dict[Path, float]:
+        """{folder of a smaller model: its number of heads, or its price of a head}"""
+        option = "keep" if self.keep else "l0"
+        return {self.folder / f"{option}-{x:g}": x for x in self.keep or self.l0}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -154,212 +152,255 @@ def run(settings: PruneSettings) -> None:
     dense.model.to(device)
     dense = dense.first_documents_only(settings.documents)
     print(dense.describe())
-    ranking = ranked_heads(settings, dense.model.config)
-    out = settings.out or settings.run / f"prune-{settings.way}"
-    precision = choose_precision(settings.precision, device, out)
+
+    order = removal_order(settings, dense.model.config)
+    precision = choose_precision(settings.precision, device, settings.folder)
     settings = replace(settings, precision=precision)
     inputs = {"model.safetensors": sha256(settings.run / "model.safetensors")}
     if settings.order:
         inputs["order"] = sha256(settings.order)
-    targets = settings.keep or settings.l0
-    folders = [out / f"{'keep' if settings.keep else 'l0'}-{target:g}" for target in targets]
-    with open_run(out, settings, inputs, device=device):
-        make_models(settings, dense, ranking, dict(zip(folders, targets)))
-        show({folder.name: read_json(folder / "results.json") for folder in folders}, out)
-        page.update_report(settings.run, out)
+
+    with open_run(settings.folder, settings, inputs, device=device):
+        make_models(settings, dense, order)
+        show(settings)
+        page.update_report(settings.run, settings.folder)
 
 
-def make_models(
-    settings: PruneSettings,
-    dense: TrainedTagger,
-    ranking: Sequence[Head],
-    targets: Mapping[Path, float],
-) -> None:
-    """The model for each target in its folder, if it is not there yet, from the one before it."""
-    device = dense.model.classifier.weight.device
-    training = planned(settings, dense)
-    model, reference = dense.model, None
-    gates = HardConcreteGates(model.config).to(device)
-    for folder, target in targets.items():
-        if not (folder / "results.json").exists():
-            reference = reference or measured(dense.model, dense.splits)
-            attempt = partial(make_smaller, model, dense, gates, target, ranking, settings)
-            smaller, told = stepping_down(training, attempt)
-            save(smaller, settings, folder)
-            told |= compare(dense, smaller, reference)
-            write_json(folder / "results.json", told)
-        if settings.joint or settings.recover:
-            model = load_pretrained(folder).to(device)
-            gates = HardConcreteGates(model.config).to(device)
-        else:
-            gates.warm_start(read_json(folder / "results.json")["log_alpha"])
-
-
-def planned(settings: PruneSettings, dense: TrainedTagger) -> TrainSettings:
-    """How to train, with the plan that fits."""
-    trains = settings.joint or settings.recover > 0
-    size = sum(parameter.nbytes for parameter in dense.model.parameters()) / MIB
-    training, why = choose_plan(
-        dense.model.config,
-        settings.training,
-        dense.splits["train"].windows,
-        dense.model.classifier.weight.device,
-        frozen=not trains,
-        gates=settings.joint or not settings.recover,
-        beside=size if trains else 0.0,  # the dense model, to compare with
-    )
-    print(f"plan {training.plan}: {why}")
-    if slow := slow_precision(training.precision, dense.model.classifier.weight.device):
-        print(slow, file=sys.stderr)
-    return training
-
-
-def show(stages: Mapping[str, dict], out: Path) -> None:
-    """The table and the figure of one way to prune."""
-    table = tables.as_text(tables.pruning_rows(stages))
-    print(f"{table}\n\nThe models are in {out}")
-    write_text(out / "table.txt", table + "\n")
-    if any(stage["gates"] for stage in stages.values()):
-        figures.draw_gates(out / "gates.png", stages)
-
-
-def ranked_heads(settings: PruneSettings, config: BertConfig) -> list[Head]:
-    """The order in which heads go, for --order and --random; checks --keep against the model."""
-    present = config.present_heads
-    if any(not 0 <= keep < len(present) for keep in settings.keep):
-        raise InputError(
-            f"--keep: the model has {len(present)} heads; keep 0 to {len(present) - 1}"
-        )
+def removal_order(settings: PruneSettings, config: BertConfig) -> list[Head]:
+    """All heads of the model, in the order of their removal; empty if gates choose. Raises
+    InputError if --order or --keep does not fit the model."""
+    heads = config.present_heads
+    if any(not 0 <= keep < len(heads) for keep in settings.keep):
+        raise InputError(f"--keep: the model has {len(heads)} heads; keep 0 to {len(heads) - 1}")
     if settings.random:
-        order = list(present)
-        random.Random(settings.seed).shuffle(order)
-        return order
+        shuffled = list(heads)
+        random.Random(settings.seed).shuffle(shuffled)
+        return shuffled
     if not settings.order:
         return []
+
     try:
         order = [parse_head(name) for name in read_json(settings.order)]
     except (AttributeError, TypeError, ValueError):
         raise InputError(f"{settings.order}: not a list of heads, such as L3H7") from None
-    if sorted(order) != present:
-        raise InputError(f"{settings.order}: does not rank the {len(present)} heads of this model")
+    if sorted(order) != heads:
+        raise InputError(f"{settings.order}: does not rank the {len(heads)} heads of this model")
     return order
+
+
+def make_models(settings: PruneSettings, dense: TrainedTagger, order: Sequence[Head]) -> None:
+    """Make the smaller model of each target, unless its folder holds it already."""
+    device = dense.model.classifier.weight.device
+    settings = plan_memory(settings, dense)
+    model, gates = dense.model, HardConcreteGates(dense.model.config).to(device)
+    dense_scores = None
+
+    for folder, target in settings.targets.items():
+        results = folder / "results.json"
+        if not results.exists():
+            dense_scores = dense_scores or resampled_scores(dense.model, dense.splits)
+            attempt = partial(make_smaller, model, gates, dense, order, target)
+            smaller, record = stepping_down(settings, attempt)
+            save(smaller, settings, folder)
+            write_json(results, asdict(record) | compare(dense, smaller, dense_scores))
+
+        # The next target starts from the files, so that a run that was killed gives the same.
+        if settings.joint or settings.recover:
+            pruned = load_pretrained(folder)
+            assert isinstance(pruned, BertForTokenClassification)  # `save` wrote it
+            model, gates = pruned.to(device), HardConcreteGates(pruned.config).to(device)
+        else:
+            gates.warm_start(read_json(results)["log_alpha"])
+
+
+def plan_memory(settings: PruneSettings, dense: TrainedTagger) -> PruneSettings:
+    """The settings with the memory plan that fits."""
+    device = dense.model.classifier.weight.device
+    trains = settings.joint or settings.recover > 0
+    size = sum(parameter.nbytes for parameter in dense.model.parameters()) / MIB
+    settings, reason = choose_plan(
+        dense.model.config,
+        settings,
+        dense.splits["train"].windows,
+        device,
+        frozen=not trains,
+        gates=settings.joint or not settings.recover,
+        other_mib=size if trains else 0.0,  # the dense model, to compare with
+    )
+    print(f"plan {settings.plan}: {reason}")
+    if warning := slow_precision(settings.precision, device):
+        print(warning, file=sys.stderr)
+    return settings
+
+
+@dataclass(frozen=True)
+class SelectionRecord:
+    """How the heads of a smaller model were chosen: a part of its results.json."""
+
+    selection: Selection
+
+    seed: int
+
+    heads: list[str]
+    """The heads that the model has, by original index, such as L3H7."""
+
+    gates: list[GateProgress]
+    """After each step of gate training; empty for an order and for random heads."""
+
+    log_alpha: list[list[float]]
+    """(layers, heads) of the gates at the end."""
+
+    recovered: bool | None
+    """Whether fine-tuning raised the score on dev; None without --recover."""
+
+
+class Smaller(NamedTuple):
+    model: BertForTokenClassification
+    record: SelectionRecord
 
 
 def make_smaller(
     model: BertForTokenClassification,
-    dense: TrainedTagger,
     gates: HardConcreteGates,
+    dense: TrainedTagger,
+    order: Sequence[Head],
     target: float,
-    ranking: Sequence[Head],
     settings: PruneSettings,
-    training: TrainSettings,
-) -> tuple[BertForTokenClassification, dict]:
-    """The model with fewer heads, and what there is to tell of how they were chosen."""
-    model = deepcopy(model) if settings.joint else model
-    gates, train, steps = deepcopy(gates), dense.splits["train"], []
-    if ranking:
-        head_mask = masks_without(model.config, [ranking[: len(ranking) - int(target)]])[0]
+) -> Smaller:
+    """Choose heads, prune, fine-tune. `model` and `gates`, where this starts, stay as they are."""
+    gates = deepcopy(gates)
+    progress: list[GateProgress] = []
+    if settings.joint:
+        model = deepcopy(model)  # its weights are trained with the gates
+
+    if order:
+        removed = order[: len(order) - int(target)]
+        head_mask = masks_without(model.config, [removed])[0]
     else:
-        head_mask, steps = learned_mask(model, train, gates, target, settings, training)
+        train = dense.splits["train"]
+        head_mask, progress = learned_mask(model, gates, train, target, settings)
+
     smaller = prune(model.eval(), head_mask)
-    if settings.repair != "none":
-        whole = model if settings.recover else dense.model  # the last that was trained
-        windows = train.windows[:REPAIR_WINDOWS]
-        repair(whole, smaller, windows, settings.repair == "refit", settings.tokens)
-    told = {"heads": [head_name(head) for head in smaller.config.present_heads], "gates": steps}
-    if settings.recover:
-        told["recovered"] = recover(smaller, dense, training, settings.recover)
-    return smaller.eval(), told | {"log_alpha": gates.log_alpha.tolist()}
+    recovered = recover(smaller, dense, settings) if settings.recover else None
+
+    record = SelectionRecord(
+        selection=settings.selection,
+        seed=settings.seed,
+        heads=[head_name(head) for head in smaller.config.present_heads],
+        gates=progress,
+        log_alpha=gates.log_alpha.tolist(),
+        recovered=recovered,
+    )
+    return Smaller(smaller.eval(), record)
+
+
+def learned_mask(
+    model: BertForTokenClassification,
+    gates: HardConcreteGates,
+    train: Split,
+    target: float,
+    settings: PruneSettings,
+) -> tuple[Tensor, list[GateProgress]]:
+    """Train `gates` in place, and with --joint the weights too. Returns the final head mask
+    (layers, heads) and the progress after each step."""
+    goal: Goal = Penalty(target)
+    if settings.keep:
+        goal = Budget(int(target), gates.expected())
+    model.requires_grad_(settings.joint).train(settings.joint)
+
+    progress = []
+    with tqdm(desc=f"gates for {target:g}", total=settings.steps, disable=None) as bar:
+        for state in learn_gates(model, train, gates, goal, settings, settings.steps):
+            progress.append(state)
+            bar.set_postfix({name: f"{value:.4g}" for name, value in asdict(state).items()})
+            bar.update()
+    return goal.head_mask(gates), progress
 
 
 def recover(
-    model: BertForTokenClassification, dense: TrainedTagger, training: TrainSettings, steps: int
+    model: BertForTokenClassification, dense: TrainedTagger, settings: PruneSettings
 ) -> bool:
-    """Fine-tune in place, with the dense model as teacher; whether dev is better for it. If not,
-    the weights are what they were."""
-    splits = dense.splits
+    """Fine-tune `model` in place, with the dense model as teacher. Returns whether the score on dev
+    rose; if not, the weights are restored."""
+    train, dev = dense.splits["train"], dense.splits["dev"]
     weights = {name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}
-    before = dev_score(model.eval(), splits["dev"], training.tokens)
-    teacher = dense.model.eval()
-    losses = fine_tune(model.requires_grad_(True), splits["train"], training, steps, teacher)
+    score = dev_score(model.eval(), dev, settings.tokens)
+
+    steps = settings.recover
+    model.requires_grad_(True)
+    losses = fine_tune(model, train, settings, steps, teacher=dense.model.eval())
     for _ in tqdm(losses, "recover", steps, disable=None):
         pass
-    better = dev_score(model.eval(), splits["dev"], training.tokens) > before
+
+    better = dev_score(model.eval(), dev, settings.tokens) > score
     if not better:
         model.load_state_dict(weights)
     return better
 
 
-def learned_mask(
-    model: BertForTokenClassification,
-    train: Split,
-    gates: HardConcreteGates,
-    target: float,
-    settings: PruneSettings,
-    training: TrainSettings,
-) -> tuple[Tensor, list[dict]]:
-    """What the gates come to, and how they came to it."""
-    goal = Penalty(target)
-    if settings.keep:
-        goal = Budget(int(target), gates.expected())
-    model.requires_grad_(settings.joint).train(settings.joint)
-    steps = []
-    with tqdm(desc=f"gates for {target:g}", total=settings.steps, disable=None) as bar:
-        for at in learn_gates(model, train, gates, goal, training, settings.steps):
-            steps.append(at._asdict())
-            bar.set_postfix({name: f"{value:.4g}" for name, value in steps[-1].items()})
-            bar.update()
-    return goal.head_mask(gates), steps
-
-
 def save(model: BertForTokenClassification, settings: PruneSettings, folder: Path) -> None:
-    """A run folder of its own: what the pruned run was trained and reported on, its model."""
+    """Write the model as a run folder, with the record of the run that was pruned."""
     if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
         raise InputError("the weights are no longer finite: try a lower --learning-rate")
     inherit(settings.run, folder, settings)
     tokenizer = Tokenizer.load(settings.run, model.config.vocab_size)
-    places = {folder: model}
+    models = {folder: model}
     if settings.export:
-        places[folder / "full-shape"] = at_full_shape(model)
-    for place, saved in places.items():
-        tokenizer.save(place)
-        save_pretrained(saved, place)
+        models[folder / "full-shape"] = at_full_shape(model)
+    for path, saved in models.items():
+        tokenizer.save(path)
+        save_pretrained(saved, path)
 
 
-class Measured(NamedTuple):
-    """Every measure under every resample of the documents, the threshold chosen on dev."""
+def show(settings: PruneSettings) -> None:
+    """Print and write the table of all smaller models, and draw the training of their gates."""
+    stages = {path.name: read_json(path / "results.json") for path in settings.targets}
+    table = tables.as_text(tables.pruning_rows(stages))
+    print(f"{table}\n\nThe models are in {settings.folder}")
+    write_text(settings.folder / "table.txt", table + "\n")
+    if settings.selection == "gates":
+        figures.draw_gates(settings.folder / "gates.png", stages)
 
-    threshold: float | None
-    dev: dict[str, Array]  # each (1 + R,)
+
+class ResampledScores(NamedTuple):
+    """Every measure of one model under every resample of the documents: arrays (1 + R,)."""
+
+    threshold: float | None  # chosen on dev
+    dev: dict[str, Array]
     test: dict[str, Array]
 
 
-def measured(model: BertForTokenClassification, splits: dict[str, Split]) -> Measured:
+def resampled_scores(
+    model: BertForTokenClassification, splits: dict[str, Split]
+) -> ResampledScores:
     names = model.config.labels
     predictions = {name: predict(model.eval(), splits[name]) for name in ("dev", "test")}
     threshold = choose_threshold(predictions["dev"], splits["dev"], names)
 
-    values = {}
+    scores = {}
     for name in ("dev", "test"):
         split = splits[name]
         draws = intervals.resamples(len(split.documents), 300)
-        of_split = measures(predictions[name], split, names, threshold, draws)
-        values[name] = {measure: array[:, 0] for measure, array in of_split.items()}
-    return Measured(threshold, values["dev"], values["test"])
+        arrays = measures(predictions[name], split, names, threshold, draws)
+        scores[name] = {measure: array[:, 0] for measure, array in arrays.items()}
+    return ResampledScores(threshold, scores["dev"], scores["test"])
 
 
-def compare(dense: TrainedTagger, smaller: BertForTokenClassification, reference: Measured) -> dict:
-    """Scores of the smaller model, its share of the dense one's, and what both cost."""
-    own = measured(smaller, dense.splits)
-    main = metrics.main_measure(own.test)
-    few = sorted(dense.splits["dev"].windows, key=lambda w: -len(w.input_ids))[:8]
+def compare(
+    dense: TrainedTagger, smaller: BertForTokenClassification, dense_scores: ResampledScores
+) -> dict[str, Any]:
+    """The scores of the smaller model, their ratio to the dense model's, and the cost of both: the
+    other part of results.json."""
+    scores = resampled_scores(smaller, dense.splits)
+    measure = metrics.main_measure(scores.test)
+    longest = sorted(dense.splits["dev"].windows, key=lambda w: -len(w.input_ids))[:8]
     return {
-        "threshold": own.threshold,
-        "dev": {name: intervals.interval(values) for name, values in own.dev.items()},
-        "test": {name: intervals.interval(values) for name, values in own.test.items()},
-        "dense": {name: intervals.interval(values) for name, values in reference.test.items()},
-        "share": intervals.interval(own.test[main] / reference.test[main]),
-        "costs": compare_costs({"dense": dense.model, "pruned": smaller}, few),
+        "threshold": scores.threshold,
+        "dev": {name: intervals.interval(values) for name, values in scores.dev.items()},
+        "test": {name: intervals.interval(values) for name, values in scores.test.items()},
+        "dense": {name: intervals.interval(values) for name, values in dense_scores.test.items()},
+        "share": intervals.interval(scores.test[measure] / dense_scores.test[measure]),
+        "costs": compare_costs({"dense": dense.model, "pruned": smaller}, longest),
     }
 
 

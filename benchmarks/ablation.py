@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -184,9 +185,7 @@ def report_precision(model: BertForTokenClassification, split: Split) -> None:
     print(f"bfloat16 moves a head's effect on the loss by {moved:.0%} (median)")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run(run, Settings, __doc__, argv)
-
+main = partial(cli.run, run, Settings, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -220,9 +220,7 @@ def run(settings: Settings) -> None:
     print(", ".join(f"{p} {version(p)}" for p in ["torch", *sorted(used)] if find_spec(p)))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run(run, Settings, __doc__, argv)
-
+main = partial(cli.run, run, Settings, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

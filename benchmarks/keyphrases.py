@@ -5,8 +5,8 @@ each of its n-grams; ours reads the attention of one pass over the document.
 """
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -50,7 +50,7 @@ def run(settings: Settings) -> None:
 
     @torch.no_grad()
     def forward() -> None:
-        windows = make_windows(documents, ranker.tokenizer, ranker.longest)
+        windows = make_windows(documents, ranker.tokenizer, ranker.max_length)
         for group in make_batches(windows, 4096):
             batch = collate(group)
             ranker.bert(batch.input_ids, batch.attention_mask)
@@ -73,9 +73,7 @@ def run(settings: Settings) -> None:
         print(f"{name:30}{len(texts) / median(taken):8.2f} documents/s, {ratio:5.2f}x our time")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run(run, Settings, __doc__, argv)
-
+main = partial(cli.run, run, Settings, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,6 +9,7 @@ CUDA context of 500 MiB.
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -49,10 +50,10 @@ def run(settings: Settings) -> None:
         )  # fmt: skip
         most = predicted_peak(FUSED, asked, [window])
         print(f"layerwise, states in {states}{', embeddings frozen' * frozen}: {most:.0f}")
-    asked = TrainSettings(plan="checkpoint", tokens=settings.length, precision="float32")
+    asked = TrainSettings(plan="layerwise", tokens=settings.length, precision="float32")
     for dtype in (torch.float32, torch.bfloat16):
         most = predicted_peak(FUSED, asked, [window], frozen=True, gates=True, dtype=dtype)
-        print(f"gates only, checkpoint   {str(dtype).removeprefix('torch.'):11} {most:8.0f}")
+        print(f"gates only, layerwise    {str(dtype).removeprefix('torch.'):11} {most:8.0f}")
 
 
 def measured_peak(settings: TrainSettings, windows: Sequence[Window]) -> float:
@@ -70,9 +71,7 @@ def measured_peak(settings: TrainSettings, windows: Sequence[Window]) -> float:
     return torch.cuda.max_memory_allocated() / MIB
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run(run, Settings, __doc__, argv)
-
+main = partial(cli.run, run, Settings, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -6,8 +6,8 @@ in the run folders and not done again.
 """
 
 import sys
-from collections.abc import Sequence
 from dataclasses import astuple, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +68,7 @@ def run(settings: Settings) -> None:
 
 
 def learned(folder: Path, settings: Settings) -> list[tuple[int, str, Share]]:
-    """(heads kept, way, share) of prune.py with gates: weights frozen, repaired, fine-tuned."""
+    """(heads kept, way, share) of prune.py with gates: weights frozen, or fine-tuned after."""
     shared = ["--run", folder, "--batch-size", settings.batch_size, "--steps", settings.steps]
     shared += ["--documents", settings.documents]
     recovery = ["--recover", settings.recover, "--learning-rate", settings.learning_rate]
@@ -126,9 +126,7 @@ def shares_of(dense: TrainedTagger, masks: Tensor) -> list[Share]:
     return [astuple(intervals.interval(score / scores[:, 0])) for score in scores[:, 1:].T]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run(run, Settings, __doc__, argv)
-
+main = partial(cli.run, run, Settings, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -140,9 +141,7 @@ def run(settings: Settings) -> None:
     print(", ".join(f"{p} {version(p)}" for p in ("torch", "transformers", "accelerate")))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run(run, Settings, __doc__, argv)
-
+main = partial(cli.run, run, Settings, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

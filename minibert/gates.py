@@ -1,5 +1,4 @@
-"""A trainable gate on every head, which can close exactly (Louizos, Welling and Kingma 2018; on
-heads: Voita et al. 2019)."""
+"""Gates on heads that training can close (Louizos, Welling and Kingma 2018; Voita et al. 2019)."""
 
 from math import log
 

@@ -1,7 +1,7 @@
 """Documents -> windows that fit the model -> batches with a token budget."""
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -13,7 +13,28 @@ from minibert.config import BertConfig
 from minibert.data.documents import Document, Scheme, word_labels
 from minibert.errors import check
 from minibert.model import IGNORED, Bert
-from minibert.tokenizer import Tokenizer
+from minibert.text.tokenizer import Tokenizer
+
+TOKENS = 4096  # word pieces computed at a time by default: eight windows of 512
+
+
+# Documents and words that are computed together: memory does not grow with the input.
+CHUNK, CHUNK_WORDS = 64, 20_000
+
+
+def chunks(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Lists of documents to compute together, read when they are needed: at most CHUNK, and fewer
+    if they are long."""
+    part: list[Document] = []
+    words = 0
+    for document in documents:
+        if part and (len(part) == CHUNK or words + len(document.words) > CHUNK_WORDS):
+            yield part
+            part, words = [], 0
+        part.append(document)
+        words += len(document.words)
+    if part:
+        yield part
 
 
 class Window(NamedTuple):

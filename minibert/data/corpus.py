@@ -12,10 +12,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from minibert.data.documents import Document, find_phrases
 from minibert.data.splits import split_documents
-from minibert.data.words import word_spans
 from minibert.errors import InputError, check, fits
 from minibert.files import refuse_pointer, sha256
 from minibert.hub import download
+from minibert.text.words import word_spans
 
 # The names under which data sets publish each split.
 SPLITS = {"train": ["train"], "dev": ["dev", "validation", "valid", "val"], "test": ["test"]}

@@ -14,14 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from minibert.data.batches import Split, Window, collate, make_batches
+from minibert.data.batches import TOKENS, Split, Window, collate, make_batches
 from minibert.data.documents import OUTSIDE, Document, is_content_word
 from minibert.evaluation import intervals, metrics
 from minibert.evaluation.intervals import Score
 from minibert.evaluation.metrics import Array
 from minibert.model import BertForTokenClassification
 from minibert.runtime.distributed import all_reduce_sum, local_windows
-from minibert.tokenizer import Span
+from minibert.text.words import Span
 
 # Labels that say where a phrase begins or ends. Other tasks use the letters except B in untyped
 # labels (S and E of a POS tag set), so those count with a type only.
@@ -52,7 +52,7 @@ def predict(
     model: BertForTokenClassification,
     split: Split,
     head_mask: Tensor | None = None,
-    tokens: int = 4096,
+    tokens: int = TOKENS,
     progress: ProgressBar = list,
     shared: bool = True,
 ) -> Predictions:
@@ -249,7 +249,7 @@ def dev_score(model: BertForTokenClassification, dev: Split, tokens: int) -> flo
 def evaluate(
     model: BertForTokenClassification,
     splits: Mapping[str, Split],
-    tokens: int = 4096,
+    tokens: int = TOKENS,
     progress: ProgressBar = list,
 ) -> dict:
     """Choose each system's threshold on dev, score it on dev and test.

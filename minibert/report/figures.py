@@ -1,6 +1,5 @@
 """Figures of a run, as PNG files."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -97,20 +96,22 @@ def draw_gates(path: str | Path, stages: Mapping[str, dict]) -> None:
 
 
 def draw_pareto(path: str | Path, ways: Mapping[str, Mapping[str, dict]]) -> None:
-    """Score against heads kept, a line for every way of prune.py; random heads as a band."""
+    """Score against heads kept: one line for every folder of prune.py, and a band for random heads
+    without fine-tuning."""
     lines: dict[str, dict[int, list[float]]] = {}
     random: dict[int, list[float]] = {}
     for way, stages in ways.items():
-        main = main_measure(next(iter(stages.values()))["test"])
+        measure = main_measure(next(iter(stages.values()))["test"])
         for stage in stages.values():
-            kept, score = len(stage["heads"]), stage["test"][main]
-            if re.fullmatch(r"prune-random-\d+", way):
+            kept, score = len(stage["heads"]), stage["test"][measure]
+            if stage["selection"] == "random" and stage["recovered"] is None:
                 random.setdefault(kept, []).append(score["value"])
             else:
                 line = lines.setdefault(way.removeprefix("prune-"), {})
                 line[kept] = [score[end] for end in ENDS]
-        full = next(iter(stages.values()))["dense"][main]["value"]
-    draw_kept(path, lines, random, full, f"{main} on test")
+        full = next(iter(stages.values()))["dense"][measure]["value"]
+
+    draw_kept(path, lines, random, full, f"{measure} on test")
 
 
 def draw_kept(

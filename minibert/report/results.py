@@ -24,7 +24,7 @@ def read_prunings(run: str | Path) -> dict[str, dict[str, dict]]:
     out: dict[str, dict[str, dict]] = {}
     for path in sorted(Path(run).glob("*/*/results.json")):
         stage = read_json(path)
-        if "share" in stage:
+        if "selection" in stage:  # not a results.json of train.py
             out.setdefault(path.parts[-3], {})[path.parts[-2]] = stage
     return {
         way: dict(sorted(stages.items(), key=lambda stage: -len(stage[1]["heads"])))

@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from minibert.evaluation import intervals
 from minibert.evaluation.intervals import Score, rank_correlation
-from minibert.evaluation.metrics import main_measure
-from minibert.tokenizer import Span
+from minibert.evaluation.metrics import Array, main_measure
+from minibert.heads.costs import Cost
+from minibert.text.words import Span
 
 Rows = list[list[str]]  # of a table, the first of them its head
 
@@ -33,6 +35,23 @@ def search_rows(ways: Mapping[str, Mapping[str, Score | float]]) -> Rows:
     """Ways to search down, measures across, as they are usually given: from 0 to 1."""
     names = list(next(iter(ways.values())))
     return [["", *names], *([way, *map(_from_0_to_1, v.values())] for way, v in ways.items())]
+
+
+def f1_lines(values: Mapping[str, Array], alone: Mapping[str, float]) -> list[str]:
+    """How F1@10 of each way, (1 + R,), differs from the first's, and F1@10 of single heads."""
+    first, *others = values
+    changes = intervals.changes(np.stack([*values.values()], axis=1))
+    lines = [
+        f"F1@10, {way} less {first}: {100 * change.value:+.1f} "
+        f"[{100 * change.low:+.1f}, {100 * change.high:+.1f}]"
+        for way, change in zip(others, changes)
+    ]
+    best = max(alone, key=alone.__getitem__)
+    return [
+        *lines,
+        f"F1@10 of every head alone: mean {100 * np.mean([*alone.values()]):.1f}, highest "
+        f"{100 * alone[best]:.1f} ({best}, chosen on this very set)",
+    ]
 
 
 def _from_0_to_1(value: Score | float) -> str:
@@ -150,36 +169,40 @@ def head_rows(parts: Mapping) -> Rows:
 
 
 def pruning_rows(stages: Mapping[str, dict]) -> Rows:
-    """A line for the dense model and each smaller one that prune.py made from it: what is left,
-    what a forward pass costs, how good it is."""
+    """One row for the dense model and one for each smaller model that prune.py made from it: the
+    heads left, the cost of a forward pass and the score on test."""
     first = next(iter(stages.values()))
-    main = main_measure(first["test"])
+    measure = main_measure(first["test"])
     costs = ["parameters", "MB", "peak MB", "ms", "tokens/s", "attention", "model (allowed)"]
-    rows = [["", "heads", "by layer", "undecided", *costs, f"{main}, test, %", "of the dense, %"]]
-    rows.append(["dense", *_size(first, "dense"), "-", *_costs(first, "dense")])
-    rows[-1] += [_cell(main, Score(**first["dense"][main])), "100"]
+    scores = [f"{measure}, test, %", "of the dense, %"]
+    rows = [["", "heads", "by layer", "undecided", *costs, *scores]]
+
+    dense_cost = Cost(**first["costs"]["dense"])
+    dense_score = _cell(measure, Score(**first["dense"][measure]))
+    rows.append(["dense", *_size(dense_cost), "-", *_costs(dense_cost), dense_score, "100"])
+
     for name, stage in stages.items():
+        cost = Cost(**stage["costs"]["pruned"])
+        undone = stage["recovered"] is False
+        title = f"{name}, not fine-tuned: dev was worse" if undone else name
         undecided = str(stage["gates"][-1]["undecided"]) if stage["gates"] else "-"
-        told = name if stage.get("recovered", True) else f"{name}, not fine-tuned: dev was worse"
-        rows.append([told, *_size(stage, "pruned"), undecided, *_costs(stage, "pruned")])
-        rows[-1] += [_cell(main, Score(**stage["test"][main]))]
-        rows[-1] += [_cell("share", Score(**stage["share"]))]
+        score = _cell(measure, Score(**stage["test"][measure]))
+        share = _cell("share", Score(**stage["share"]))
+        rows.append([title, *_size(cost), undecided, *_costs(cost), score, share])
     return rows
 
 
-def _size(stage: dict, model: str) -> list[str]:
-    layers = stage["costs"][model]["heads by layer"]
-    return [str(sum(layers)), " ".join(map(str, layers))]
+def _size(cost: Cost) -> list[str]:
+    return [str(sum(cost.heads_by_layer)), " ".join(map(str, cost.heads_by_layer))]
 
 
-def _costs(stage: dict, model: str) -> list[str]:
-    cost = stage["costs"][model]
+def _costs(cost: Cost) -> list[str]:
     return [
-        f"{cost['parameters'] / 1e6:.1f} M",
-        f"{cost['bytes'] / 2**20:.0f}",
-        f"{cost['peak bytes'] / 2**20:.0f}",
-        f"{1000 * cost['seconds']:.0f}",
-        f"{cost['tokens per second']:.0f}",
-        f"{cost['attention speed-up']:.2f}x",
-        f"{cost['speed-up']:.2f}x ({cost['allowed speed-up']:.2f}x)",
+        f"{cost.parameters / 1e6:.1f} M",
+        f"{cost.bytes / 2**20:.0f}",
+        f"{cost.peak_bytes / 2**20:.0f}",
+        f"{1000 * cost.seconds:.0f}",
+        f"{cost.tokens_per_second:.0f}",
+        f"{cost.attention_speedup:.2f}x",
+        f"{cost.speedup:.2f}x ({cost.allowed_speedup:.2f}x)",
     ]

@@ -1,172 +1,136 @@
-"""Forward and backward passes that differ in memory, not in result.
+"""The same update with the gradient of one layer at a time, in less memory.
 
-In the plain pass every layer keeps what it computed. Recomputing keeps only what entered a layer,
-and computes the layer again on the way back (Chen et al. 2016), with the same dropout. Going back
-over several micro-batches together, layer by layer, completes a layer's gradient before the next
-layer's begins, so that it can be applied and freed at once (Lv et al. 2023).
+The forward pass keeps only the input of each layer. The backward pass takes all micro-batches of an
+optimizer step together, layer by layer from the top. It recomputes the layer with the same dropout
+(Chen et al. 2016), which completes the layer's gradient, so that it can be applied and freed before
+the gradient of the layer below exists (Lv et al. 2023).
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from minibert.attention import Packing
 from minibert.data.batches import Batch
-from minibert.gates import HardConcreteGates
-from minibert.model import IGNORED, BertForTokenClassification, summed_loss
+from minibert.model import BertForTokenClassification
 
 
-class PassState(NamedTuple):
-    """One micro-batch between its forward and its backward pass. A stage is the embeddings or a
-    layer."""
+@dataclass
+class PassState:
+    """One micro-batch between its forward and its backward pass.
+
+    Stage 0 is the embeddings, stage i is layer i - 1. The lists hold one entry for each stage that
+    the backward pass has not reached, the highest last.
+    """
 
     ids: Tensor  # (T,) the packed token ids
+
     packing: Packing
-    factors: list[Tensor | None]  # on the heads of each layer
-    leaves: list[Tensor | None]  # the same; their gradient is collected here
-    inputs: list[Tensor]  # (T, D) of each stage, the highest last
-    randomness: list[Tensor]  # where the random numbers were before each stage
-    gradient: list[Tensor]  # of the loss, by what came out of the highest stage in `inputs`
+
+    factors: list[Tensor | None]  # head mask of each layer, as `Bert.factors` gives it
+
+    leaves: list[Tensor | None]  # the same values, detached: each collects its gradient
+
+    inputs: list[Tensor] = field(default_factory=list)  # (T, D) each
+
+    rng_states: list[Tensor] = field(default_factory=list)  # before each stage was computed
+
+    output_gradient: Tensor | None = None  # (T, D) of the loss, at the highest stage's output
 
 
-class Passes:
-    """Passes of one model. With `gates`, every sequence gets a draw of its own as head mask; with a
-    `teacher`, the loss is also how far the answers are from the teacher's.
+class LayerwisePasses:
+    """Forward and backward passes of one model.
 
-    `autocast` makes the context of every forward computation; `scale` is put on each loss before
-    it is differentiated. `parking` is the device that keeps what entered each stage.
+    `autocast()` is the context of every forward computation. `scale(loss)` is what is
+    differentiated. `offload_device` stores the input of each stage between the two passes.
     """
 
     def __init__(
         self,
         model: BertForTokenClassification,
-        gates: HardConcreteGates | None,
         autocast: Callable[[], AbstractContextManager],
         scale: Callable[[Tensor], Tensor],
-        parking: torch.device | None = None,
-        teacher: BertForTokenClassification | None = None,
+        offload_device: torch.device,
     ):
         self.model = model
-        self.gates = gates
-        self.teacher = teacher
         self.autocast = autocast
         self.scale = scale
         self.device = model.classifier.weight.device
-        self.parking = self.device if parking is None else parking
+        self.offload_device = offload_device
         self.stages = 1 + len(model.bert.layers)
 
-    def _moved(self, batch: Batch) -> tuple[Tensor, Packing, Tensor, Tensor | None]:
-        """Token ids, packing and labels on the model's device, and a draw of the gates."""
-        packing = batch.packing.to(self.device)
-        ids, labels = (_to_device(t, self.device) for t in (batch.input_ids, batch.labels))
-        return ids, packing, labels, self.gates.sample(len(ids)) if self.gates else None
+    def forward(
+        self, batch: Batch, head_mask: Tensor | None, loss_of: Callable[[Tensor], Tensor]
+    ) -> tuple[PassState, Tensor]:
+        """Compute `loss_of(logits)`; returns what `backward` needs, and the loss, detached.
 
-    @torch.no_grad()
-    def _teacher_logits(self, ids: Tensor, packing: Packing) -> Tensor | None:
-        """(B, L, labels) the teacher's logits."""
-        with self.autocast():
-            return _logits(self.teacher, ids, packing) if self.teacher else None
-
-    def plain(self, batch: Batch, labelled: int) -> Tensor:
-        """Add the gradient of a micro-batch's loss, summed and divided by `labelled`; returns the
-        loss."""
-        ids, packing, labels, head_mask = self._moved(batch)
-        answers = self._teacher_logits(ids, packing)
-        with self.autocast():
-            logits = _logits(self.model, ids, packing, head_mask)
-        loss = _loss(logits, labels, answers) / labelled
-        self.scale(loss).backward()
-        return loss.detach()
-
-    def forward(self, batch: Batch, labelled: int) -> tuple[PassState, Tensor]:
-        """The loss; of the backward pass only the classifier's part is done."""
-        ids, packing, labels, head_mask = self._moved(batch)
-        answers = self._teacher_logits(ids, packing)
+        The gradient of the classifier is added here, that of the encoder in `backward`.
+        """
+        packing = batch.packing
         factors = self.model.bert.factors(head_mask, packing)
-        leaves = [f if f is None else f.detach().requires_grad_() for f in factors]
-        trace = PassState(packing.pack(ids), packing, factors, leaves, [], [], [])
+        leaves = [f if f is None else f.detach().requires_grad_(f.requires_grad) for f in factors]
+        state = PassState(packing.pack(batch.input_ids), packing, factors, leaves)
+
+        # Without a graph: only the inputs of the stages stay in memory.
         with torch.no_grad(), self.autocast():
-            hidden = self.model.bert.embeddings.word(trace.ids)
+            hidden = self.model.bert.embeddings.word(state.ids)
             for stage in range(self.stages):
-                trace.inputs.append(hidden.to(self.parking))
-                trace.randomness.append(_rng_state(self.device))
-                hidden = self._run(trace, stage, hidden)
+                state.inputs.append(hidden.to(self.offload_device))
+                state.rng_states.append(_rng_state(self.device))
+                hidden = self._run(state, stage, hidden)
+
+        # The classifier is small: its graph is built and differentiated at once.
         hidden.requires_grad_()
         with self.autocast():
             logits = self.model.classify(packing.unpack(hidden))
-        loss = _loss(logits, labels, answers) / labelled
+        loss = loss_of(logits)
         self.scale(loss).backward()
-        trace.gradient.append(hidden.grad)
-        return trace, loss.detach()
+        state.output_gradient = hidden.grad
+        return state, loss.detach()
 
-    def _run(self, trace: PassState, stage: int, given: Tensor) -> Tensor:
+    def _run(self, state: PassState, stage: int, stage_input: Tensor) -> Tensor:
+        """(T, D) -> (T, D). The input of stage 0 is the word embedding of each token."""
         if stage == 0:
-            positions = trace.packing.positions
-            return self.model.bert.embeddings.combine(given, positions, torch.zeros_like(positions))
-        return self.model.bert.layers[stage - 1](given, trace.packing, trace.leaves[stage - 1])
+            positions = state.packing.positions
+            types = torch.zeros_like(positions)
+            return self.model.bert.embeddings.combine(stage_input, positions, types)
+        return self.model.bert.layers[stage - 1](
+            stage_input, state.packing, state.leaves[stage - 1]
+        )
 
-    def backward(
-        self, traces: Sequence[PassState], completed: Callable[[int], None] = lambda stage: None
-    ) -> None:
-        """Add the gradients of the layers and the embeddings; `completed` is called with each
-        stage, from the top down, when its gradient is there."""
+    def backward(self, states: Sequence[PassState]) -> Iterator[int]:
+        """Add the gradients of the encoder; yields each stage, from the top down, as soon as its
+        gradient is complete. Head masks get their gradient last, after stage 0 is yielded."""
         for stage in reversed(range(self.stages)):
-            for trace in traces:
-                self._recompute_and_backward(trace, stage)
-            # All lookups at once: each gradient of its own is as large as the table.
-            if traces and stage == 0:
-                words = self.model.bert.embeddings.word(torch.cat([t.ids for t in traces]))
-                if words.requires_grad:
-                    torch.autograd.backward(words, torch.cat([t.gradient.pop() for t in traces]))
-            completed(stage)
-        for trace in traces:
-            pairs = [(f, x.grad) for f, x in zip(trace.factors, trace.leaves) if f is not None]
-            if pairs:
-                torch.autograd.backward(*zip(*pairs))
+            for state in states:
+                self._recompute_and_backward(state, stage)
+            if stage == 0:
+                self._backward_into_word_embeddings(states)
+            yield stage
 
-    def _recompute_and_backward(self, trace: PassState, stage: int) -> None:
-        given = trace.inputs.pop().to(self.device).requires_grad_()
-        with _replayed_rng(trace.randomness.pop(), self.device), self.autocast():
-            out = self._run(trace, stage, given)
-        torch.autograd.backward(out, trace.gradient.pop())
-        trace.gradient.append(given.grad)
+        for state in states:
+            factors = [f for f in state.factors if f is not None and f.requires_grad]
+            leaves = [f for f in state.leaves if f is not None and f.requires_grad]
+            if factors:  # in one call: they share the graph of one draw of the gates
+                torch.autograd.backward(factors, [leaf.grad for leaf in leaves])
 
+    def _recompute_and_backward(self, state: PassState, stage: int) -> None:
+        stage_input = state.inputs.pop().to(self.device).requires_grad_()
+        with _replayed_rng(state.rng_states.pop(), self.device), self.autocast():
+            output = self._run(state, stage, stage_input)
+        torch.autograd.backward(output, state.output_gradient)
+        state.output_gradient = stage_input.grad
 
-def _logits(
-    model: BertForTokenClassification,
-    ids: Tensor,
-    packing: Packing,
-    head_mask: Tensor | None = None,
-) -> Tensor:
-    hidden = model.bert.encode(ids, packing, head_mask=head_mask).last_hidden_state
-    return model.classify(hidden)
-
-
-def _loss(logits: Tensor, labels: Tensor, answers: Tensor | None) -> Tensor:
-    loss = summed_loss(logits, labels)
-    return loss if answers is None else loss + divergence(logits, answers, labels)
-
-
-def divergence(logits: Tensor, answers: Tensor, labels: Tensor) -> Tensor:
-    """How far a student's logits (B, L, labels) are from a teacher's: the Kullback-Leibler
-    divergence, summed over the labels (B, L) that are not IGNORED (Hinton et al. 2015, at
-    temperature 1)."""
-    scored = labels != IGNORED
-    ours, theirs = (
-        x[scored].to(torch.promote_types(x.dtype, torch.float32)).log_softmax(-1)
-        for x in (logits, answers)
-    )
-    return (theirs.exp() * (theirs - ours)).sum()
-
-
-def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """On the device; a GPU gets it from pinned memory, and nobody waits for it."""
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    def _backward_into_word_embeddings(self, states: Sequence[PassState]) -> None:
+        """All lookups in one call: the gradient of each call is as large as the table."""
+        if not states or not self.model.bert.embeddings.word.weight.requires_grad:
+            return
+        words = self.model.bert.embeddings.word(torch.cat([state.ids for state in states]))
+        gradients = [g for state in states if (g := state.output_gradient) is not None]
+        torch.autograd.backward(words, torch.cat(gradients))
 
 
 def _rng_state(device: torch.device) -> Tensor:
@@ -174,12 +138,13 @@ def _rng_state(device: torch.device) -> Tensor:
 
 
 @contextmanager
-def _replayed_rng(randomness: Tensor, device: torch.device) -> Iterator[None]:
-    """Draw once more what was drawn from `randomness` on, and leave no trace of it."""
+def _replayed_rng(rng_state: Tensor, device: torch.device) -> Iterator[None]:
+    """Restore an RNG state so that recomputation draws the same dropout; put the current state
+    back afterwards."""
     cuda = device.type == "cuda"
     with torch.random.fork_rng([device] if cuda else []):
         if cuda:
-            torch.cuda.set_rng_state(randomness, device)
+            torch.cuda.set_rng_state(rng_state, device)
         else:
-            torch.set_rng_state(randomness)
+            torch.set_rng_state(rng_state)
         yield

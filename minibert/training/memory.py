@@ -1,65 +1,34 @@
-"""Which memory plan fits: a training step is run on fake tensors, which have shapes and no values,
-and the most that they would take is held against the limit."""
+"""Which memory plan fits: a training step is simulated on fake tensors, which have shapes and no
+values, and its peak is compared with the limit."""
 
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import NamedTuple, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import torch
 from torch import Tensor
+
+# Private modules of torch, checked with 2.13.
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from minibert.attention import Packing
 from minibert.config import BertConfig
-from minibert.data.batches import Batch, Window, make_batches
+from minibert.data.batches import Window, collate, make_batches
 from minibert.errors import InputError
 from minibert.gates import HardConcreteGates
 from minibert.model import BertForTokenClassification
 from minibert.runtime import distributed
-from minibert.training.settings import Plan, TrainSettings
+from minibert.training.settings import Plan, StepSettings
 from minibert.training.step import Stepper
 
-BLOCK = 512  # bytes; CUDA's allocator gives multiples of it
-
-
-class PeakMeter(TorchDispatchMode):
-    """A context in which `peak` is the most bytes that were alive at once: those of `tensors`, made
-    before, and of every tensor made inside. Views count once, and temporary memory inside a kernel
-    is not seen."""
-
-    def __init__(self, tensors: Iterable[Tensor] = ()):
-        super().__init__()
-        self.now = self.peak = 0
-        self._alive = WeakIdKeyDictionary()
-        for tensor in tensors:
-            self._count(tensor)
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor) and not leaf.is_meta:
-                self._count(leaf)
-        return out
-
-    def _count(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        if storage not in self._alive:
-            size = -(-storage.nbytes() // BLOCK) * BLOCK
-            self._alive[storage] = size
-            self.now += size
-            self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self._free, size)
-
-    def _free(self, size: int) -> None:
-        self.now -= size
-
-
 PLANS: tuple[Plan, ...] = get_args(Plan)[1:]  # after "auto": the fastest first
+
+
+BLOCK = 512  # bytes; CUDA's allocator gives multiples of it
 
 
 MIB = 2**20
@@ -68,118 +37,155 @@ MIB = 2**20
 Result = TypeVar("Result")
 
 
-class Simulated(Stepper):
-    def _finite(self, losses: Sequence[Tensor], number: int) -> float:
-        return 0.0  # fake tensors have no value to look at
+Settings = TypeVar("Settings", bound=StepSettings)
+
+
+class PeakMeter(TorchDispatchMode):
+    """A context that measures `peak`, the most bytes of tensors that exist at once.
+
+    Counted are `tensors`, made before, and every tensor made inside, in blocks of BLOCK. Views of
+    the same memory count once. Temporary memory inside a kernel is not seen.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor] = ()):
+        super().__init__()
+        self.now = self.peak = 0
+        self._known = WeakIdKeyDictionary()
+        for tensor in tensors:
+            self._count(tensor)
+
+    def __torch_dispatch__(
+        self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        output = function(*args, **(kwargs or {}))
+        for leaf in tree_leaves(output):
+            if isinstance(leaf, Tensor) and not leaf.is_meta:
+                self._count(leaf)
+        return output
+
+    def _count(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage not in self._known:
+            size = -(-storage.nbytes() // BLOCK) * BLOCK
+            self._known[storage] = size
+            self.now += size
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._free, size)
+
+    def _free(self, size: int) -> None:
+        self.now -= size
+
+
+class SimulatedStepper(Stepper):
+    def check_loss(self, losses: Sequence[Tensor], step: int) -> float:
+        return 0.0  # a fake loss has no value to check
 
 
 def predicted_peak(
     config: BertConfig,
-    settings: TrainSettings,
+    settings: StepSettings,
     windows: Sequence[Window],
     device: str = "cuda",
     frozen: bool = False,
     gates: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> float:
-    """MiB that tensors take at most while a model is trained on a window of these `windows`.
+    """MiB of tensors at the peak of training a model on one accumulation window of `windows`.
 
     Counted are weights (in `dtype`), optimizer states, gradients and activations, in blocks of
-    CUDA's allocator; not its fragments, nor the CUDA context of some hundred MiB. For a GPU, what
-    `layerwise` parks in the host's memory is not counted.
+    CUDA's allocator. Not counted are its fragments, the CUDA context of some hundred MiB, and, for
+    a GPU, what `layerwise` offloads to the host's memory.
     """
-    half = settings.precision == "fp16"  # as large as bf16, but its scaler looks at values
-    settings = replace(settings, precision="bf16" if half else settings.precision)
-    usual = torch.get_default_dtype()
+    if settings.precision == "fp16":  # as large as bf16, but its loss scaler reads values
+        settings = replace(settings, precision="bf16")
+    groups = make_batches(windows, settings.tokens)
+    if settings.plan != "layerwise":
+        groups = groups[:2]  # the longest, and a second one on top of the first one's gradients
+    batches = [collate(group) for group in groups]
+
+    default_dtype = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
             model = BertForTokenClassification(config).requires_grad_(not frozen)
-            drawn = HardConcreteGates(config) if gates else None
-            stepper = Simulated(model.train(not frozen), settings, 10, drawn)
+            head_masks = HardConcreteGates(config).sample if gates else None
+            stepper = SimulatedStepper(model.train(not frozen), settings, steps=10)
             if settings.plan == "layerwise" and device != "cpu":
-                stepper.passes.parking = torch.device("meta")
-            groups = make_batches(windows, settings.tokens)
-            if settings.plan != "layerwise":
-                groups = groups[:2]  # the longest, and another on top of its gradients
-            batches = [_shapes(group) for group in groups]
-            price = torch.zeros(config.num_hidden_layers, config.num_attention_heads)
+                stepper.passes.offload_device = torch.device("meta")  # which PeakMeter skips
+
+            # Two steps: the first one creates the optimizer's states.
             with PeakMeter(model.parameters()) as meter:
-                for number in range(2):  # the first makes the optimizer's states
-                    stepper.step(number, batches, price)
+                for step in range(2):
+                    stepper.step(step, batches, head_masks)
     finally:
-        torch.set_default_dtype(usual)
+        torch.set_default_dtype(default_dtype)
     return meter.peak / MIB
-
-
-def _shapes(windows: list[Window]) -> Batch:
-    lengths = [len(window.input_ids) for window in windows]
-    shape = torch.Size((len(lengths), max(lengths)))
-    columns = [row * shape[1] + at for row, n in enumerate(lengths) for at in range(n)]
-    ids = torch.zeros(shape, dtype=torch.long)
-    return Batch(ids, ids, ids, windows, Packing(torch.tensor(columns), lengths, shape))
-
-
-class Choice(NamedTuple):
-    """Settings that fit, and why these."""
-
-    settings: TrainSettings
-    reason: str
 
 
 def choose_plan(
     config: BertConfig,
-    settings: TrainSettings,
+    settings: Settings,
     windows: Sequence[Window],
     device: torch.device,
     frozen: bool = False,
     gates: bool = False,
-    beside: float = 0.0,
-) -> Choice:
-    """The fastest plan, and the most `tokens` at a time, whose predicted peak is within the memory
-    limit, for the longest of `windows`; a plan that is named is taken as it is.
+    other_mib: float = 0.0,
+) -> tuple[Settings, str]:
+    """Settings with a plan, and the reason for it: the fastest plan, with the most `tokens` at a
+    time, whose predicted peak on the longest of `windows` is within the memory limit. A plan that
+    the settings name is taken unchecked.
 
-    `beside`: MiB that other tensors take. Without a limit a GPU's is what is free there less a
-    tenth, and a CPU has none. Raises InputError, with the least that would do, where nothing fits.
+    `other_mib`: MiB of other tensors. Without a limit, a GPU's is nine tenths of what is free, and
+    a CPU has none. Raises InputError, with the least that would do, where nothing fits.
     """
     limit = settings.memory_limit
     if not limit and device.type == "cuda":
-        limit = 0.9 * torch.cuda.mem_get_info(device)[0] / MIB + beside
+        limit = 0.9 * torch.cuda.mem_get_info(device)[0] / MIB + other_mib
     if settings.plan != "auto":
-        return Choice(settings, "as asked")
+        return settings, "as asked"
     if not limit:
-        return Choice(replace(settings, plan="plain"), "no memory limit")
+        return replace(settings, plan="plain"), "no memory limit"
+
     longest = sorted(windows, key=lambda w: -len(w.input_ids))[: settings.batch_size]
-    most = settings.tokens
-    least = min(most, len(longest[0].input_ids))
+
+    def peak_of(candidate: Settings) -> float:
+        return other_mib + predicted_peak(config, candidate, longest, device.type, frozen, gates)
+
+    # One window at a time first; tokens are doubled while the next candidate fits too.
+    fewest = min(settings.tokens, len(longest[0].input_ids))
     for plan in PLANS:
-        asked = replace(settings, plan=plan, tokens=least)
-        peak = beside + predicted_peak(config, asked, longest, device.type, frozen, gates)
-        while peak <= limit and asked.tokens < most:  # room for more at a time
-            more = replace(asked, tokens=min(most, 2 * asked.tokens))
-            larger = beside + predicted_peak(config, more, longest, device.type, frozen, gates)
-            if larger > limit:
+        candidate = replace(settings, plan=plan, tokens=fewest)
+        peak = peak_of(candidate)
+        while peak <= limit and candidate.tokens < settings.tokens:
+            more = replace(candidate, tokens=min(settings.tokens, 2 * candidate.tokens))
+            if (larger := peak_of(more)) > limit:
                 break
-            asked, peak = more, larger
+            candidate, peak = more, larger
         if peak <= limit:
-            why = f"{peak:.0f} MiB predicted of {limit:.0f}, {asked.tokens} tokens at a time"
-            return Choice(asked, why)
+            tokens = f"{candidate.tokens} tokens at a time"
+            return candidate, f"{peak:.0f} MiB predicted of {limit:.0f}, {tokens}"
+
     raise InputError(
         f"{limit:.0f} MiB of memory are too little: this model takes {peak:.0f} at least, with "
         f"--plan {plan}; try a smaller --max-length"
     )
 
 
-def stepping_down(settings: TrainSettings, attempt: Callable[[TrainSettings], Result]) -> Result:
-    """`attempt(settings)`, with the next lower plan again whenever memory runs out. One of several
-    processes cannot step down alone: there the run ends, to be taken up again."""
+def stepping_down(settings: Settings, attempt: Callable[[Settings], Result]) -> Result:
+    """`attempt(settings)`, again with the next plan whenever memory runs out.
+
+    With several processes there is one attempt: one of them cannot change the plan of the others.
+    """
     if distributed.size() > 1:
         return attempt(settings)
-    for lower in PLANS[PLANS.index(settings.plan) + 1 :]:
+    for next_plan in PLANS[PLANS.index(settings.plan) + 1 :]:
         try:
             return attempt(settings)
         except torch.OutOfMemoryError:
-            pass  # the failed attempt's tensors are free once this clause is left
-        print(f"out of memory with --plan {settings.plan}; {lower} goes on", file=sys.stderr)
-        settings = replace(settings, plan=lower)
+            pass  # retry outside this clause, which keeps the failed attempt's tensors alive
+        print(
+            f"out of memory with --plan {settings.plan}; continuing with {next_plan}",
+            file=sys.stderr,
+        )
+        settings = replace(settings, plan=next_plan)
     return attempt(settings)

@@ -1,10 +1,10 @@
-"""One optimizer step."""
+"""One optimizer step: gradient accumulation, mixed precision, clipping, AdamW."""
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,64 +12,69 @@ from torch import Tensor, nn
 
 from minibert.data.batches import Batch
 from minibert.errors import InputError
-from minibert.gates import HardConcreteGates
-from minibert.model import BertForTokenClassification
+from minibert.model import IGNORED, BertForTokenClassification, summed_loss
 from minibert.runtime import distributed
 from minibert.training.adamw import AdamWBf16
-from minibert.training.layerwise import Passes
-from minibert.training.settings import TrainSettings, choose_precision
+from minibert.training.layerwise import LayerwisePasses
+from minibert.training.settings import StepSettings, choose_precision
 from minibert.weights import read_tensors, write_tensors
 
-GATE_RATE = 0.1  # Adam's learning rate on log_alpha, whose scale is units, not hundredths
+HeadMasks = Callable[[int], Tensor]  # B -> (B, layers, heads), a head mask for each sequence
 
 
 class Stepper:
-    """Model, AdamW and loss scaler: everything that one optimizer step changes.
+    """A model with its AdamW, its learning rate schedule and its loss scaler.
 
-    Weights without `requires_grad` stay as they are. With `gates`, every sequence gets a draw of
-    its own as its head mask, and the gates are trained too. The gradient is clipped and applied in
-    blocks, which are the embeddings, each layer, and the classifier: so a plan that never has more
-    than one block's gradient gives the same update as one that has them all.
+    `step` makes a whole optimizer step. train.py writes the plain case out from the other methods.
+    With a `teacher` the model also learns the teacher's label distributions.
+
+    Weights without `requires_grad` do not change. The gradient is clipped and applied in blocks
+    (the embeddings, each layer, the classifier), so that a plan that never has more than one
+    block's gradient gives the same update as one that has all of them.
     """
 
     def __init__(
         self,
         model: BertForTokenClassification,
-        settings: TrainSettings,
+        settings: StepSettings,
         steps: int,
-        gates: HardConcreteGates | None = None,
         teacher: BertForTokenClassification | None = None,
     ):
+        self.model = model
         self.settings = settings
         self.steps = steps
-        self.gates = gates
+        self.teacher = teacher
         self.device = model.classifier.weight.device
         if settings.freeze_embeddings:
             model.bert.embeddings.requires_grad_(False)
-        self.names = {p: name for name, p in model.named_parameters() if p.requires_grad}
-        stages = [model.bert.embeddings, *model.bert.layers, model.classifier]
-        self.optimizers = [self._optimizer(stage) for stage in stages]
+        self.names: dict[Tensor, str] = {
+            p: name for name, p in model.named_parameters() if p.requires_grad
+        }
+
+        # Gradients in fp16 underflow: the scaler multiplies the loss, and divides the gradients.
         precision = choose_precision(settings.precision, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-        autocast = partial(torch.autocast, self.device.type, dtype) if dtype else nullcontext
-        parking = torch.device("cpu") if settings.plan == "layerwise" else None
-        self.passes = Passes(model, gates, autocast, self.scaler.scale, parking, teacher)
-        if gates:
-            self.gate_optimizer = torch.optim.Adam([gates.log_alpha], lr=GATE_RATE)
+        self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
-    def _optimizer(self, stage: nn.Module) -> torch.optim.Optimizer | None:
-        trained = [p for p in stage.parameters() if p.requires_grad]
-        groups = [
+        blocks = [model.bert.embeddings, *model.bert.layers, model.classifier]
+        self.optimizers = [self._optimizer(block) for block in blocks]
+        offload_device = torch.device("cpu") if settings.plan == "layerwise" else self.device
+        self.passes = LayerwisePasses(model, self.autocast, self.scale, offload_device)
+
+    def _optimizer(self, block: nn.Module) -> torch.optim.Optimizer | None:
+        trained = [p for p in block.parameters() if p.requires_grad]
+        if not trained:
+            return None
+        groups: list[dict[str, Any]] = [
             {"params": [p for p in trained if p.ndim > 1]},
             {"params": [p for p in trained if p.ndim == 1], "weight_decay": 0.0},
         ]
         decay = self.settings.weight_decay
-        if not trained:
-            return None
         if self.settings.states == "bf16":
             return AdamWBf16(groups, weight_decay=decay)
         return torch.optim.AdamW(groups, weight_decay=decay, fused=True)
+
+    # The parts of a step --------------------------------------------------------------------------
 
     def rate(self, step: int) -> float:
         """Learning rate of step 0, 1, ...: linear warm-up to the peak, then linear decay."""
@@ -78,72 +83,49 @@ class Stepper:
         down = (self.steps - step) / (self.steps - warm)
         return self.settings.learning_rate * min(up, down)
 
-    def step(
-        self,
-        number: int,
-        batches: Sequence[Batch],
-        price: Tensor | None = None,
-        softness: float = 1.0,
-    ) -> float:
-        """One update from the whole accumulation window; returns its loss per labelled token.
-        Raises InputError, and updates nothing, where the loss is not finite. `price` (layers,
-        heads) is what each gate, expected open, adds to the loss.
-
-        Loss is summed over each micro-batch and divided by the labelled tokens of the window, so
-        how the window is cut into micro-batches changes nothing but memory. Under torchrun they
-        are dealt out to the processes, which all make the same update.
-        """
-        labelled = max(1, sum(len(w.words) for b in batches for w in b.windows))
+    def set_rate(self, step: int) -> None:
         for optimizer in filter(None, self.optimizers):
             for group in optimizer.param_groups:
-                group["lr"] = self.rate(number)
-        if self.settings.plan == "layerwise":
-            found = self._each(batches, number, lambda b: self.passes.forward(b, labelled))
-            total = self._finite([loss for _, loss in found], number)
-            self._apply(-1)  # the classifier, whose gradient is there already
-            self.passes.backward([trace for trace, _ in found], self._apply)
-        else:
-            one = self._recomputed if self.settings.plan == "checkpoint" else self.passes.plain
-            found = self._each(batches, number, lambda b: one(b, labelled))
-            total = self._finite(found, number)
-            for stage in range(len(self.optimizers)):
-                self._apply(stage)
-        if self.gates:
-            distributed.all_reduce_gradients([self.gates.log_alpha])
-            penalty = (price * self.gates.open_probability(softness)).sum()
-            self.scaler.scale(penalty).backward()
-            self.scaler.step(self.gate_optimizer)
-            self.gate_optimizer.zero_grad()
-            self.gates.clamp_()
-        self.scaler.update()
-        return total
+                group["lr"] = self.rate(step)
 
-    def _each(self, batches: Sequence[Batch], number: int, compute: Callable) -> list:
-        """What comes out for each micro-batch that falls to this process."""
-        found = []
-        for place, batch in distributed.local_items(batches):
-            # A seed for each, not a stream of random numbers: a resumed run, or another process,
+    def local(self, batches: Sequence[Batch], step: int) -> Iterator[Batch]:
+        """This process's micro-batches, on the model's device; each is yielded after the random
+        generator is seeded for it. Compute it before you take the next one."""
+        for number, batch in distributed.local_items(batches):
+            # A seed for each micro-batch, so that a resumed run, or another number of processes,
             # draws the same dropout. A CPU's generator takes 32 bits and drops the rest.
-            seed = self.settings.seed * 1_000_003 + number + place * 2_654_435_761
+            seed = self.settings.seed * 1_000_003 + step + number * 2_654_435_761
             torch.manual_seed(seed % 2**32)
-            found.append(compute(batch))
-        return found
+            yield batch._replace(
+                input_ids=_to_device(batch.input_ids, self.device),
+                labels=_to_device(batch.labels, self.device),
+                packing=batch.packing.to(self.device),
+            )
 
-    def _recomputed(self, batch: Batch, labelled: int) -> Tensor:
-        trace, loss = self.passes.forward(batch, labelled)
-        self.passes.backward([trace])
-        return loss
+    def autocast(self) -> AbstractContextManager:
+        """The context for forward passes: mixed precision if the settings ask for it."""
+        return torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext()
 
-    def _finite(self, losses: Sequence[Tensor], number: int) -> float:
+    def scale(self, loss: Tensor) -> Tensor:
+        """The loss to call `backward` on: scaled in fp16, the same otherwise."""
+        return self.scaler.scale(loss)
+
+    def check_loss(self, losses: Sequence[Tensor], step: int) -> float:
+        """Sum over micro-batches and processes. Raises InputError if it is not finite."""
         total = distributed.reduce_float(float(sum(losses)))
         if not np.isfinite(total):
             advice = "try a lower --learning-rate" if self.names else "the weights are damaged"
-            raise InputError(f"the loss is {total} at step {number}: {advice}")
+            raise InputError(f"the loss is {total} at step {step}: {advice}")
         return total
 
-    def _apply(self, stage: int) -> None:
-        """Clip one block's gradient, update its weights, free the gradient."""
-        optimizer = self.optimizers[stage]
+    def apply(self) -> None:
+        """Update all weights from their gradients, and free the gradients."""
+        for block in range(len(self.optimizers)):
+            self.apply_block(block)
+
+    def apply_block(self, block: int) -> None:
+        """Sum one block's gradient over processes, clip it, update the weights, free it."""
+        optimizer = self.optimizers[block]
         if optimizer:
             distributed.all_reduce_gradients(parameters_of(optimizer))
             self.scaler.unscale_(optimizer)
@@ -151,20 +133,75 @@ class Stepper:
             self.scaler.step(optimizer)
             optimizer.zero_grad(set_to_none=True)
 
-    def save(self, path: str | Path, step: int, best: dict) -> None:
-        """Keep weights, both moments of AdamW, the scaler and how far the run is in one file."""
-        tensors = {f"weight.{name}": parameter for parameter, name in self.names.items()}
+    # The whole step -------------------------------------------------------------------------------
+
+    def step(
+        self, step: int, batches: Sequence[Batch], head_masks: HeadMasks | None = None
+    ) -> float:
+        """One update from an accumulation window; returns its loss per scored word.
+
+        `head_masks(B)` draws a head mask for each sequence of a micro-batch; its gradient is
+        scaled and local to the process. Call `scaler.update()` afterwards, once every optimizer of
+        this step has been stepped. Raises InputError, and updates nothing, where the loss is not
+        finite.
+        """
+        self.set_rate(step)
+        scored = scored_words(batches)
+        layerwise = self.settings.plan == "layerwise"
+
+        losses, states = [], []
+        for batch in self.local(batches, step):
+            head_mask = head_masks(len(batch.input_ids)) if head_masks else None
+            loss_of = self._loss_of(batch, scored)
+            if layerwise:
+                state, loss = self.passes.forward(batch, head_mask, loss_of)
+                states.append(state)
+            else:
+                with self.autocast():
+                    logits = _logits(self.model, batch, head_mask)
+                loss = loss_of(logits)
+                self.scale(loss).backward()
+            losses.append(loss.detach())
+        total = self.check_loss(losses, step)
+
+        if layerwise:
+            self.apply_block(-1)  # the forward passes completed the classifier's gradient
+            for block in self.passes.backward(states):
+                self.apply_block(block)
+        else:
+            self.apply()
+        return total
+
+    def _loss_of(self, batch: Batch, scored: int) -> Callable[[Tensor], Tensor]:
+        """The function from logits to the loss, summed over the micro-batch and divided by
+        `scored`. The teacher runs here, before the student's activations fill the memory."""
+        answers = None
+        if self.teacher:
+            with torch.no_grad(), self.autocast():
+                answers = _logits(self.teacher, batch)
+
+        def loss_of(logits: Tensor) -> Tensor:
+            loss = summed_loss(logits, batch.labels)
+            if answers is not None:
+                loss = loss + divergence(logits, answers, batch.labels)
+            return loss / scored
+
+        return loss_of
+
+    # Checkpoints ----------------------------------------------------------------------------------
+
+    def save(self, path: str | Path, progress: dict) -> None:
+        """Write weights, both moments of AdamW, the scaler and `progress` to one file."""
+        tensors = {f"weight.{name}": parameter.detach() for parameter, name in self.names.items()}
         for optimizer in filter(None, self.optimizers):
             for parameter, moments in optimizer.state.items():
                 name = self.names[parameter]
                 tensors |= {f"{kind}.{name}": value for kind, value in moments.items()}
-        progress = {"step": step, "best": best, "scaler": self.scaler.state_dict()}
+        progress = progress | {"scaler": self.scaler.state_dict()}
         write_tensors(path, tensors, {"progress": json.dumps(progress)})
 
-    def load(self, path: str | Path) -> tuple[int, dict]:
-        """Take up what `save` kept -> step and best so far; from the beginning if nothing is."""
-        if not Path(path).exists():
-            return 0, {"best_epoch": -1, "dev_score": -1.0}
+    def load(self, path: str | Path) -> dict:
+        """Restore what `save` wrote; returns the progress."""
         tensors, metadata = read_tensors(path)
         with torch.no_grad():
             for optimizer in filter(None, self.optimizers):
@@ -177,8 +214,39 @@ class Stepper:
                     }
         progress = json.loads(metadata["progress"])
         self.scaler.load_state_dict(progress["scaler"])
-        return progress["step"], progress["best"]
+        return progress
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def scored_words(batches: Sequence[Batch]) -> int:
+    """How many words the micro-batches score, in all processes; at least 1. The summed loss is
+    divided by it, so that the cut into micro-batches does not change the update."""
+    return max(1, sum(len(window.words) for batch in batches for window in batch.windows))
+
+
+def divergence(logits: Tensor, answers: Tensor, labels: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of a student's logits (B, L, labels) from a teacher's `answers`,
+    summed over the positions whose label (B, L) is not IGNORED (Hinton et al. 2015, at temperature
+    1)."""
+    scored = labels != IGNORED
+    student, teacher = (
+        x[scored].to(torch.promote_types(x.dtype, torch.float32)).log_softmax(-1)
+        for x in (logits, answers)
+    )
+    return (teacher.exp() * (teacher - student)).sum()
+
+
+def _logits(
+    model: BertForTokenClassification, batch: Batch, head_mask: Tensor | None = None
+) -> Tensor:
+    hidden = model.bert.encode(batch.input_ids, batch.packing, head_mask=head_mask)
+    return model.classify(hidden.last_hidden_state)
+
+
+def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A GPU copies from pinned memory, without making the CPU wait."""
+    source = tensor.pin_memory() if device.type == "cuda" else tensor
+    return source.to(device, non_blocking=True)

@@ -19,10 +19,10 @@ from minibert.data.batches import (
     make_windows,
 )
 from minibert.data.documents import Document
-from minibert.data.words import word_spans
 from minibert.errors import InputError
 from minibert.model import IGNORED
-from minibert.tokenizer import Tokenizer
+from minibert.text.tokenizer import Tokenizer
+from minibert.text.words import word_spans
 
 
 def doc(text, keyphrases=None, id="d", **others):

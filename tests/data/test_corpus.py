@@ -11,8 +11,8 @@ import pytest
 
 from minibert.data.corpus import SAMPLE, load_corpus, parse_document, read_documents
 from minibert.data.documents import Document, find_phrases
-from minibert.data.words import word_spans
 from minibert.errors import InputError
+from minibert.text.words import word_spans
 
 KPCROWD = Path(__file__).parents[3] / "shared" / "data" / "kpcrowd500"
 GOOD = {"id": "a", "text": "A small text.", "keyphrases": ["small text"]}

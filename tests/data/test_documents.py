@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from minibert.data.corpus import parse_document
 from minibert.data.documents import Document, find_phrases, label_names, share_in_text, word_labels
-from minibert.data.words import word_spans
 from minibert.errors import InputError
+from minibert.text.words import word_spans
 
 
 def doc(text, keyphrases=None, id="d", **others):

@@ -6,8 +6,8 @@ import pytest
 
 from minibert.data.documents import Document
 from minibert.data.splits import split_documents
-from minibert.data.words import word_spans
 from minibert.errors import InputError
+from minibert.text.words import word_spans
 
 
 def doc(text, keyphrases=None, id="d", **others):

@@ -42,7 +42,7 @@ def arguments(corpus, encoder_folder, tmp_path, precision):
 
 
 def refused(capsys, arguments, *words: str) -> None:
-    """Exit code 2 and one sentence on stderr that has the words."""
+    """train.py exits with code 2; the last line on stderr is an error with these words."""
     assert train.main(arguments) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
@@ -50,7 +50,7 @@ def refused(capsys, arguments, *words: str) -> None:
         assert word in error
 
 
-def test_train_leaves_a_run_folder_and_prints_the_table(arguments, tmp_path, capsys):
+def test_train_writes_run_folder_and_prints_scores(arguments, tmp_path, capsys):
     assert train.main(arguments) == 0
     out = capsys.readouterr().out
     assert "word prior" in out
@@ -72,7 +72,7 @@ def test_train_leaves_a_run_folder_and_prints_the_table(arguments, tmp_path, cap
     assert json.loads((run / "run.json").read_text())["settings"]["epochs"] == 2
 
 
-def test_a_finished_run_is_shown_and_not_trained_again(arguments, tmp_path, capsys):
+def test_finished_run_is_shown_without_training(arguments, tmp_path, capsys):
     assert train.main(arguments) == 0
     weights = (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns
     first = capsys.readouterr().out
@@ -82,11 +82,21 @@ def test_a_finished_run_is_shown_and_not_trained_again(arguments, tmp_path, caps
     assert first.endswith(second)
 
 
+def assert_same_weights(one, two, precision):
+    """Of two trainings that differ in the order of sums. In bf16, where that turns the sign of a
+    small gradient, a weight moves the other way by the learning rate, 0.01: few weights may."""
+    apart = torch.cat([(one[name] - two[name]).abs().flatten() for name in one])
+    if precision == "float32":
+        assert apart.max() <= 1e-4
+    else:
+        assert apart.mean() <= 1e-3
+
+
 @pytest.mark.numeric
 @pytest.mark.parametrize("plan", ["plain", "layerwise"])
-def test_two_processes_train_the_same_model(arguments, tmp_path, plan, tolerance):
-    """With dropout: micro-batches are small enough to be cut alike for one process and for two.
-    The last window of an epoch holds one document: one process has nothing to do."""
+def test_two_processes_train_the_same_model(arguments, tmp_path, plan, precision):
+    """With dropout, which depends on the cut into micro-batches: they are so small that one process
+    and two make the same. The last step of an epoch has one document: one process has no work."""
     more = ["--tokens", "200", "--batch-size", "7", "--plan", plan, "--show", "1"]
     assert train.main([*arguments, *more]) == 0
     out = tmp_path / "two"
@@ -95,50 +105,50 @@ def test_two_processes_train_the_same_model(arguments, tmp_path, plan, tolerance
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert done.stdout.count("Test, 95 % intervals") == 1
     one, two = (load_pretrained(folder).state_dict() for folder in (tmp_path / "run", out))
-    for name, tensor in one.items():
-        torch.testing.assert_close(tensor, two[name], rtol=0, atol=tolerance)
+    assert_same_weights(one, two, precision)
     results = [json.loads((f / "results.json").read_text()) for f in (tmp_path / "run", out)]
     losses = (result["test"]["minibert"]["loss"] for result in results)
-    assert_alike(*losses, tolerance)
+    assert_alike(*losses, {"float32": 1e-6, "bf16": 1e-2}[precision])
     assert results[1]["plan"] == plan
 
 
 @pytest.mark.numeric
-def test_training_goes_on_with_less_memory_when_it_runs_out(
-    arguments, tmp_path, capsys, monkeypatch, tolerance
+def test_training_continues_with_next_plan_when_out_of_memory(
+    arguments, tmp_path, capsys, monkeypatch, precision
 ):
-    """The plain plan runs out in the second epoch; the model is that of a run with enough."""
-    assert train.main([*arguments, "--out", str(tmp_path / "enough")]) == 0
-    step = Stepper.step
+    """Memory runs out in the second epoch; the model equals that of an undisturbed run."""
+    assert train.main([*arguments, "--out", str(tmp_path / "undisturbed")]) == 0
+    set_rate = Stepper.set_rate
 
-    def scarce(self, number, batches, *price):
-        if number == 3 and self.settings.plan == "plain":
+    def scarce(self, step):
+        if step == 3 and self.settings.plan == "plain":
             raise torch.OutOfMemoryError("2 GiB")
-        return step(self, number, batches, *price)
+        set_rate(self, step)
 
-    monkeypatch.setattr(Stepper, "step", scarce)
+    monkeypatch.setattr(Stepper, "set_rate", scarce)
     assert train.main(arguments) == 0
-    assert "out of memory with --plan plain; checkpoint goes on" in capsys.readouterr().err
-    one, two = (load_pretrained(tmp_path / name).state_dict() for name in ("enough", "run"))
-    for name, tensor in one.items():
-        torch.testing.assert_close(tensor, two[name], rtol=0, atol=tolerance)
-    assert json.loads((tmp_path / "run" / "results.json").read_text())["plan"] == "checkpoint"
+    assert "out of memory with --plan plain; continuing with layerwise" in capsys.readouterr().err
+    undisturbed, resumed = (
+        load_pretrained(tmp_path / name).state_dict() for name in ("undisturbed", "run")
+    )
+    assert_same_weights(undisturbed, resumed, precision)
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["plan"] == "layerwise"
 
 
 @pytest.mark.numeric
-def test_a_run_goes_on_in_the_precision_it_began_in(arguments, tmp_path, monkeypatch, capsys):
-    """As a run does that a GPU began: `auto` alone would be float32 on this CPU."""
+def test_resumed_run_keeps_its_precision(arguments, tmp_path, monkeypatch, capsys):
+    """`auto` alone would choose float32 on this CPU, as for a run that a GPU started."""
     began = [*arguments, "--precision", "bf16"]
     assert train.main([*began, "--out", str(tmp_path / "whole")]) == 0
-    step = Stepper.step
+    set_rate = Stepper.set_rate
 
-    def stopped(self, number, batches):
-        if number == 3:
+    def stopped(self, step):
+        if step == 3:
             raise KeyboardInterrupt
-        return step(self, number, batches)
+        set_rate(self, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Stepper, "step", stopped)
+        patch.setattr(Stepper, "set_rate", stopped)
         assert train.main(began) == 130
     assert train.main([*arguments, "--precision", "auto"]) == 0
     whole, again = (load_pretrained(tmp_path / name).state_dict() for name in ("whole", "run"))
@@ -146,7 +156,7 @@ def test_a_run_goes_on_in_the_precision_it_began_in(arguments, tmp_path, monkeyp
     refused(capsys, [*arguments, "--precision", "float32"], "precision = bf16, not float32")
 
 
-def test_the_record_holds_precision_device_and_threads(arguments, tmp_path):
+def test_record_holds_precision_device_and_threads(arguments, tmp_path):
     assert train.main([*arguments, "--precision", "auto"]) == 0
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["settings"]["precision"] == "float32"
@@ -154,14 +164,14 @@ def test_the_record_holds_precision_device_and_threads(arguments, tmp_path):
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_a_cpu_without_bf16_is_said(arguments, capsys, monkeypatch, native):
+def test_cpu_without_bf16_prints_warning(arguments, capsys, monkeypatch, native):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native)
     assert train.main([*arguments, "--precision", "bf16", "--show", "0"]) == 0
     slow = "this CPU has no bf16: a run with --precision float32 is faster\n"
     assert (slow in capsys.readouterr().err) is not native
 
 
-def test_a_run_folder_from_other_settings_is_refused(arguments, corpus, tmp_path, capsys):
+def test_run_folder_with_other_settings_is_rejected(arguments, corpus, tmp_path, capsys):
     assert train.main(arguments) == 0
     before = (tmp_path / "run" / "run.json").read_bytes()
     refused(capsys, [*arguments, "--seed", "7"], "seed = 0, not 7")
@@ -178,7 +188,7 @@ def test_bio_reports_entities(arguments, tmp_path):
 
 
 def test_given_labels_report_accuracy(arguments, tmp_path, capsys):
-    """Part of speech, say: here, whether a word is capitalised, which the word itself tells."""
+    """Labels without O: here, whether a word is long, which the word itself determines."""
     folder = tmp_path / "given"
     folder.mkdir()
     for split in ("train", "dev", "test"):
@@ -195,7 +205,7 @@ def test_given_labels_report_accuracy(arguments, tmp_path, capsys):
     refused(capsys, [*arguments, "--out", str(tmp_path / "io")], "--labels given")
 
 
-def test_help_explains_every_setting(capsys):
+def test_help_lists_settings(capsys):
     with pytest.raises(SystemExit) as stop:
         train.main(["--help"])
     assert stop.value.code == 0
@@ -204,7 +214,7 @@ def test_help_explains_every_setting(capsys):
         assert flag in text
 
 
-def test_bad_input_is_one_sentence_and_leaves_nothing(arguments, corpus, tmp_path, capsys):
+def test_bad_input_prints_one_line_and_writes_nothing(arguments, corpus, tmp_path, capsys):
     def broken(line: str) -> None:
         (corpus / "train.jsonl").write_text(line + "\n", encoding="utf-8")
 
@@ -230,8 +240,8 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(arguments, corpus, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def test_a_hub_that_does_not_answer_is_one_sentence(arguments, tmp_path, capsys, monkeypatch):
-    """For a model, a data set, and the model that a package carries where it is not installed."""
+def test_unreachable_hub_prints_one_line(arguments, tmp_path, capsys, monkeypatch):
+    """For a model, a data set, and the packaged model if its package is not installed."""
 
     def snapshot_download(*_, **__):
         raise TimeoutError("the read operation\ntimed out")
@@ -247,7 +257,7 @@ def test_a_hub_that_does_not_answer_is_one_sentence(arguments, tmp_path, capsys,
     assert not (tmp_path / "run").exists()
 
 
-def test_a_tokenizer_of_another_model_is_refused(arguments, encoder_folder, tmp_path, capsys):
+def test_tokenizer_of_another_model_is_rejected(arguments, encoder_folder, tmp_path, capsys):
     folder = tmp_path / "encoder"
     folder.mkdir()
     for name in ("model.safetensors", "config.json"):
@@ -260,7 +270,7 @@ def test_a_tokenizer_of_another_model_is_refused(arguments, encoder_folder, tmp_
     refused(capsys, arguments, "belongs to another model")
 
 
-def test_words_the_model_does_not_know_and_windows_line_ends_are_no_error(arguments, corpus):
+def test_unknown_words_and_windows_line_ends_are_accepted(arguments, corpus):
     odd = {"id": "odd", "text": "Ωμέγα qqq 漢字 naïve zzz", "keyphrases": ["qqq", "漢字"]}
     with (corpus / "train.jsonl").open("a", encoding="utf-8", newline="") as file:
         file.write(json.dumps(odd) + "\r\n")
@@ -342,7 +352,7 @@ def test_ablate_refuses_unfinished_or_changed_runs(run, corpus, capsys, tmp_path
     (run / "results.json").write_bytes(results)
     with (corpus / "test.jsonl").open("a") as file:
         file.write("\n")
-    refused("test.jsonl is not what it was")
+    refused("test.jsonl has changed since")
     (run / "run.json").unlink()
     refused("no run.json", "train.py")
 
@@ -376,18 +386,21 @@ def pruned(run: Path, *more: str) -> int:
     return prune.main([*given, *([] if "--steps" in more else ["--steps", "12"]), *more])
 
 
-def test_prune_makes_smaller_runs(run, arguments, capsys):
-    sweep = ["--keep", "4", "1", "--repair", "refit", "--recover", "2", "--export"]
+def test_prune_writes_smaller_models_as_run_folders(run, arguments, capsys):
+    sweep = ["--keep", "4", "1", "--recover", "2", "--export"]
     assert pruned(run, *sweep) == 0
     printed = capsys.readouterr().out
     assert "keep-4" in printed
     assert re.search(r"\nkeep-1(, not fine-tuned: dev was worse)?  +1  ", printed)
-    out = run / "prune-keep-refit-recover"
+    out = run / "prune-keep-recover"
     four, one = (load_pretrained(out / f"keep-{keep}").config.present_heads for keep in (4, 1))
     assert (len(four), len(one)) == (4, 1)
-    assert set(one) < set(four)  # each starts from the one before
+    assert set(one) < set(four)  # with --recover each model starts from the one before
+
     results = json.loads((out / "keep-1" / "results.json").read_text())
     assert results["heads"] == [f"L{one[0][0]}H{one[0][1]}"]
+    assert (results["selection"], results["seed"]) == ("gates", 0)
+    assert results["recovered"] in (True, False)
     assert results["share"]["value"] == pytest.approx(
         results["test"]["AP"]["value"] / results["dense"]["AP"]["value"]
     )
@@ -395,19 +408,21 @@ def test_prune_makes_smaller_runs(run, arguments, capsys):
     trained = json.loads((run / "results.json").read_text())
     expected = trained["test"]["minibert"]["AP"]["value"]
     assert results["dense"]["AP"]["value"] == pytest.approx(expected, abs=1e-6)
-    whole = load_pretrained(out / "keep-1" / "full-shape").config
-    assert len(whole.present_heads) == 6
+    full_shape = load_pretrained(out / "keep-1" / "full-shape").config
+    assert len(full_shape.present_heads) == 6
     assert (run / "pareto.png").stat().st_size > 1000
+
     again = ["--run", str(out / "keep-4"), "--random", "1", "--orders", "--device", "cpu"]
     assert ablate.main(again) == 0  # a pruned run is a run
     assert train.main([*arguments, "--out", str(out / "keep-4")]) == 2  # but not one of train.py
     assert "a model that prune.py made" in capsys.readouterr().err
+
     (out / "keep-4" / "results.json").unlink()
     assert ablate.main(again) == 2
     assert "not finished; run the same prune.py again" in capsys.readouterr().err
 
 
-def test_prune_goes_on_in_the_precision_it_began_in(run, capsys):
+def test_prune_resumes_in_the_recorded_precision(run, capsys):
     sweep = ["--keep", "4", "--random", "--recover", "1"]
     assert pruned(run, *sweep, "--precision", "bf16") == 0
     (run / "prune-random-0-recover" / "keep-4" / "results.json").unlink()
@@ -416,7 +431,7 @@ def test_prune_goes_on_in_the_precision_it_began_in(run, capsys):
     assert "precision = bf16, not float32" in capsys.readouterr().err
 
 
-def test_prune_takes_a_ranking_or_chance_and_prunes_again(run, tmp_path, capsys):
+def test_prune_by_order_at_random_and_further(run, tmp_path, capsys):
     order = tmp_path / "order-mine.json"
     order.write_text(json.dumps(["L0H1", "L1H0", "L0H0", "L1H2", "L0H2", "L1H1"]))
     assert pruned(run, "--keep", "4", "2", "--order", str(order)) == 0
@@ -425,34 +440,34 @@ def test_prune_takes_a_ranking_or_chance_and_prunes_again(run, tmp_path, capsys)
     assert pruned(run, "--keep", "3", "--random", "--seed", "5") == 0
     kept = load_pretrained(run / "prune-random-5" / "keep-3").config.present_heads
     assert len(kept) == 3
-    assert pruned(two, "--keep", "1", "--random", "--repair", "mean") == 0
-    again = load_pretrained(two / "prune-random-0-mean" / "keep-1").config.present_heads
-    assert len(again) == 1
-    assert set(again) < {(0, 2), (1, 1)}
+    assert pruned(two, "--keep", "1", "--random") == 0
+    (last,) = load_pretrained(two / "prune-random-0" / "keep-1").config.present_heads
+    assert last in {(0, 2), (1, 1)}
 
 
-def test_gates_go_on_from_the_number_before_also_after_a_kill(run):
+def test_gates_start_from_the_number_before_also_after_a_kill(run):
     sweep = ["--keep", "4", "2", "--steps", "20"]
     assert pruned(run, *sweep) == 0
-    two = run / "prune-keep" / "keep-2" / "results.json"
-    whole = two.read_bytes()
-    two.unlink()
+    results = run / "prune-keep" / "keep-2" / "results.json"
+    before = json.loads(results.read_bytes())
+    results.unlink()
     assert pruned(run, *sweep) == 0
-    again, before = json.loads(two.read_bytes()), json.loads(whole)
+    again = json.loads(results.read_bytes())
     assert again["log_alpha"] == before["log_alpha"]
     assert again["gates"] == before["gates"]
+
     assert pruned(run, "--keep", "2", "--steps", "20", "--out", str(run / "alone")) == 0
     alone = json.loads((run / "alone" / "keep-2" / "results.json").read_bytes())
     assert alone["log_alpha"] != before["log_alpha"]
 
 
-def test_every_way_goes_into_one_figure(run, capsys):
-    """Ways with other numbers of heads, the random ones first and last by name."""
+def test_pareto_figure_shows_every_selection(run, capsys):
+    """Selections with different numbers of heads; random ones are first and last by name."""
     for more in (
         ["--keep", "2", "--random"],
         ["--keep", "4", "--random", "--seed", "1"],
         ["--keep", "3", "--documents", "3"],
-        ["--keep", "5", "--random", "--repair", "mean"],
+        ["--keep", "5", "--random", "--recover", "1"],
     ):
         (run / "pareto.png").unlink(missing_ok=True)
         assert pruned(run, *more) == 0
@@ -464,7 +479,7 @@ def test_every_way_goes_into_one_figure(run, capsys):
     assert "random = True, not False" in capsys.readouterr().err
 
 
-def test_a_run_without_heads_or_without_keyphrases_is_refused(run, capsys):
+def test_run_without_heads_is_refused(run, capsys):
     assert pruned(run, "--keep", "1", "0", "--random") == 0
     empty = str(run / "prune-random-0" / "keep-0")
     for script, more in ((ablate, []), (prune, ["--keep", "0"])):
@@ -472,7 +487,7 @@ def test_a_run_without_heads_or_without_keyphrases_is_refused(run, capsys):
         assert "the model has no heads left" in capsys.readouterr().err
 
 
-def test_a_penalty_that_closes_everything_says_what_is_left(run, capsys):
+def test_large_penalty_removes_all_heads(run, capsys):
     assert pruned(run, "--l0", "50", "--steps", "100", "--joint") == 0
     assert "\nl0-50  0      0 0       0          " in capsys.readouterr().out
     empty = run / "prune-l0-joint" / "l0-50"
@@ -491,13 +506,12 @@ def test_a_penalty_that_closes_everything_says_what_is_left(run, capsys):
         ("--l0 0.1 --random", "--order and --random"),
         ("--keep 2 --random --joint", "--joint trains"),
         ("--keep 2 --recover -1", "--documents and --recover at least 0"),
-        ("--keep 2 --repair mean --joint", "leave out --joint"),
         ("--keep 2 --seed -1", "--seed must be"),
         ("--keep 2 --learning-rate 0", "--learning-rate must be"),
         ("--keep 2 --steps 0", "--steps must be"),
     ],
 )
-def test_prune_refuses_settings_that_do_not_go_together(tmp_path, capsys, wrong, words):
+def test_prune_refuses_inconsistent_settings(tmp_path, capsys, wrong, words):
     with pytest.raises(SystemExit) as stop:
         prune.main(["--run", str(tmp_path), *wrong.split()])
     assert stop.value.code == 2
@@ -505,7 +519,7 @@ def test_prune_refuses_settings_that_do_not_go_together(tmp_path, capsys, wrong,
 
 
 @pytest.mark.parametrize("keep", ["6", "-1"])
-def test_prune_refuses_more_heads_than_there_are(run, capsys, keep):
+def test_prune_refuses_impossible_numbers_of_heads(run, capsys, keep):
     before = sorted(run.iterdir())
     assert pruned(run, "--keep", keep) == 2
     assert "the model has 6 heads; keep 0 to 5" in capsys.readouterr().err
@@ -523,13 +537,13 @@ def test_prune_refuses_more_heads_than_there_are(run, capsys, keep):
         (["head one"], "not a list of heads"),
     ],
 )
-def test_prune_refuses_an_order_of_another_model(run, tmp_path, capsys, order, word):
+def test_prune_refuses_invalid_orders(run, tmp_path, capsys, order, word):
     (tmp_path / "order.json").write_text(json.dumps(order))
     assert pruned(run, "--keep", "2", "--order", str(tmp_path / "order.json")) == 2
     assert word in capsys.readouterr().err
 
 
-def test_a_diverging_recovery_leaves_no_model(run, capsys):
+def test_diverging_fine_tuning_writes_no_model(run, capsys):
     more = ["--keep", "2", "--random", "--recover", "30", "--learning-rate", "1e30"]
     assert pruned(run, *more) == 2
     assert "the loss is" in capsys.readouterr().err
@@ -537,7 +551,7 @@ def test_a_diverging_recovery_leaves_no_model(run, capsys):
 
 
 @pytest.mark.parametrize(("before", "after", "kept"), [(0.5, 0.4, False), (0.4, 0.5, True)])
-def test_fine_tuning_is_kept_only_where_dev_is_better(run, monkeypatch, before, after, kept):
+def test_fine_tuning_is_kept_only_if_dev_improves(run, monkeypatch, before, after, kept):
     assert pruned(run, "--keep", "2", "--random", "--out", str(run / "plain")) == 0
     scores = iter((before, after))
     monkeypatch.setattr(prune, "dev_score", lambda *_: next(scores))

@@ -21,11 +21,11 @@ from minibert.attention import Packing
 from minibert.data.batches import collate, make_batches, make_windows
 from minibert.data.corpus import parse_document, read_documents
 from minibert.data.documents import Document, find_phrases, word_labels
-from minibert.data.words import normal_form, word_spans
 from minibert.evaluation import intervals, metrics
 from minibert.evaluation.tagger import predicted_spans
 from minibert.model import IGNORED
 from minibert.pruning import prune
+from minibert.text.words import normal_form, word_spans
 
 EXACT = {"atol": 1e-10, "rtol": 1e-10}
 LAYERS, HEADS = TINY.num_hidden_layers, TINY.num_attention_heads
@@ -397,10 +397,15 @@ def test_any_json_is_read_or_rejected_with_its_line(file, raw, before, end, esca
 
 @settings(max_examples=250)
 @given(st.binary(max_size=40) | st.text().map(str.encode), st.integers(0, len(GOOD)))
-def test_any_bytes_are_read_or_rejected_with_file_and_line(file, noise, at):
+def test_any_bytes_are_read_or_rejected_with_file_and_line(file, noise, offset):
     content = GOOD.encode()
     content = (
-        b"\n" + content[:at] + noise + content[at:] + b"\n" + GOOD.replace("good", "").encode()
+        b"\n"
+        + content[:offset]
+        + noise
+        + content[offset:]
+        + b"\n"
+        + GOOD.replace("good", "").encode()
     )
     file.write_bytes(content)
     try:

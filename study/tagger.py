@@ -1,14 +1,14 @@
 """Train the tagger on each collection with several seeds; print mean and spread of the test scores.
 
-The table in the README: python -m benchmarks.tagger --data DIR, where DIR holds kpcrowd500,
+The table in the README: python -m study.tagger --data DIR, where DIR holds kpcrowd500,
 inspec and semeval2017. Every run has its own folder and goes on after a kill; finished runs are
 only read.
 """
 
 import statistics
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -78,9 +78,7 @@ def run(settings: Settings) -> None:
             )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run(run, Settings, __doc__, argv)
-
+main = partial(cli.run, run, Settings, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,6 +1,6 @@
 """The whole study: every experiment on every collection, and docs/study.md from what it found.
 
-make study DATA=DIR, or python -m benchmarks.study --data DIR, where DIR holds kpcrowd500, inspec,
+make study DATA=DIR, or python -m study.study --data DIR, where DIR holds kpcrowd500, inspec,
 semeval2017 and, for search, ir_cranfield and ir_scifact. Every experiment is a process of one of
 the scripts, with a log of its own; a study that was killed goes on, and what is finished is only
 read.
@@ -16,19 +16,20 @@ from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from jinja2 import Environment, FileSystemLoader
 from tqdm import tqdm
 
-from benchmarks import tagger
 from minibert.errors import InputError
 from minibert.evaluation.intervals import Score
 from minibert.files import read_json, write_text
 from minibert.report import figures, tables
 from minibert.report.results import read_ablations
 from minibert.runtime import cli
+from study import tagger
 
 HERE = Path(__file__).parent
 
@@ -234,7 +235,7 @@ class Study:
 
     def ranked(self, name: str) -> dict:
         """{"test": {way: {measure: Score}}, "alone": F1@10 of every head}."""
-        alone = read_json(self.file("ranked", name))["F1@10 of each head"]
+        alone = read_json(self.file("ranked", name))["f1_by_head"]
         return {"test": self.scores("ranked", name), "alone": [100 * f1 for f1 in alone.values()]}
 
     def scores(self, experiment: str, name: str) -> dict:
@@ -257,9 +258,7 @@ def spread(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.1f} ({max(values) - min(values):.1f})"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run(run, Settings, __doc__, argv)
-
+main = partial(cli.run, run, Settings, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,0 +1,61 @@
+"""Costs against sizes and operations counted by hand; speed-ups under a replaced clock."""
+
+import pytest
+from tiny import TINY, tagger_for
+
+from minibert import BertForTokenClassification
+from minibert.data.batches import Split, make_split
+from minibert.data.corpus import SAMPLE, read_documents
+from minibert.heads import costs as costs_module
+from minibert.heads.costs import compare_costs
+from minibert.pruning import without_heads
+
+pytestmark = pytest.mark.numeric
+
+
+@pytest.fixture
+def model(pieces) -> BertForTokenClassification:
+    return tagger_for(pieces)
+
+
+@pytest.fixture(scope="module")
+def split(pieces) -> Split:
+    documents = read_documents(SAMPLE / "dev.jsonl")[:4]
+    return make_split(documents, pieces, "bio", TINY.labels, 60)
+
+
+def test_speedups_are_medians_of_ratios(model, split, monkeypatch):
+    """The clock is replaced: one warm-up and three rounds for each model."""
+    smaller = without_heads(model, [(0, 0)])
+    dense, pruned = [9.0, 4.0, 6.0, 8.0], [9.0, 2.0, 2.0, 2.0]
+    model_times = [t for d, p in zip(dense, pruned) for t in (d, p)]
+    attention_times = [t for d, p in zip(dense, pruned) for t in (10 * d, 2 * p)]
+    clock = iter(model_times + attention_times)
+    monkeypatch.setattr(costs_module, "seconds_of", lambda _: next(clock))
+
+    costs = compare_costs({"dense": model, "pruned": smaller}, split.windows[:1], rounds=3)
+    assert (costs["dense"].speedup, costs["dense"].seconds) == (1, 6)
+    assert (costs["pruned"].speedup, costs["pruned"].attention_speedup) == (3, 15)
+    tokens = len(split.windows[0].input_ids)
+    assert costs["pruned"].tokens_per_second == tokens / 2
+
+
+def test_costs_count_the_heads_that_are_left(model, split):
+    smaller = without_heads(model, [(0, 0), (0, 1), *((1, head) for head in range(5))])
+    costs = compare_costs({"dense": model, "pruned": smaller}, split.windows[:3], rounds=1)
+    dense, pruned = costs["dense"], costs["pruned"]
+
+    assert (dense.heads_by_layer, pruned.heads_by_layer) == ([5, 5, 5], [3, 0, 5])
+    assert dense.parameters - pruned.parameters == 7 * 6 * (4 * 30 + 3)
+    assert dense.bytes == 8 * dense.parameters
+
+    lengths = [len(window.input_ids) for window in split.windows[:3]]
+    tokens = sum(lengths)
+    per_head = 2 * tokens * 4 * 30 * 6 + sum(4 * n * n * 6 for n in lengths)
+    assert dense.flops - pruned.flops == 7 * per_head
+    feed_forward = 3 * 2 * tokens * 2 * 30 * 37
+    classifier = 2 * 3 * max(lengths) * 30 * 3
+    assert dense.flops == 15 * per_head + feed_forward + classifier
+
+    assert pruned.allowed_speedup > 1
+    assert pruned.bytes < pruned.peak_bytes < dense.peak_bytes
