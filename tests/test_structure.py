@@ -11,8 +11,10 @@ PACKAGE = ROOT / "minibert"
 
 # The one import rule: a file imports from its own folder and from what stands before it. "core" is
 # minibert/*.py, "scripts" the four scripts.
-FOLDERS = ["core", "runtime", "data", "evaluation", "training", "heads", "keyphrases"]
-FOLDERS += ["search", "report"]
+FOLDERS = [
+    *("core", "runtime", "data", "evaluation", "training"),
+    *("heads", "keyphrases", "search", "report"),
+]
 # Inside the core: a file imports from the groups before its own.
 CORE = [
     ["errors"],
