@@ -25,8 +25,8 @@ from minibert.text.tokenizer import Tokenizer
 from minibert.text.words import word_spans
 
 
-def doc(text, keyphrases=None, id="d", **others):
-    return Document(id, text, word_spans(text), keyphrases, **others)
+def doc(text, keyphrases=None, document_id="d", **others):
+    return Document(document_id, text, word_spans(text), keyphrases, **others)
 
 
 def window(document, input_ids, words=(), positions=()):
@@ -186,7 +186,11 @@ def test_split_labels_every_word_of_every_document(pieces):
 
 
 def test_first_documents_of_a_split(pieces):
-    documents = [doc("late frost " * 20, id="a"), doc("hen", ["hen"], "b"), doc("fox", id="c")]
+    documents = [
+        doc("late frost " * 20, document_id="a"),
+        doc("hen", ["hen"], "b"),
+        doc("fox", document_id="c"),
+    ]
     documents = [d._replace(keyphrases=d.keyphrases or []) for d in documents]
     split = make_split(documents, pieces, "io", ("O", "I"), 16)
     for count in range(4):

@@ -18,8 +18,8 @@ KPCROWD = Path(__file__).parents[3] / "shared" / "data" / "kpcrowd500"
 GOOD = {"id": "a", "text": "A small text.", "keyphrases": ["small text"]}
 
 
-def doc(text, keyphrases=None, id="d", **others):
-    return Document(id, text, word_spans(text), keyphrases, **others)
+def doc(text, keyphrases=None, document_id="d", **others):
+    return Document(document_id, text, word_spans(text), keyphrases, **others)
 
 
 def one(path, content, name="one.jsonl", encoding="utf-8"):

@@ -10,8 +10,8 @@ from minibert.errors import InputError
 from minibert.text.words import word_spans
 
 
-def doc(text, keyphrases=None, id="d", **others):
-    return Document(id, text, word_spans(text), keyphrases, **others)
+def doc(text, keyphrases=None, document_id="d", **others):
+    return Document(document_id, text, word_spans(text), keyphrases, **others)
 
 
 def texts(document, runs):
@@ -156,7 +156,7 @@ def test_given_labels_and_label_names_of_each_scheme():
 @pytest.mark.parametrize("scheme", ["io", "bio", "given"])
 def test_document_without_annotation_is_rejected(scheme):
     with pytest.raises(InputError, match=r"'some id'.*--labels given"):
-        word_labels(doc("text", id="some id"), scheme)
+        word_labels(doc("text", document_id="some id"), scheme)
 
 
 def test_share_of_keyphrases_in_the_text():

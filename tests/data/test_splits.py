@@ -10,8 +10,8 @@ from minibert.errors import InputError
 from minibert.text.words import word_spans
 
 
-def doc(text, keyphrases=None, id="d", **others):
-    return Document(id, text, word_spans(text), keyphrases, **others)
+def doc(text, keyphrases=None, document_id="d", **others):
+    return Document(document_id, text, word_spans(text), keyphrases, **others)
 
 
 def story(seed, words=60):
@@ -21,7 +21,7 @@ def story(seed, words=60):
 
 
 def stories(*word_lists):
-    return [doc(" ".join(words), id=str(i)) for i, words in enumerate(word_lists)]
+    return [doc(" ".join(words), document_id=str(i)) for i, words in enumerate(word_lists)]
 
 
 def ids_of(splits):

@@ -62,7 +62,7 @@ def test_single_process_shares_with_nobody():
 
 def test_work_that_is_not_shared_is_computed_as_a_whole(tagger, monkeypatch):
     """As in rank.py extract, where each process has texts of its own."""
-    documents = [Document(id, "one two", [(0, 3), (4, 7)]) for id in "abc"]
+    documents = [Document(name, "one two", [(0, 3), (4, 7)]) for name in "abc"]
     windows = [Window(i, [2, 7 + i, 9, 3], [0, 1], [1, 2], [-1, 0, 1, -1]) for i in range(3)]
     split = Split(documents, windows, [])
     alone = predict(tagger, split)
