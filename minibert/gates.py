@@ -27,7 +27,6 @@ class HardConcreteGates(nn.Module):
         present = torch.zeros(config.num_hidden_layers, config.num_attention_heads)
         for head in config.present_heads:
             present[head] = 1
-        self.present: Tensor
         self.register_buffer("present", present)
         self.log_alpha = nn.Parameter(torch.full_like(present, START))
 

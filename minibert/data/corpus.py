@@ -6,16 +6,16 @@ import re
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from minibert.data.documents import Document, find_phrases
 from minibert.data.splits import split_documents
-from minibert.data.words import word_spans
 from minibert.errors import InputError, check, fits
 from minibert.files import refuse_pointer, sha256
 from minibert.hub import download
+from minibert.text.words import word_spans
 
 # The names under which data sets publish each split.
 SPLITS = {"train": ["train"], "dev": ["dev", "validation", "valid", "val"], "test": ["test"]}
@@ -197,7 +197,9 @@ def _read_published(path: Path) -> Iterator[Document]:
         yield Document(id, text, words, [phrase for phrase in phrases if phrase])
 
 
-def _published_files(path: Path) -> list[tuple[str, Path | zipfile.Path, Path | zipfile.Path]]:
+def _published_files(
+    path: Path,
+) -> Sequence[tuple[str, Path | zipfile.Path, Path | zipfile.Path]]:
     """(id, text file, key file) of each document, as 500N-KPCrowd is published, in `path` or one
     folder below. Raises InputError."""
     if path.is_dir():
@@ -210,7 +212,8 @@ def _published_files(path: Path) -> list[tuple[str, Path | zipfile.Path, Path | 
 
 def _files_below(root: AnyPath, path: Path) -> list[tuple[str, AnyPath, AnyPath]]:
     """The files of `_published_files` in the folder or zip `path`, which is open as `root`."""
-    folders = [root, *(folder for folder in _visible(root) if folder.is_dir())]
+    folders: list[AnyPath] = [root]
+    folders += [folder for folder in _visible(root) if folder.is_dir()]
     homes = [folder for folder in folders if _subfolder(folder, "docsutf8")]
     if not homes:
         raise InputError(

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from minibert.data.batches import TOKENS, Split, Window, collate, make_batches
 from minibert.data.documents import OUTSIDE, Document, is_content_word
-from minibert.data.words import Span
 from minibert.evaluation import intervals, metrics
 from minibert.evaluation.intervals import Score
 from minibert.evaluation.metrics import Array
 from minibert.model import BertForTokenClassification
 from minibert.runtime.distributed import all_reduce_sum, local_windows
+from minibert.text.words import Span
 
 # Labels that say where a phrase begins or ends. Other tasks use the letters except B in untyped
 # labels (S and E of a POS tag set), so those count with a type only.

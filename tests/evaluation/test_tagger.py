@@ -14,7 +14,6 @@ from minibert import BertForTokenClassification
 from minibert.data.batches import Split, Window, make_split, make_windows
 from minibert.data.corpus import load_corpus, parse_document
 from minibert.data.documents import Document, is_content_word, stop_words
-from minibert.data.words import normal_form, word_spans
 from minibert.evaluation.intervals import Score
 from minibert.evaluation.metrics import PrecisionRecallCurve
 from minibert.evaluation.tagger import (
@@ -34,6 +33,7 @@ from minibert.evaluation.tagger import (
     scores,
     word_prior,
 )
+from minibert.text.words import normal_form, word_spans
 
 LENGTH = 64
 

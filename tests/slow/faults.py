@@ -49,7 +49,7 @@ class Fault(NamedTuple):
     """What happens, and before which change in the folder (1: the first; 0: before none)."""
 
     kind: str = "none"
-    at: int = 0
+    change: int = 0
     size: int = 0  # of "torn" and "full": the bytes that still go into a file
 
 
@@ -95,8 +95,8 @@ class Watch:
         path = str(arguments[0])
         if path.startswith(self.folder) or not os.path.isabs(path):  # shutil.rmtree's are relative
             self.changes += 1
-            lasting = self.fault.kind == "refused" and self.changes > self.fault.at
-            if self.changes == self.fault.at or lasting:
+            lasting = self.fault.kind == "refused" and self.changes > self.fault.change
+            if self.changes == self.fault.change or lasting:
                 self.strike(path)
 
     def strike(self, path: str) -> None:

@@ -21,11 +21,11 @@ from minibert.attention import Packing
 from minibert.data.batches import collate, make_batches, make_windows
 from minibert.data.corpus import parse_document, read_documents
 from minibert.data.documents import Document, find_phrases, word_labels
-from minibert.data.words import normal_form, word_spans
 from minibert.evaluation import intervals, metrics
 from minibert.evaluation.tagger import predicted_spans
 from minibert.model import IGNORED
 from minibert.pruning import prune
+from minibert.text.words import normal_form, word_spans
 
 EXACT = {"atol": 1e-10, "rtol": 1e-10}
 LAYERS, HEADS = TINY.num_hidden_layers, TINY.num_attention_heads
@@ -84,14 +84,14 @@ def test_keyphrases_come_back_as_labels(text, drawn):
     chosen = drawn.draw(st.lists(places, max_size=4))
     words = document.words
     phrases = [text[words[first][0] : words[last - 1][1]] for first, last in chosen]
-    for place, found in zip(chosen, find_phrases(document, phrases)):
-        assert place in found
+    for place, runs_of_phrase in zip(chosen, find_phrases(document, phrases)):
+        assert place in runs_of_phrase
     phrases += drawn.draw(st.lists(st.text(ALPHABET, max_size=5), max_size=2))
     document = document._replace(keyphrases=phrases)
     forms = document.forms()
     wanted = {normal_form(phrase) for phrase in phrases}
-    every = [(i, j) for i in range(count) for j in range(i + 1, count + 1)]
-    runs = [(i, j) for i, j in every if "".join(forms[i:j]) in wanted]
+    all_runs = [(i, j) for i in range(count) for j in range(i + 1, count + 1)]
+    runs = [(i, j) for i, j in all_runs if "".join(forms[i:j]) in wanted]
     inside = {word for i, j in runs for word in range(i, j)}
     io = word_labels(document, "io")
     assert {word for word, label in enumerate(io) if label == "I"} == inside
@@ -177,8 +177,8 @@ def test_padding_changes_nothing(mask, seed, more):
     logits = MODEL(ids, mask).logits
     other = torch.where(mask == 1, ids, tokens(seed + 1, mask.shape))
     wider = (torch.nn.functional.pad(x, (0, more)) for x in (other, mask))
-    found = MODEL(*wider).logits[:, : mask.shape[1]]
-    assert_close(found[mask == 1], logits[mask == 1], **EXACT)
+    padded = MODEL(*wider).logits[:, : mask.shape[1]]
+    assert_close(padded[mask == 1], logits[mask == 1], **EXACT)
     for row in range(len(mask)):
         alone = MODEL(ids[row : row + 1], mask[row : row + 1]).logits[0]
         assert_close(alone[mask[row] == 1], logits[row][mask[row] == 1], **EXACT)
@@ -291,17 +291,17 @@ def test_resamples_are_the_sample_and_draws_of_its_size(documents, count, seed):
 
 @settings(max_examples=60)
 @given(arrays.arrays(np.float64, (40, 3), elements=st.floats(0, 1)))
-def test_a_change_there_and_back(values):
+def test_swapping_reference_flips_sign_of_change(values):
     """Whichever of two is the reference: the same change with another sign."""
-    there = intervals.changes(values[:, :2])[0]
+    forward = intervals.changes(values[:, :2])[0]
     back = intervals.changes(values[:, 1::-1])[0]
-    assert there.value == values[0, 1] - values[0, 0]
-    assert (there.value, there.low, there.high) == pytest.approx(
+    assert forward.value == values[0, 1] - values[0, 0]
+    assert (forward.value, forward.low, forward.high) == pytest.approx(
         (-back.value, -back.high, -back.low), abs=1e-12
     )
-    assert there.p == pytest.approx(back.p)
-    assert 0 <= there.p <= 1
-    assert there.significant == (there.p <= 0.05)
+    assert forward.p == pytest.approx(back.p)
+    assert 0 <= forward.p <= 1
+    assert forward.significant == (forward.p <= 0.05)
 
 
 LEVELS = st.lists(st.floats(0, 1) | st.sampled_from([0.01, 0.02, 0.05]), max_size=12)
@@ -384,7 +384,7 @@ def test_any_json_is_a_document_or_refused_by_its_line(file, raw, before, end, e
     file.write_bytes(end.join(lines).encode("utf-8", "surrogatepass"))
     number = 1 + before * end.count("\n")
     try:
-        found, _ = read_documents(file)
+        document, _ = read_documents(file)
     except InputError as error:
         message = str(error)
         assert message.startswith(f"{file}:{number}: ")
@@ -392,15 +392,20 @@ def test_any_json_is_a_document_or_refused_by_its_line(file, raw, before, end, e
         with pytest.raises(InputError):
             parse_document(line, "")
     else:
-        check_document(found, raw)
+        check_document(document, raw)
 
 
 @settings(max_examples=250)
 @given(st.binary(max_size=40) | st.text().map(str.encode), st.integers(0, len(GOOD)))
-def test_any_bytes_are_documents_or_refused_by_file_and_line(file, noise, at):
+def test_any_bytes_are_documents_or_refused_by_file_and_line(file, noise, offset):
     content = GOOD.encode()
     content = (
-        b"\n" + content[:at] + noise + content[at:] + b"\n" + GOOD.replace("good", "").encode()
+        b"\n"
+        + content[:offset]
+        + noise
+        + content[offset:]
+        + b"\n"
+        + GOOD.replace("good", "").encode()
     )
     file.write_bytes(content)
     try:
