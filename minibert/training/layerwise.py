@@ -22,22 +22,16 @@ from minibert.model import BertForTokenClassification
 class PassState:
     """One micro-batch between its forward and its backward pass.
 
-    Stage 0 is the embeddings, stage i is layer i - 1. The lists hold one entry for each stage that
-    the backward pass has not reached, the highest last.
+    Stage 0 is the embeddings, stage i is layer i - 1. `inputs` and `rng_states` have one entry for
+    each stage that the backward pass has not reached, the highest last.
     """
 
     ids: Tensor  # (T,) the packed token ids
-
     packing: Packing
-
     factors: list[Tensor | None]  # head mask of each layer, as `Bert.factors` gives it
-
     leaves: list[Tensor | None]  # the same values, detached: each collects its gradient
-
     inputs: list[Tensor] = field(default_factory=list)  # (T, D) each
-
     rng_states: list[Tensor] = field(default_factory=list)  # before each stage was computed
-
     # (T, D) of the loss, at the output of the highest stage: one, popped (freed) when it is used
     gradients: list[Tensor] = field(default_factory=list)
 
