@@ -8,7 +8,7 @@ from minibert.evaluation import intervals
 from minibert.evaluation.intervals import Score, rank_correlation
 from minibert.evaluation.metrics import Array, main_measure
 from minibert.heads.costs import Cost
-from minibert.tokenizer import Span
+from minibert.text.words import Span
 
 Rows = list[list[str]]  # of a table, the first of them its head
 

@@ -1,4 +1,4 @@
-"""config.json: what is read, what is refused, and that the message names the key."""
+"""config.json: fields that are read, values that are rejected, and messages with the key."""
 
 import json
 from dataclasses import fields
