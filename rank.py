@@ -5,16 +5,14 @@ heads that rank keyphrases best. evaluate: score them, beside all heads and base
 weight the words of a search index by them, and score the search.
 """
 
-import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import TextIO
 
-import numpy as np
 from tqdm import tqdm
 
 from minibert.config import head_name
@@ -24,16 +22,15 @@ from minibert.data.documents import OUTSIDE, Document, share_in_text, word_label
 from minibert.data.texts import read_texts
 from minibert.errors import check, check_fields
 from minibert.evaluation import intervals
-from minibert.evaluation.metrics import Array
 from minibert.files import atomic_path, write_json, write_text
 from minibert.keyphrases import comparison
 from minibert.keyphrases.choice import choose_heads, f1_of_all, full_name
-from minibert.keyphrases.phrases import Keyphrase
 from minibert.keyphrases.ranker import Ranker, RankSettings
 from minibert.keyphrases.scores import distinct
 from minibert.report import page, records, tables
 from minibert.runtime import cli, distributed
-from minibert.search import bm25, tuning
+from minibert.runtime.folder import only_writer
+from minibert.search import tuning
 from minibert.search.collection import collection_files, read_collection
 
 PAGE = 100  # texts on a page at most
@@ -50,7 +47,7 @@ class Extract(RankSettings):
     out: Path | None = None
     """File to write; by default standard output."""
 
-    format: Literal["keyphrases", "weights", "vectors", "graph"] = "keyphrases"
+    format: records.Layout = "keyphrases"
     """keyphrases: with score and every occurrence (characters); weights: of every word; vectors:
     impacts of terms, for an inverted index (Anserini); graph: words and links, as node-link
     data."""
@@ -146,19 +143,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(settings: Extract | Fit | Evaluate | Search) -> None:
-    if isinstance(settings, Extract):
-        extract(settings)
-    elif isinstance(settings, Fit):
-        fit(settings)
-    elif isinstance(settings, Evaluate):
-        evaluate(settings)
-    else:
-        search(settings)
+    # Under torchrun, extract runs in several processes, and one of them writes.
+    writes = not isinstance(settings, Extract) or distributed.join()
+    with only_writer(settings.out if writes else None):
+        if isinstance(settings, Extract):
+            extract(settings)
+        elif isinstance(settings, Fit):
+            fit(settings)
+        elif isinstance(settings, Evaluate):
+            evaluate(settings)
+        else:
+            search(settings)
 
 
 # Extract ----------------------------------------------------------------------------------------
-
-PageRow = tuple[Document, Array, list[Keyphrase]]  # a text on the page, its word weights
 
 
 def extract(settings: Extract) -> None:
@@ -171,14 +169,24 @@ def extract(settings: Extract) -> None:
     )
     ranker = Ranker(settings)
     skipped: list[str] | None = [] if settings.skip_errors else None
-    page_rows: list[PageRow] = []
+    page_rows: list[records.PageRow] = []
     count = without = 0
 
     with ExitStack() as stack:
         out = stack.enter_context(open_output(settings.out if is_writer else None))
         bar = stack.enter_context(tqdm(desc="texts", unit="text", disable=not is_writer or None))
+        compute = partial(
+            records.make_lines,
+            ranker=ranker,
+            layout=settings.format,
+            strongest=settings.strongest,
+            mixing=settings.mixing,
+            has_page=bool(settings.html),
+        )
+
+        # Each process computes some of the chunks; all of them get every result, in order.
         parts = chunks(read_texts(settings.files, skipped))
-        for lines, rows in distributed.map_in_order(partial(analyse, settings, ranker), parts):
+        for lines, rows in distributed.map_in_order(compute, parts):
             for line in lines if is_writer else ():
                 print(line, file=out)
             page_rows += rows[: PAGE - len(page_rows)]
@@ -206,39 +214,10 @@ def open_output(path: Path | None) -> Iterator[TextIO]:
             yield file
 
 
-def write_page(path: Path, rows: Sequence[PageRow], count: int) -> None:
+def write_page(path: Path, rows: Sequence[records.PageRow], count: int) -> None:
     write_text(path, page.texts_page("Keyphrases", rows))
     if count > PAGE:
         print(f"{path} shows the first {PAGE} of {count} texts", file=sys.stderr)
-
-
-def analyse(
-    settings: Extract, ranker: Ranker, documents: list[Document]
-) -> tuple[list[str], list[PageRow]]:
-    """A JSON line for each document, and what a page shows of it."""
-    rows = []
-    if settings.format == "graph":
-        lines = [
-            records.graph_record(document, links, settings.strongest)
-            for document, links in zip(documents, ranker.links(documents))
-        ]
-    else:
-        needs_phrases = settings.html or settings.format == "keyphrases"
-        for document, (weights, runs) in zip(documents, ranker.analyse(documents)):
-            phrases = ranker.keyphrases(document, weights, runs) if needs_phrases else []
-            rows.append((document, weights, phrases))
-        lines = [make_record(settings, *row) for row in rows]
-    return [json.dumps(line, ensure_ascii=False) for line in lines], rows
-
-
-def make_record(
-    settings: Extract, document: Document, weights: Array, phrases: list[Keyphrase]
-) -> dict[str, Any]:
-    if settings.format == "keyphrases":
-        return records.keyphrases_record(document, phrases)
-    if settings.format == "vectors":
-        return bm25.whole_vector(document, bm25.impacts(document, weights, settings.mixing))
-    return records.weights_record(document, weights)
 
 
 # Fit --------------------------------------------------------------------------------------------
@@ -261,8 +240,8 @@ def fit(settings: Fit) -> None:
         "candidates": settings.candidates,
         "data": str(settings.data),
         "F1@10": {
-            "all heads": score_of_all,
-            "best head": steps[0].score,
+            "all_heads": score_of_all,
+            "best_head": steps[0].score,
             "chosen": steps[-1].score,
         },
     }
@@ -303,42 +282,29 @@ def evaluate(settings: Evaluate) -> None:
     documents = read_labelled(settings, settings.data)
     labels = {label for document in documents for label in word_labels(document, "io")}
     check(labels - {OUTSIDE}, f"{settings.data}: no keyphrase occurs in its text: nothing to find")
+
     best_head = None
     if settings.dev:
         dev = read_labelled(settings, settings.dev)
         on_dev = comparison.f1_by_head(ranker, with_progress(dev))
         best_head = max(on_dev, key=on_dev.__getitem__)
-
     values, alone = comparison.compare(ranker, with_progress(documents), best_head)
     shown = ("F1@5", "F1@10", "F1@15", "micro F1@10", "present F1@10", "F1@O", "P@10", "AP")
     table = {
         way: {measure: intervals.interval(scores[measure]) for measure in shown}
         for way, scores in values.items()
     }
+
     print(
         f"{len(documents)} documents, 95 % intervals over them; "
         "AP: of the words of a document, the mean over documents"
     )
     print(tables.as_text(tables.score_rows(table)))
-    show_f1({way: scores["F1@10"] for way, scores in values.items()}, alone)
+    f1 = {way: scores["F1@10"] for way, scores in values.items()}
+    print("\n".join(tables.f1_lines(f1, alone)))
     if settings.out:
-        record = {"heads": names_of_heads(ranker), "test": table, "F1@10 of each head": alone}
+        record = {"heads": names_of_heads(ranker), "test": table, "f1_by_head": alone}
         write_json(settings.out, record)
-
-
-def show_f1(values: Mapping[str, Array], alone: Mapping[str, float]) -> None:
-    """Print how F1@10 of each way differs from the first's, and F1@10 of the heads alone."""
-    first, *others = values
-    for way, change in zip(others, intervals.changes(np.stack([*values.values()], axis=1))):
-        print(
-            f"F1@10, {way} less {first}: {100 * change.value:+.1f} "
-            f"[{100 * change.low:+.1f}, {100 * change.high:+.1f}]"
-        )
-    best = max(alone, key=alone.__getitem__)
-    print(
-        f"F1@10 of every head alone: mean {100 * np.mean([*alone.values()]):.1f}, highest "
-        f"{100 * alone[best]:.1f} ({best}, chosen on this very set)"
-    )
 
 
 def names_of_heads(ranker: Ranker) -> dict[str, float]:

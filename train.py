@@ -21,7 +21,6 @@ from minibert.config import BertConfig, head_name
 from minibert.data.batches import Batch, Split, first_documents, make_splits
 from minibert.data.corpus import load_corpus
 from minibert.data.documents import OUTSIDE, label_names, share_in_text
-from minibert.data.tokenizer import Tokenizer
 from minibert.errors import InputError
 from minibert.evaluation.intervals import Score
 from minibert.evaluation.tagger import (
@@ -39,15 +38,12 @@ from minibert.model import BertForTokenClassification, summed_loss
 from minibert.report import figures, page
 from minibert.report.tables import as_text, marked, score_rows
 from minibert.runtime import cli, distributed
+from minibert.runtime.device import choose_device, choose_precision, slow_precision
 from minibert.runtime.folder import once, open_run, read_log
+from minibert.text.tokenizer import Tokenizer
 from minibert.training.loop import CHECKPOINT, TrainingRun, accumulation_windows
 from minibert.training.memory import choose_plan, stepping_down
-from minibert.training.settings import (
-    TrainSettings,
-    choose_device,
-    choose_precision,
-    slow_precision,
-)
+from minibert.training.settings import TrainSettings
 from minibert.training.step import Stepper, scored_words
 from minibert.training.trained import load_tagger
 
@@ -196,8 +192,8 @@ def training_step(
     scored = scored_words(batches)
 
     if stepper.settings.plan == "layerwise":
-        # The same update in less memory, one layer's gradient at a time.
-        loss = stepper.layerwise_step(step, batches, scored)
+        # The same update in less memory, one layer's gradient at a time (training/layerwise.py).
+        loss = stepper.step(step, batches)
     else:
         # Gradient accumulation: each backward pass adds to the gradients of the ones before. The
         # loss is summed over the words of a micro-batch and divided by the number of words in the

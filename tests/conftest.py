@@ -10,7 +10,7 @@ from tokenizers.implementations import BertWordPieceTokenizer
 
 from minibert import BertConfig, BertForTokenClassification, save_pretrained
 from minibert.data.corpus import SAMPLE, read_documents
-from minibert.data.tokenizer import Tokenizer
+from minibert.text.tokenizer import Tokenizer
 
 torch.set_num_threads(1)  # models this small lose more to threads than they gain
 settings.register_profile("same", derandomize=True, deadline=None)

@@ -6,7 +6,7 @@ import torch
 from hypothesis import strategies as st
 
 from minibert import BertConfig, BertForTokenClassification
-from minibert.data.tokenizer import Tokenizer
+from minibert.text.tokenizer import Tokenizer
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 # Letters of many scripts, marks, white space, characters that BERT drops, symbols.

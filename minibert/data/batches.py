@@ -11,9 +11,9 @@ from torch import Tensor
 from minibert.attention import Packing
 from minibert.config import BertConfig
 from minibert.data.documents import Document, Scheme, word_labels
-from minibert.data.tokenizer import Tokenizer
 from minibert.errors import check
 from minibert.model import IGNORED, Bert
+from minibert.text.tokenizer import Tokenizer
 
 TOKENS = 4096  # word pieces computed at a time by default: eight windows of 512
 

@@ -6,16 +6,16 @@ import re
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from minibert.data.documents import Document, find_phrases
 from minibert.data.splits import split_documents
-from minibert.data.words import word_spans
 from minibert.errors import InputError, check, fits
 from minibert.files import refuse_pointer, sha256
 from minibert.hub import download
+from minibert.text.words import word_spans
 
 # The names under which data sets publish each split.
 SPLITS = {"train": ["train"], "dev": ["dev", "validation", "valid", "val"], "test": ["test"]}
@@ -50,8 +50,8 @@ def read_documents(path: str | Path) -> list[Document]:
     read = _read_published if _is_published_layout(path) else _read_jsonl
     documents = list(read(path))
     check(documents, f"{path}: no documents in it")
-    for id, count in Counter(d.id for d in documents).items():
-        check(count == 1, f"{path}: the id {id!r} occurs {count} times; ids must differ")
+    for document_id, count in Counter(d.id for d in documents).items():
+        check(count == 1, f"{path}: the id {document_id!r} occurs {count} times; ids must differ")
     return documents
 
 
@@ -114,9 +114,9 @@ def parse_document(line: str, where: str) -> Document:
     if "sents" in raw:
         raw |= _words_and_labels(raw, where)
 
-    id = str(field(raw, "id", str | int, where))
-    document = _from_words(id, raw, where) if "words" in raw else _from_text(id, raw, where)
-    check(document.words, f"{where}: document {id!r} has no word in its text; remove it")
+    parse = _from_words if "words" in raw else _from_text
+    document = parse(str(field(raw, "id", str | int, where)), raw, where)
+    check(document.words, f"{where}: document {document.id!r} has no word in its text; remove it")
     return document
 
 
@@ -129,7 +129,7 @@ def _words_and_labels(raw: dict, where: str) -> dict[str, list[str]]:
     return {"words": [word for word, _ in pairs], "labels": [label for _, label in pairs]}
 
 
-def _from_words(id: str, raw: dict, where: str) -> Document:
+def _from_words(document_id: str, raw: dict, where: str) -> Document:
     """A document whose text is its words with a space between them."""
     words = field(raw, "words", list[str], where)
     labels = _optional_strings(raw, "labels", where)
@@ -144,10 +144,10 @@ def _from_words(id: str, raw: dict, where: str) -> Document:
         start += len(word) + 1
 
     keyphrases = _optional_strings(raw, "keyphrases", where)
-    return Document(id, " ".join(words), spans, keyphrases, labels=labels)
+    return Document(document_id, " ".join(words), spans, keyphrases, labels=labels)
 
 
-def _from_text(id: str, raw: dict, where: str) -> Document:
+def _from_text(document_id: str, raw: dict, where: str) -> Document:
     """A document of plain text. Its spans, if there are no keyphrases, are the keyphrases too."""
     text = field(raw, "text", str, where)
     keyphrases, spans = _optional_strings(raw, "keyphrases", where), None
@@ -163,7 +163,7 @@ def _from_text(id: str, raw: dict, where: str) -> Document:
         if keyphrases is None:
             keyphrases = list(dict.fromkeys(text[start:end] for start, end in spans))
 
-    return Document(id, text, word_spans(text), keyphrases, spans)
+    return Document(document_id, text, word_spans(text), keyphrases, spans)
 
 
 def field(raw: dict, name: str, kind: Any, where: str) -> Any:
@@ -187,18 +187,20 @@ def _is_published_layout(path: Path) -> bool:
 
 
 def _read_published(path: Path) -> Iterator[Document]:
-    for id, text_file, key_file in _published_files(path):
+    for name, text_file, key_file in _published_files(path):
         text = _decode(text_file, path)
         words = word_spans(text)
         check(words, f"{path}: docsutf8/{text_file.name} has no word in it; remove it")
 
         lines = _decode(key_file, path).splitlines()
         phrases = [phrase.strip() for line in lines for phrase in PHRASE.findall(line)]
-        yield Document(id, text, words, [phrase for phrase in phrases if phrase])
+        yield Document(name, text, words, [phrase for phrase in phrases if phrase])
 
 
-def _published_files(path: Path) -> list[tuple[str, Path | zipfile.Path, Path | zipfile.Path]]:
-    """(id, text file, key file) of each document, as 500N-KPCrowd is published, in `path` or one
+def _published_files(
+    path: Path,
+) -> Sequence[tuple[str, Path | zipfile.Path, Path | zipfile.Path]]:
+    """(name, text file, key file) of each document, as 500N-KPCrowd is published, in `path` or one
     folder below. Raises InputError."""
     if path.is_dir():
         return _files_below(path, path)
@@ -210,7 +212,8 @@ def _published_files(path: Path) -> list[tuple[str, Path | zipfile.Path, Path | 
 
 def _files_below(root: AnyPath, path: Path) -> list[tuple[str, AnyPath, AnyPath]]:
     """The files of `_published_files` in the folder or zip `path`, which is open as `root`."""
-    folders = [root, *(folder for folder in _visible(root) if folder.is_dir())]
+    folders: list[AnyPath] = [root]
+    folders += [folder for folder in _visible(root) if folder.is_dir()]
     homes = [folder for folder in folders if _subfolder(folder, "docsutf8")]
     if not homes:
         raise InputError(
@@ -222,9 +225,9 @@ def _files_below(root: AnyPath, path: Path) -> list[tuple[str, AnyPath, AnyPath]
 
     texts = _files_with_suffix(_subfolder(homes[0], "docsutf8"), ".txt")
     keys = dict(_files_with_suffix(_subfolder(homes[0], "keys"), ".key"))
-    for id, text in texts:
-        check(id in keys, f"{path}: docsutf8/{text.name} has no keys/{id}.key")
-    return [(id, text, keys[id]) for id, text in texts]
+    for name, text in texts:
+        check(name in keys, f"{path}: docsutf8/{text.name} has no keys/{name}.key")
+    return [(name, text, keys[name]) for name, text in texts]
 
 
 def _visible(folder: AnyPath) -> list[AnyPath]:

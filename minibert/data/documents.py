@@ -10,8 +10,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from minibert.data.words import Span, normal_form
 from minibert.errors import InputError
+from minibert.text.words import Span, normal_form
 
 Scheme = Literal["io", "bio", "given"]  # how keyphrases become a label per word
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from minibert.data.corpus import field, parse_document, parse_object, read_lines
 from minibert.data.documents import Document
-from minibert.data.words import word_spans
 from minibert.errors import InputError, check
+from minibert.text.words import word_spans
 
 BLANK = b" \t\n\r\v\f\xef\xbb\xbf"  # bytes of a blank line, with a byte order mark
 # How JSON lines begin, or a list of objects; but not {{Infobox}} or [1].

@@ -7,7 +7,7 @@ with intervals. Shapes: V variants of a model, N documents, W words in all, R re
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,12 +16,12 @@ from torch import Tensor
 
 from minibert.data.batches import TOKENS, Split, Window, collate, make_batches
 from minibert.data.documents import OUTSIDE, Document, is_content_word
-from minibert.data.words import Span
 from minibert.evaluation import intervals, metrics
 from minibert.evaluation.intervals import Score
 from minibert.evaluation.metrics import Array
 from minibert.model import BertForTokenClassification
 from minibert.runtime.distributed import all_reduce_sum, local_windows
+from minibert.text.words import Span
 
 # Labels that say where a phrase begins or ends. Other tasks use the letters except B in untyped
 # labels (S and E of a POS tag set), so those count with a type only.
@@ -251,7 +251,7 @@ def evaluate(
     splits: Mapping[str, Split],
     tokens: int = TOKENS,
     progress: ProgressBar = list,
-) -> dict:
+) -> dict[str, Any]:
     """Choose each system's threshold on dev, score it on dev and test.
 
     Returns {"threshold": the tagger's, None where no label is O,
@@ -264,12 +264,18 @@ def evaluate(
         for name in ("dev", "test")
     }
 
-    results: dict = {"threshold": choose_threshold(tagger["dev"], splits["dev"], names)}
-    results |= {"dev": {}, "test": {}}
-    for system, predictions in {"minibert": tagger, **baselines(splits, names)}.items():
-        threshold = choose_threshold(predictions["dev"], splits["dev"], names)
-        for name in ("dev", "test"):
-            results[name][system] = scores(predictions[name], splits[name], names, threshold)
+    systems = {"minibert": tagger, **baselines(splits, names)}
+    thresholds = {
+        system: choose_threshold(predictions["dev"], splits["dev"], names)
+        for system, predictions in systems.items()
+    }
+
+    results: dict[str, Any] = {"threshold": thresholds["minibert"]}
+    for name in ("dev", "test"):
+        results[name] = {
+            system: scores(predictions[name], splits[name], names, thresholds[system])
+            for system, predictions in systems.items()
+        }
     return results
 
 

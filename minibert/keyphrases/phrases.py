@@ -18,9 +18,9 @@ import snowballstemmer
 from numpy.typing import ArrayLike
 
 from minibert.data.documents import Document, find_phrases, is_content_word, is_stop_word
-from minibert.data.words import Span, normal_form, word_spans
 from minibert.errors import InputError
 from minibert.evaluation import metrics
+from minibert.text.words import Span, normal_form, word_spans
 
 WordRun = tuple[int, int]  # words (first, last + 1)
 Stems = tuple[str, ...]

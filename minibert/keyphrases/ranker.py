@@ -13,8 +13,6 @@ from minibert.data.batches import Split, Window, chunks, make_windows
 from minibert.data.corpus import read_documents
 from minibert.data.documents import OUTSIDE, Document, is_content_word
 from minibert.data.texts import read_phrases
-from minibert.data.tokenizer import Tokenizer
-from minibert.data.words import word_spans
 from minibert.errors import InputError, check, check_fields
 from minibert.evaluation.metrics import Array
 from minibert.evaluation.tagger import by_document, decode, has_span_labels, predict
@@ -36,6 +34,8 @@ from minibert.keyphrases.phrases import (
     unbroken_runs,
 )
 from minibert.model import Bert, BertForTokenClassification
+from minibert.text.tokenizer import Tokenizer
+from minibert.text.words import word_spans
 from minibert.weights import load_pretrained
 
 OWN_HEADS = Path(__file__).parent / "minilm-heads.json"  # of DEFAULT_MODEL, chosen on Inspec dev

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from minibert.config import BertConfig, Head, head_name, parse_head
 from minibert.data.documents import Document
-from minibert.data.words import Span
 from minibert.errors import InputError
 from minibert.evaluation.intervals import Score
 from minibert.evaluation.metrics import Array
@@ -18,6 +17,7 @@ from minibert.keyphrases.phrases import Keyphrase
 from minibert.report import tables
 from minibert.report.figures import draw_pareto
 from minibert.report.results import read_ablations, read_prunings
+from minibert.text.words import Span
 
 LEVELS = 9  # shades of a word
 

@@ -1,7 +1,8 @@
-"""What rank.py extract writes of a document, as values for JSON."""
+"""What rank.py extract writes of each document: a JSON line, and a row of the page."""
 
+import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from scipy.sparse import csc_array
 
@@ -9,6 +10,50 @@ from minibert.data.documents import Document
 from minibert.evaluation.metrics import Array
 from minibert.heads.links import strongest_links
 from minibert.keyphrases.phrases import Keyphrase
+from minibert.keyphrases.ranker import Ranker
+from minibert.search.bm25 import impacts, whole_vector
+
+Layout = Literal["keyphrases", "weights", "vectors", "graph"]
+PageRow = tuple[Document, Array, list[Keyphrase]]  # word weights (words,), ranked phrases
+
+
+def make_lines(
+    documents: Sequence[Document],
+    ranker: Ranker,
+    layout: Layout,
+    strongest: int,
+    mixing: float,
+    has_page: bool,
+) -> tuple[list[str], list[PageRow]]:
+    """A JSON line and a row of the page for each document; no rows with the layout "graph".
+
+    `strongest`: links from each word in a graph. `mixing`: see `impacts`. `has_page`: the rows need
+    phrases whatever the layout.
+    """
+    if layout == "graph":
+        graphs = [
+            graph_record(document, links, strongest)
+            for document, links in zip(documents, ranker.links(documents))
+        ]
+        return list(map(_to_line, graphs)), []
+
+    rows = []
+    for document, (weights, runs) in zip(documents, ranker.analyse(documents)):
+        needs_phrases = has_page or layout == "keyphrases"
+        phrases = ranker.keyphrases(document, weights, runs) if needs_phrases else []
+        rows.append((document, weights, phrases))
+
+    if layout == "keyphrases":
+        lines = [keyphrases_record(document, phrases) for document, _, phrases in rows]
+    elif layout == "vectors":
+        lines = [whole_vector(d, impacts(d, weights, mixing)) for d, weights, _ in rows]
+    else:
+        lines = [weights_record(document, weights) for document, weights, _ in rows]
+    return list(map(_to_line, lines)), rows
+
+
+def _to_line(record: dict[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=False)
 
 
 def keyphrases_record(document: Document, phrases: Sequence[Keyphrase]) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from minibert.data.documents import Document, is_stop_word, stop_words
-from minibert.data.words import normal_form
 from minibert.evaluation.metrics import Array
+from minibert.text.words import normal_form
 
 HYPHEN = re.compile("[-\u2010\u2011]")
 

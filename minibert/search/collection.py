@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from minibert.data.corpus import field, parse_object, read_lines
 from minibert.data.documents import Document
-from minibert.data.words import word_spans
 from minibert.errors import InputError, check
 from minibert.search.bm25 import terms
+from minibert.text.words import word_spans
 
 QUERY_COLUMN = re.compile("(q|query|topic)[-_ ]?id|query|topic", re.IGNORECASE)  # in a header
 GRADE = re.compile(r"(-?\d{1,9})(\.0*)?")  # 1, -1 or 1.0

@@ -9,11 +9,11 @@ import torch
 from minibert.data.batches import Split, first_documents, make_splits
 from minibert.data.corpus import load_corpus
 from minibert.data.documents import OUTSIDE
-from minibert.data.tokenizer import Tokenizer
 from minibert.errors import InputError, check
 from minibert.files import read_json
 from minibert.model import BertForTokenClassification
 from minibert.runtime.folder import PRUNED, _read_record
+from minibert.text.tokenizer import Tokenizer
 from minibert.weights import load_pretrained
 
 FEW = 20  # documents; below this number intervals are wide
@@ -23,9 +23,7 @@ class TrainedTagger(NamedTuple):
     """A finished run of train.py."""
 
     model: BertForTokenClassification
-
     splits: dict[str, Split]
-
     threshold: float | None  # of `Predictions.log_odds`; None where no label is O
 
     def first_documents_only(self, count: int) -> "TrainedTagger":

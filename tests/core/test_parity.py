@@ -16,8 +16,8 @@ from minibert import Bert, BertForTokenClassification, load_pretrained, save_pre
 from minibert.attention import Packing
 from minibert.data.batches import collate, make_windows
 from minibert.data.corpus import SAMPLE, read_documents
-from minibert.data.tokenizer import Tokenizer
 from minibert.hub import DEFAULT_MODEL, find_model
+from minibert.text.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.numeric
 

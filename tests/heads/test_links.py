@@ -9,7 +9,6 @@ from tiny import tagger_for
 
 from minibert.data.batches import Window, make_windows
 from minibert.data.corpus import SAMPLE, read_documents
-from minibert.data.words import word_spans
 from minibert.heads.links import (
     Block,
     join_blocks,
@@ -21,6 +20,7 @@ from minibert.heads.links import (
     word_links,
 )
 from minibert.pruning import prune
+from minibert.text.words import word_spans
 
 pytestmark = pytest.mark.numeric
 

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from minibert import InputError
 from minibert.data.corpus import SAMPLE, parse_document, read_documents
 from minibert.data.documents import Document, is_stop_word
-from minibert.data.words import word_spans
 from minibert.keyphrases.phrases import (
     Candidate,
     Keyphrase,
@@ -30,6 +29,7 @@ from minibert.keyphrases.phrases import (
     unbroken_runs,
 )
 from minibert.keyphrases.scores import distinct, phrase_counts, phrase_measures, present
+from minibert.text.words import word_spans
 
 
 def doc(text, keyphrases=None):

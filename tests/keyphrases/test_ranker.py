@@ -17,14 +17,14 @@ from minibert import InputError, load_pretrained, save_pretrained
 from minibert.data.batches import Split, chunks, make_windows
 from minibert.data.corpus import SAMPLE, read_documents
 from minibert.data.documents import Document, is_content_word
-from minibert.data.tokenizer import Tokenizer
-from minibert.data.words import word_spans
 from minibert.evaluation.tagger import by_document, predict
 from minibert.heads.links import pagerank, word_links
 from minibert.keyphrases import extract_keyphrases
 from minibert.keyphrases.baselines import WordIdf, textrank
 from minibert.keyphrases.ranker import Ranker, RankSettings
 from minibert.pruning import prune
+from minibert.text.tokenizer import Tokenizer
+from minibert.text.words import word_spans
 
 
 def text(words: str) -> Document:

@@ -303,7 +303,7 @@ def test_choice_is_saved_and_used(model, tmp_path, capsys):
     choice = json.loads(out.read_text())
     assert 1 <= len(choice["heads"]) <= 3
     scores = choice["F1@10"]
-    assert scores["chosen"] >= scores["best head"] > 0
+    assert scores["chosen"] >= scores["best_head"] > 0
     capsys.readouterr()
     more = ["--dev", str(dev), "--heads", str(out), "--idf", str(dev)]
     results = tmp_path / "scores.json"
@@ -316,7 +316,7 @@ def test_choice_is_saved_and_used(model, tmp_path, capsys):
         assert 0 < scores["test"][name]["F1@10"]["value"] < 1
         assert name in printed
     assert "F1@10, these heads less all heads" in printed
-    alone = scores["F1@10 of each head"]
+    alone = scores["f1_by_head"]
     assert len(alone) == 6
     (first, *_) = choice["heads"]
     arguments = ["evaluate", str(test), *model, "--heads", first, "--out", str(results)]
@@ -544,8 +544,8 @@ def test_fit_scores_as_the_table_does(varied, listed, tmp_path, aggregate, idf):
     choice = json.loads(heads.read_text())
     suffix = ", idf" if idf else ""
     for source, row, score in (
-        ("all", "all heads", "all heads"),
-        (next(iter(choice["heads"])), "these heads", "best head"),
+        ("all", "all heads", "all_heads"),
+        (next(iter(choice["heads"])), "these heads", "best_head"),
         (str(heads), "these heads", "chosen"),
     ):
         arguments = ["evaluate", *command, "--heads", source, "--out", str(out)]
@@ -564,7 +564,7 @@ def test_single_head_scores_as_its_row(varied, listed, tmp_path, how):
         arguments = ["evaluate", *listed, *varied, *how, "--heads", head, "--out", str(out)]
         assert rank.main(arguments) == 0
         scores = json.loads(out.read_text())
-        alone = scores["F1@10 of each head"]
+        alone = scores["f1_by_head"]
         assert len(alone) == 6
         value = scores["test"]["these heads"]["F1@10"]["value"]
         assert value == pytest.approx(alone[head], abs=1e-9)
@@ -617,4 +617,4 @@ def test_removed_heads_are_neither_chosen_nor_scored(encoder_folder, tmp_path):
     assert rank.main(["fit", dev, *model, "--out", str(heads), "--most", "6"]) == 0
     assert set(json.loads(heads.read_text())["heads"]) <= {"L0H1", "L0H2"}
     assert rank.main(["evaluate", dev, *model, "--dev", dev, "--out", str(out)]) == 0
-    assert set(json.loads(out.read_text())["F1@10 of each head"]) == {"L0H1", "L0H2"}
+    assert set(json.loads(out.read_text())["f1_by_head"]) == {"L0H1", "L0H2"}

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from minibert.data.documents import Document
-from minibert.data.words import word_spans
 from minibert.errors import InputError
 from minibert.search.bm25 import Index, best, impacts, mean_idf, terms, uniform, whole_vector
 from minibert.search.collection import Collection, collection_files, read_collection
@@ -23,6 +22,7 @@ from minibert.search.tuning import (
     judge,
     randomisation_test,
 )
+from minibert.text.words import word_spans
 
 WORDS = ["wing", "flow", "shock", "layer", "heat", "plate", "panel", "flutter", "orbit", "laser"]
 VOCABULARY = [*WORDS, "probe", "gas"]

@@ -79,7 +79,7 @@ def peak_at(plan: str, tokens: int, windows=tuple(WINDOWS[:3])) -> float:
 
 def choose(limit_mib: float, settings=SETTINGS) -> TrainSettings:
     limited = replace(settings, memory_limit=limit_mib)
-    return choose_plan(TINY, limited, WINDOWS, torch.device("meta")).settings
+    return choose_plan(TINY, limited, WINDOWS, torch.device("meta"))[0]
 
 
 def test_auto_chooses_fastest_plan_with_most_tokens():
@@ -107,7 +107,7 @@ def test_limit_too_small_raises_with_minimum():
 def test_named_plan_is_unchecked_and_cpu_has_no_limit():
     assert choose(0.001, replace(SETTINGS, plan="layerwise")).plan == "layerwise"
     free = replace(SETTINGS, memory_limit=0)
-    assert choose_plan(TINY, free, WINDOWS, torch.device("cpu")).settings.plan == "plain"
+    assert choose_plan(TINY, free, WINDOWS, torch.device("cpu"))[0].plan == "plain"
 
 
 def test_memory_options_save_expected_bytes():

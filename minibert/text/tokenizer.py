@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from tokenizers import Tokenizer as PieceTokenizer
 from tokenizers.implementations import BertWordPieceTokenizer
 
-from minibert.data.words import Span
 from minibert.errors import InputError, check
 from minibert.files import read_object, refuse_pointer, write_json, write_text
+from minibert.text.words import Span
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 

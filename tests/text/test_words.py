@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import TEXT
 
-from minibert.data.words import normal_form, word_spans
+from minibert.text.words import normal_form, word_spans
 
 
 def words_of(text):

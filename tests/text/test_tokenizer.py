@@ -12,9 +12,9 @@ from tokenizers import Tokenizer as PieceTokenizer
 from tokenizers.implementations import BertWordPieceTokenizer
 
 from minibert.data.corpus import SAMPLE, read_documents
-from minibert.data.tokenizer import Tokenizer
-from minibert.data.words import word_spans
 from minibert.errors import InputError
+from minibert.text.tokenizer import Tokenizer
+from minibert.text.words import word_spans
 
 SMALL = [*SPECIAL, "the", "multi", "##ple", "agent", "##s", "client", "server", "-", "/", "(", ")"]
 SMALL += [".", "apple", "Apple", "深", "学"]
