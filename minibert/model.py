@@ -162,9 +162,9 @@ class Bert(nn.Module):
         """As `forward`, with a packing from `packing`: to compute it on a GPU waits for the GPU."""
         factors = self.factors(head_mask, packing)
         hidden = self.start(input_ids, packing, token_type_ids)  # the loop frees it: same name
-
+        states = self.hidden_states(hidden, packing, factors)
         attentions = []
-        for number, hidden in enumerate(self.hidden_states(hidden, packing, factors)):
+        for number, hidden in enumerate(states):
             if return_attentions and number < len(self.layers):
                 attentions.append(self.layers[number].attention.probs(hidden, packing))
         return Output(packing.unpack(hidden), attentions=tuple(attentions) or None)
