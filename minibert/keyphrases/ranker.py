@@ -172,7 +172,7 @@ class Ranker:
         if self.tagger is None:
             return [None] * len(documents)
         split = Split([*documents], self.windows(documents), [])
-        predictions = predict(self.tagger, split)
+        predictions = predict(self.tagger, split, shared=False)
 
         names = self.bert.config.labels
         probabilities = by_document(expit(predictions.log_odds[0]), documents)

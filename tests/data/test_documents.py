@@ -93,8 +93,8 @@ def test_find_phrases_equals_search_of_all_runs(words, drawn):
         for j in range(i + 1, len(words) + 1)
         if "".join(spelled[i:j]) == phrase
     ]
-    [found] = find_phrases(document, [" ".join(words[first:last]).upper()])
-    assert sorted(found) == runs
+    [matches] = find_phrases(document, [" ".join(words[first:last]).upper()])
+    assert sorted(matches) == runs
 
 
 PHRASES = ["red fox", "fox", "red fox den", "big red", "cow"]

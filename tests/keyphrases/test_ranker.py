@@ -23,6 +23,7 @@ from minibert.keyphrases import extract_keyphrases
 from minibert.keyphrases.baselines import WordIdf, textrank
 from minibert.keyphrases.ranker import Ranker, RankSettings
 from minibert.pruning import prune
+from minibert.runtime import distributed
 from minibert.text.tokenizer import Tokenizer
 from minibert.text.words import word_spans
 
@@ -104,6 +105,16 @@ def test_tagger_weighs_and_marks(run, documents):
         assert inside == set(np.flatnonzero(odds >= threshold))
         marked += len(inside)
     assert marked
+
+
+def test_tagger_of_a_ranker_does_not_share_its_work(run, documents, monkeypatch):
+    """rank.py gives each process other texts: nothing may wait for the other processes here."""
+    ranker = Ranker(RankSettings(model=str(run), weights="tagger", candidates="tagger"))
+    expected = ranker.marks(documents)
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    for marks, alone in zip(ranker.marks(documents), expected):
+        np.testing.assert_array_equal(marks.probabilities, alone.probabilities)
+        assert marks.labels == alone.labels
 
 
 def test_listed_candidates(encoder_folder, tmp_path):
