@@ -13,7 +13,7 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,16 +35,12 @@ from minibert.pruning import at_full_shape, prune
 from minibert.report import figures, page, tables
 from minibert.report.results import read_pruned
 from minibert.runtime import cli
+from minibert.runtime.device import choose_device, choose_precision, slow_precision
 from minibert.runtime.folder import inherit, open_run
-from minibert.tokenizer import Tokenizer
+from minibert.text.tokenizer import Tokenizer
 from minibert.training.loop import fine_tune
 from minibert.training.memory import MIB, choose_plan, stepping_down
-from minibert.training.settings import (
-    StepSettings,
-    choose_device,
-    choose_precision,
-    slow_precision,
-)
+from minibert.training.settings import StepSettings
 from minibert.training.trained import TrainedTagger, load_run
 from minibert.weights import load_pretrained, save_pretrained
 
@@ -193,22 +189,23 @@ def make_models(settings: PruneSettings, dense: TrainedTagger, order: Sequence[H
     """Make the smaller model of each target, unless its folder holds it already."""
     device = dense.model.classifier.weight.device
     settings = plan_memory(settings, dense)
-    model, reference = dense.model, None
-    gates = HardConcreteGates(model.config).to(device)
+    model, gates = dense.model, HardConcreteGates(dense.model.config).to(device)
+    dense_scores = None
 
     for folder, target in settings.targets.items():
         results = folder / "results.json"
         if not results.exists():
-            reference = reference or measured(dense.model, dense.splits)
+            dense_scores = dense_scores or resampled_scores(dense.model, dense.splits)
             attempt = partial(make_smaller, model, gates, dense, order, target)
             smaller, record = stepping_down(settings, attempt)
             save(smaller, settings, folder)
-            write_json(results, asdict(record) | compare(dense, smaller, reference))
+            write_json(results, asdict(record) | compare(dense, smaller, dense_scores))
 
         # The next target starts from the files, so that a run that was killed gives the same.
         if settings.joint or settings.recover:
-            model = load_pretrained(folder).to(device)
-            gates = HardConcreteGates(model.config).to(device)
+            pruned = load_pretrained(folder)
+            assert isinstance(pruned, BertForTokenClassification)  # `save` wrote it
+            model, gates = pruned.to(device), HardConcreteGates(pruned.config).to(device)
         else:
             gates.warm_start(read_json(results)["log_alpha"])
 
@@ -272,6 +269,7 @@ def make_smaller(
     progress: list[GateProgress] = []
     if settings.joint:
         model = deepcopy(model)  # its weights are trained with the gates
+
     if order:
         removed = order[: len(order) - int(target)]
         head_mask = masks_without(model.config, [removed])[0]
@@ -281,6 +279,7 @@ def make_smaller(
 
     smaller = prune(model.eval(), head_mask)
     recovered = recover(smaller, dense, settings) if settings.recover else None
+
     record = SelectionRecord(
         selection=settings.selection,
         seed=settings.seed,
@@ -360,40 +359,45 @@ def show(settings: PruneSettings) -> None:
         figures.draw_gates(settings.folder / "gates.png", models)
 
 
-class Measured(NamedTuple):
-    """Every measure under every resample of the documents, the threshold chosen on dev."""
+class ResampledScores(NamedTuple):
+    """Every measure of one model under every resample of the documents: arrays (1 + R,)."""
 
-    threshold: float | None
-    dev: dict[str, Array]  # each (1 + R,)
+    threshold: float | None  # chosen on dev
+    dev: dict[str, Array]
     test: dict[str, Array]
 
 
-def measured(model: BertForTokenClassification, splits: dict[str, Split]) -> Measured:
+def resampled_scores(
+    model: BertForTokenClassification, splits: dict[str, Split]
+) -> ResampledScores:
     names = model.config.labels
     predictions = {name: predict(model.eval(), splits[name]) for name in ("dev", "test")}
     threshold = choose_threshold(predictions["dev"], splits["dev"], names)
 
-    values = {}
+    scores = {}
     for name in ("dev", "test"):
         split = splits[name]
         draws = intervals.resamples(len(split.documents), 300)
-        of_split = measures(predictions[name], split, names, threshold, draws)
-        values[name] = {measure: array[:, 0] for measure, array in of_split.items()}
-    return Measured(threshold, values["dev"], values["test"])
+        arrays = measures(predictions[name], split, names, threshold, draws)
+        scores[name] = {measure: array[:, 0] for measure, array in arrays.items()}
+    return ResampledScores(threshold, scores["dev"], scores["test"])
 
 
-def compare(dense: TrainedTagger, smaller: BertForTokenClassification, reference: Measured) -> dict:
-    """Scores of the smaller model, its share of the dense one's, and what both cost."""
-    own = measured(smaller, dense.splits)
-    main = metrics.main_measure(own.test)
-    few = sorted(dense.splits["dev"].windows, key=lambda w: -len(w.input_ids))[:8]
+def compare(
+    dense: TrainedTagger, smaller: BertForTokenClassification, dense_scores: ResampledScores
+) -> dict[str, Any]:
+    """The scores of the smaller model, their ratio to the dense model's, and the cost of both: the
+    other part of results.json."""
+    scores = resampled_scores(smaller, dense.splits)
+    measure = metrics.main_measure(scores.test)
+    longest = sorted(dense.splits["dev"].windows, key=lambda w: -len(w.input_ids))[:8]
     return {
-        "threshold": own.threshold,
-        "dev": {name: intervals.interval(values) for name, values in own.dev.items()},
-        "test": {name: intervals.interval(values) for name, values in own.test.items()},
-        "dense": {name: intervals.interval(values) for name, values in reference.test.items()},
-        "share": intervals.interval(own.test[main] / reference.test[main]),
-        "costs": compare_costs({"dense": dense.model, "pruned": smaller}, few),
+        "threshold": scores.threshold,
+        "dev": {name: intervals.interval(values) for name, values in scores.dev.items()},
+        "test": {name: intervals.interval(values) for name, values in scores.test.items()},
+        "dense": {name: intervals.interval(values) for name, values in dense_scores.test.items()},
+        "share": intervals.interval(scores.test[measure] / dense_scores.test[measure]),
+        "costs": compare_costs({"dense": dense.model, "pruned": smaller}, longest),
     }
 
 

@@ -1,21 +1,23 @@
 """Fine-tune a tagger: which words of a text are in a keyphrase, or any other label per word.
 
-Reads documents, trains from pretrained weights, keeps the epoch that is best on dev, chooses the
-threshold on dev, reports on test beside two baselines, and leaves a folder that transformers loads.
+Reads documents, trains from pretrained weights, keeps the best epoch on dev, chooses the threshold
+on dev, scores test beside two baselines, and writes a folder that transformers can load.
 """
 
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
+from scipy.special import expit
 from tqdm import tqdm
 
-from minibert.config import head_name
+from minibert.config import BertConfig, head_name
 from minibert.data.batches import Batch, Split, first_documents, make_splits
 from minibert.data.corpus import load_corpus
 from minibert.data.documents import OUTSIDE, label_names, share_in_text
@@ -29,89 +31,112 @@ from minibert.evaluation.tagger import (
     predict,
     predicted_spans,
 )
-from minibert.files import read_json, sha256, write_json
+from minibert.files import sha256, write_json
 from minibert.heads.links import received_by_head
 from minibert.hub import find_model
 from minibert.model import BertForTokenClassification, summed_loss
 from minibert.report import figures, page
+from minibert.report.results import from_json
 from minibert.report.tables import as_text, marked, score_rows
 from minibert.runtime import cli, distributed
-from minibert.runtime.folder import open_run, read_log
-from minibert.tokenizer import Tokenizer
+from minibert.runtime.device import choose_device, choose_precision, slow_precision
+from minibert.runtime.folder import once, open_run, read_log
+from minibert.text.tokenizer import Tokenizer
 from minibert.training.loop import CHECKPOINT, TrainingRun, accumulation_windows
 from minibert.training.memory import choose_plan, stepping_down
-from minibert.training.settings import (
-    TrainSettings,
-    choose_device,
-    choose_precision,
-    slow_precision,
-)
+from minibert.training.settings import TrainSettings
 from minibert.training.step import Stepper, scored_words
-from minibert.weights import load_pretrained
+from minibert.training.trained import load_tagger
 
-SAMPLE = 3  # documents of test in the report
-BEGINNING = 150  # words of the first of them that are shown head by head
+SAMPLE = 3  # test documents in the report
+BEGINNING = 150  # words of the first one that are shown head by head
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     return cli.run(train, TrainSettings, __doc__, argv)
 
 
+class Inputs(NamedTuple):
+    """What a run is made from, read and checked."""
+
+    folder: Path  # of the pretrained encoder
+
+    config: BertConfig  # of the tagger
+
+    tokenizer: Tokenizer
+
+    splits: dict[str, Split]
+
+    note: str  # about the data, for the user; may be empty
+
+    checksums: dict[str, str]  # of every file
+
+
 def train(settings: TrainSettings) -> None:
     cli.require("report")
-    writes = distributed.join()
+    distributed.join()
     device = choose_device(settings.device)
-    corpus = load_corpus(settings.data)
-    every = [document for split in corpus.splits.values() for document in split]
-    names = label_names(every, settings.labels)
-    folder = find_model(settings.model)
-    config = new_tagger(folder, names, settings).config  # the file is sound: say so at once
-    tokenizer = Tokenizer.load(folder, config.vocab_size)
-    splits = make_splits(corpus, tokenizer, settings.labels, config, settings.max_length)
-    check_labels(splits, names, settings.data)
-    files = [*folder.glob("*.safetensors"), *folder.glob("*.json"), *folder.glob("vocab.txt")]
-    weights = {f"{settings.model} {file.name}": sha256(file) for file in sorted(files)}
+    inputs = read_inputs(settings)
     precision = distributed.broadcast(choose_precision(settings.precision, device, settings.out))
     settings = replace(settings, precision=precision)
-    inputs = corpus.checksums | weights
-    with open_run(settings.out, settings, inputs, device=device):
-        results = settings.out / "results.json"
-        if not distributed.broadcast(results.exists()):
-            windows = splits["train"].windows
-            settings, why = distributed.broadcast(choose_plan(config, settings, windows, device))
-            if writes:
-                print(describe(splits, names), *filter(None, [corpus.note]), sep="\n")
-                print(f"plan {settings.plan}: {why}")
-                if slow := slow_precision(precision, device):
-                    print(slow, file=sys.stderr)
-                tokenizer.save(settings.out)
-            found = stepping_down(
-                settings, lambda s: learn(new_tagger(folder, names, s), splits, s)
-            )
-            if writes:
-                write_json(results, found)
-        told = distributed.broadcast(read_json(results) if writes else None)
-        model = load_pretrained(settings.out).to(device)
-        if OUTSIDE in names:
-            count = max(SAMPLE, settings.show)
-            shown = sample_texts(model, splits["test"], told["threshold"], count, settings.tokens)
-            if writes:
-                write_json(settings.out / "texts.json", shown[:SAMPLE])
-                show_texts(shown[: settings.show])
-        if writes:
-            (settings.out / CHECKPOINT).unlink(missing_ok=True)
-            figures.draw_training(settings.out / "training.png", read_log(settings.out))
-            show(told, page.write_report(settings.out))
+
+    with open_run(settings.out, settings, inputs.checksums, device=device):
+        results = once(settings.out / "results.json", partial(learn, inputs, settings))
+        report(inputs, results, settings)
 
 
-def learn(
-    model: BertForTokenClassification, splits: dict[str, Split], settings: TrainSettings
-) -> dict:
-    """Train, then score the best epoch on dev and test; returns what results.json holds."""
+def read_inputs(settings: TrainSettings) -> Inputs:
+    """Everything is read before the run folder is made: wrong input leaves nothing behind."""
+    corpus = load_corpus(settings.data)
+    documents = [document for split in corpus.splits.values() for document in split]
+    names = label_names(documents, settings.labels)
+
+    folder = find_model(settings.model)
+    config = new_tagger(folder, names, settings).config  # raises for damaged weights
+    tokenizer = Tokenizer.load(folder, config.vocab_size)
+    splits = make_splits(corpus.splits, tokenizer, settings.labels, config, settings.max_length)
+    check_labels(splits, names, settings.data)
+
+    files = [*folder.glob("*.safetensors"), *folder.glob("*.json"), *folder.glob("vocab.txt")]
+    weights = {f"{settings.model} {file.name}": sha256(file) for file in sorted(files)}
+    return Inputs(folder, config, tokenizer, splits, corpus.note, corpus.checksums | weights)
+
+
+def learn(inputs: Inputs, settings: TrainSettings) -> dict:
+    """Fine-tune and score; returns the content of results.json."""
     device = choose_device(settings.device)
-    best = fit(model.to(device), splits["train"], splits["dev"], settings)
-    plan = {"plan": settings.plan, "tokens": settings.tokens}
-    return best | plan | evaluate(load_pretrained(settings.out).to(device), splits, settings.tokens)
+    splits, names = inputs.splits, inputs.config.labels
+    plan = choose_plan(inputs.config, settings, splits["train"].windows, device)
+    settings, reason = distributed.broadcast(plan)
+    if distributed.rank() == 0:
+        print(describe(splits, names))
+        if inputs.note:
+            print(inputs.note)
+        print(f"plan {settings.plan}: {reason}")
+        if slow := slow_precision(settings.precision, device):
+            print(slow, file=sys.stderr)
+        inputs.tokenizer.save(settings.out)
+
+    def fit_and_score(settings: TrainSettings) -> dict:
+        model = new_tagger(inputs.folder, names, settings).to(device)
+        best = fit(model, splits["train"], splits["dev"], settings)
+        scores = evaluate(load_tagger(settings.out).to(device), splits, settings.tokens)
+        return best | {"plan": settings.plan, "tokens": settings.tokens} | scores
+
+    return stepping_down(settings, fit_and_score)
+
+
+def new_tagger(
+    folder: Path, names: Sequence[str], settings: TrainSettings
+) -> BertForTokenClassification:
+    """The pretrained encoder under a new classifier, whose weights are drawn from the seed."""
+    torch.manual_seed(settings.seed)
+    return load_tagger(
+        folder,
+        names,
+        hidden_dropout_prob=settings.dropout,
+        attention_probs_dropout_prob=settings.attention_dropout,
+    )
 
 
 # The training loop ------------------------------------------------------------------------------
@@ -127,22 +152,25 @@ def fit(
     """Fine-tune `model`, and leave the weights of the best epoch on dev in `settings.out`.
 
     A checkpoint is saved after every epoch and every `save_every` seconds. After a kill the same
-    call goes on from it and ends with the same weights. Under torchrun the processes share the
+    call resumes from it and ends with the same weights. Under torchrun the processes share the
     work, and the first one writes. Returns {"best_epoch", "dev_score"}. Raises InputError where
     the loss is not finite.
     """
     steps_per_epoch = -(-len(train.windows) // settings.batch_size)  # rounded up
     steps = settings.epochs * steps_per_epoch
-    stepper = Stepper(model, settings, steps)  # AdamW, the learning rate schedule, the loss scaler
-    run = TrainingRun(settings.out, stepper, steps_per_epoch, save_every)  # resumes at run.step
 
-    shown = None if distributed.rank() == 0 else True  # None: on a terminal only
-    with tqdm(desc="train", unit="step", total=steps, initial=run.step, disable=shown) as bar:
+    # AdamW, the learning rate schedule and, for fp16, the loss scaler.
+    stepper = Stepper(model, settings, steps)
+    # Loads the checkpoint of a run that was killed: the next step is `run.step`.
+    run = TrainingRun(settings.out, stepper, steps_per_epoch, save_every)
+
+    disable = None if distributed.rank() == 0 else True  # None: shown on a terminal only
+    with tqdm(desc="train", unit="step", total=steps, initial=run.step, disable=disable) as bar:
         for epoch in range(run.step // steps_per_epoch, settings.epochs):
             model.train()
             windows = accumulation_windows(train, settings, epoch)
 
-            # A resumed epoch skips the steps that are done.
+            # In the epoch in which a killed run resumes, skip the steps that are done.
             for batches in islice(windows, run.step % steps_per_epoch, None):
                 started = time.monotonic()
                 loss = training_step(model, stepper, run.step, batches)
@@ -165,56 +193,44 @@ def training_step(
     scored = scored_words(batches)
 
     if stepper.settings.plan == "layerwise":
-        # The same update in less memory, one layer's gradient at a time.
-        loss = stepper.layerwise_step(step, batches, scored)
+        # The same update in less memory, one layer's gradient at a time (training/layerwise.py).
+        loss = stepper.step(step, batches)
     else:
-        # Gradient accumulation: each backward pass adds to the gradients. The loss is summed over
-        # the words of a micro-batch and divided by those of the whole window: the sum of the
-        # micro-batches is the mean over the window, however it is cut.
+        # Gradient accumulation: each backward pass adds to the gradients of the ones before. The
+        # loss is summed over the words of a micro-batch and divided by the number of words in the
+        # whole window. So the gradient is that of the window's mean loss, however it is cut.
         losses = []
         for batch in stepper.local(batches, step):
-            with stepper.autocast():
+            with stepper.autocast():  # bf16 or fp16, if the settings ask for it
                 hidden = model.bert.encode(batch.input_ids, batch.packing).last_hidden_state
                 logits = model.classify(hidden)  # (B, L, labels)
             micro_loss = summed_loss(logits, batch.labels) / scored
-            stepper.scale(micro_loss).backward()  # scaled in fp16 only
+            stepper.scale(micro_loss).backward()  # scaled up in fp16 only: small gradients vanish
             losses.append(micro_loss.detach())
-        loss = stepper.check_loss(losses, step)
+        loss = stepper.check_loss(losses, step)  # the sum over processes; raises if not finite
 
-        # For each layer: sum over processes, unscale, clip, AdamW, free the gradient.
+        # For each layer: sum the gradient over processes, unscale, clip, AdamW, free it.
         stepper.apply()
 
-    stepper.scaler.update()
+    stepper.scaler.update()  # fp16: a lower scale after an overflow
     return loss
 
 
 # Before and after it ----------------------------------------------------------------------------
 
 
-def new_tagger(
-    folder: Path, names: Sequence[str], settings: TrainSettings
-) -> BertForTokenClassification:
-    """The pretrained encoder with a classifier that is drawn from the seed."""
-    torch.manual_seed(settings.seed)
-    return load_pretrained(
-        folder,
-        names,
-        hidden_dropout_prob=settings.dropout,
-        attention_probs_dropout_prob=settings.attention_dropout,
-    )
-
-
 def check_labels(splits: dict[str, Split], names: Sequence[str], source: str) -> None:
-    """Refuse a split that has nothing to learn, to choose by, or to report."""
+    """Raise InputError for a split that has nothing to learn, to choose by, or to score."""
     for name, split in splits.items():
-        found = {label for target in split.targets for label in target}
-        if len(found) < 2 and (name == "train" or OUTSIDE in names):
-            label = names[found.pop()]
-            why = ": no keyphrase stands in its text" if label == OUTSIDE else ""
+        labels = {label for target in split.targets for label in target}
+        if len(labels) < 2 and (name == "train" or OUTSIDE in names):
+            label = names[labels.pop()]
+            why = ": its text has no keyphrase" if label == OUTSIDE else ""
             raise InputError(f"{source}: every word of {name} is labelled {label}{why}")
 
 
 def describe(splits: dict[str, Split], names: Sequence[str]) -> str:
+    """One line per split: its size, and how much of it is keyphrases."""
     lines = []
     for name, split in splits.items():
         words = sum(map(len, split.targets))
@@ -228,43 +244,65 @@ def describe(splits: dict[str, Split], names: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
+def report(inputs: Inputs, results: dict, settings: TrainSettings) -> None:
+    """Print the predicted keyphrases of a few test documents and the scores; write report.html."""
+    writes = distributed.rank() == 0
+    if OUTSIDE in inputs.config.labels:
+        model = load_tagger(settings.out).to(choose_device(settings.device))
+        documents = first_documents(inputs.splits["test"], max(SAMPLE, settings.show))
+        texts = sample_texts(model, documents, results["threshold"], results["tokens"])
+        if writes:
+            write_json(settings.out / "texts.json", texts[:SAMPLE])
+            show_texts(texts[: settings.show])
+
+    if writes:
+        (settings.out / CHECKPOINT).unlink(missing_ok=True)
+        figures.draw_training(settings.out / "training.png", read_log(settings.out))
+        show_scores(results, page.write_report(settings.out))
+
+
 def sample_texts(
-    model: BertForTokenClassification, split: Split, threshold: float, count: int, tokens: int
+    model: BertForTokenClassification, split: Split, threshold: float, tokens: int
 ) -> list[dict]:
-    """The first documents with the probability of every word to be in a keyphrase, the phrases
-    that the tagger marks and the gold; of the first words of the first, what they receive of each
-    head's attention."""
-    first = first_documents(split, count)
-    documents, windows, targets = first
-    log_odds = by_document(predict(model, first, tokens=tokens).log_odds[0], documents)
-    texts = []
-    for document, odds, gold in zip(
-        documents, log_odds, in_keyphrase(targets, model.config.labels)
-    ):
-        text = {"id": document.id, "text": document.text, "words": document.words}
-        text |= {"weights": (1 / (1 + np.exp(-odds))).tolist(), "gold": gold.tolist()}
-        texts.append(text | {"spans": predicted_spans(document, odds >= threshold)})
-    own = [window for window in windows if window.document == 0]
-    received = received_by_head(model.bert, own, documents[:1])[0][:BEGINNING]
+    """What the report shows of each document.
+
+    "weights": each word's probability of being in a keyphrase; "gold": whether it is in one;
+    "spans": the predicted keyphrases. In the first document also "heads": how much attention each
+    of the first words receives from each head.
+    """
+    documents, windows, targets = split
+    ranks = by_document(predict(model, split, tokens=tokens).log_odds[0], documents)
+    gold = in_keyphrase(targets, model.config.labels)
+    texts: list[dict[str, Any]] = [
+        {
+            "id": document.id,
+            "text": document.text,
+            "words": document.words,
+            "weights": expit(log_odds).tolist(),
+            "gold": inside.tolist(),
+            "spans": predicted_spans(document, log_odds >= threshold),
+        }
+        for document, log_odds, inside in zip(documents, ranks, gold)
+    ]
+
+    first = [window for window in windows if window.document == 0]
+    received = received_by_head(model.bert, first, documents[:1])[0][:BEGINNING]
     heads = model.config.present_heads
     texts[0]["heads"] = {head_name(head): received[:, *head].round(3).tolist() for head in heads}
     return texts
 
 
-def show(results: dict, shown: Path) -> None:
-    scores = {
-        system: {measure: Score(**value) for measure, value in values.items()}
-        for system, values in results["test"].items()
-    }
-    print(f"\nBest epoch on dev: {results['best_epoch'] + 1}. Test, 95 % intervals over documents:")
-    print(as_text(score_rows(scores)))
-    print(f"\nModel, settings and scores are in {shown.parent}; to look at: {shown}")
-
-
 def show_texts(texts: Sequence[dict]) -> None:
     for text in texts:
-        shown = marked(text["text"], text["spans"], colour=sys.stdout.isatty())
-        print(f"\n{text['id']}:", shown)
+        keyphrases = marked(text["text"], text["spans"], colour=sys.stdout.isatty())
+        print(f"\n{text['id']}:", keyphrases)
+
+
+def show_scores(results: dict, page_path: Path) -> None:
+    scores = from_json(dict[str, dict[str, Score]], results["test"])
+    print(f"\nBest epoch on dev: {results['best_epoch'] + 1}. Test, 95 % intervals over documents:")
+    print(as_text(score_rows(scores)))
+    print(f"\nModel, settings and scores are in {page_path.parent}; the report is {page_path}")
 
 
 if __name__ == "__main__":

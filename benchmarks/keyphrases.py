@@ -53,7 +53,7 @@ def run(settings: Settings) -> None:
 
     @torch.no_grad()
     def forward() -> None:
-        windows = make_windows(documents, ranker.tokenizer, ranker.longest)
+        windows = make_windows(documents, ranker.tokenizer, ranker.max_length)
         for group in make_batches(windows, 4096):
             batch = collate(group)
             ranker.bert(batch.input_ids, batch.attention_mask)

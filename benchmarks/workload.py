@@ -22,7 +22,7 @@ from minibert import (
 from minibert.data.batches import Batch, Split, Window, collate, make_split
 from minibert.data.corpus import read_documents
 from minibert.hub import DEFAULT_MODEL, find_model
-from minibert.tokenizer import Tokenizer
+from minibert.text.tokenizer import Tokenizer
 
 LABELS = ("O", "I")
 BERT_BASE = BertConfig(30522, 768, 12, 12, 3072, initializer_range=0.1).with_labels(LABELS)

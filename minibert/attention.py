@@ -55,10 +55,8 @@ def check_shapes(input_ids: Tensor, **others: Tensor | None) -> None:
 def attend(
     query: Tensor, key: Tensor, value: Tensor, lengths: list[int], dropout: float = 0.0
 ) -> Tensor:
-    """softmax(query key^T / sqrt(K)) value for each head, within each sequence.
-
-    query, key, value: (T, H, K), the sequences one after another. Returns (T, H, K).
-    """
+    """softmax(query key^T / sqrt(K)) value, for each head within each sequence: (T, H, K) each, the
+    sequences one after another -> (T, H, K)."""
     if len(set(lengths)) == 1:
         return attend_batch(query, key, value, len(lengths), dropout)
     attend_ragged = attend_nested if query.is_cuda else attend_loop

@@ -80,20 +80,17 @@ class BertConfig:
     def _check_numbers(self) -> None:
         for name in (f.name for f in fields(self) if f.type is int):
             size = getattr(self, name)
-            check(size >= 1, f"config: {name} must be at least 1, not {size}")
-            check(size <= MAX_SIZE, f"config: {name} must be at most {MAX_SIZE}, not {short(size)}")
-
+            message = f"config: {name} must be from 1 to {MAX_SIZE}, not {short(size)}"
+            check(1 <= size <= MAX_SIZE, message)
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
             prob = getattr(self, name) or 0
             check(0 <= prob < 1, f"config: {name} must be in [0, 1), not {prob}")
-
         eps, std = self.layer_norm_eps, self.initializer_range
         check(0 < eps < 1, f"config: layer_norm_eps must be in (0, 1), not {eps}")
         check(0 <= std <= 1, f"config: initializer_range must be in [0, 1], not {std}")
 
-        names = ", ".join(ACTIVATIONS)
-        message = f"config: hidden_act {short(self.hidden_act)} is not one of {names}"
-        check(self.hidden_act in ACTIVATIONS, message)
+        message = f"hidden_act {short(self.hidden_act)} is not one of {', '.join(ACTIVATIONS)}"
+        check(self.hidden_act in ACTIVATIONS, f"config: {message}")
 
     def _check_heads_and_labels(self) -> None:
         size, count = self.hidden_size, self.num_attention_heads
@@ -145,8 +142,7 @@ class BertConfig:
         missing = ", ".join(name for name in required if name not in raw)
         check(not missing, f"{path}: missing {missing}: is this a BERT config.json?")
 
-        names = [f.name for f in fields(cls) if f.name in raw and f.name not in changes]
-        values = {name: raw[name] for name in names}
+        values = {f.name: raw[f.name] for f in fields(cls) if f.name in raw.keys() - changes.keys()}
         try:
             for name in ("id2label", "pruned_heads"):
                 values[name] = _int_keys(name, values.get(name))
@@ -167,8 +163,7 @@ def _int_keys(name: str, mapping: Any) -> dict[int, Any]:
     """{"0": x} -> {0: x}: in JSON every key is text. None, for an empty mapping, -> {}."""
     mapping = {} if mapping is None else mapping
     # int() would also read "00" and " 0", two keys for one number.
-    numbered = isinstance(mapping, dict) and all(
-        re.fullmatch("0|[1-9][0-9]{0,8}", key) for key in mapping
-    )
-    check(numbered, f"{name} must map numbers, such as {{'0': ...}}")
+    number = re.compile("0|[1-9][0-9]{0,8}")
+    are_numbers = isinstance(mapping, dict) and all(map(number.fullmatch, mapping))
+    check(are_numbers, f"{name} must map numbers, such as {{'0': ...}}")
     return {int(key): value for key, value in mapping.items()}

@@ -46,6 +46,7 @@ def fits(value: Any, kind: Any) -> bool:
         )
     if origin in (list, tuple):
         return isinstance(value, origin) and all(fits(item, arguments[0]) for item in value)
+
     if kind in (int, float):
         return isinstance(value, (int, kind)) and not isinstance(value, bool)
     return isinstance(value, kind or NoneType)
@@ -62,7 +63,6 @@ def check_fields(record: Any, prefix: str = "") -> None:
             if isinstance(value, str | Path) and text in (kind, *get_args(kind)):
                 value = text(value)
                 object.__setattr__(record, name, value)  # the dataclass is frozen
-        if not fits(value, kind):
-            choices = f"one of {', '.join(get_args(kind))}" if get_origin(kind) is Literal else ""
-            expected = choices or inspect.formatannotation(kind)
-            raise InputError(f"{prefix}{name} must be {expected}, not {short(value)}")
+        choices = f"one of {', '.join(get_args(kind))}" if get_origin(kind) is Literal else ""
+        expected = choices or inspect.formatannotation(kind)
+        check(fits(value, kind), f"{prefix}{name} must be {expected}, not {short(value)}")

@@ -32,6 +32,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
+
     with as_input_error(path):
         check(path.is_file() or not path.exists(), f"{path}: cannot be written (not a file)")
         path.parent.mkdir(parents=True, exist_ok=True)

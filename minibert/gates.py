@@ -1,5 +1,4 @@
-"""A trainable gate on every head, which can close exactly (Louizos, Welling and Kingma 2018; on
-heads: Voita et al. 2019)."""
+"""Gates on heads that training can close (Louizos, Welling and Kingma 2018; Voita et al. 2019)."""
 
 from math import log
 
@@ -28,7 +27,6 @@ class HardConcreteGates(nn.Module):
         present = torch.zeros(config.num_hidden_layers, config.num_attention_heads)
         for head in config.present_heads:
             present[head] = 1
-        self.present: Tensor
         self.register_buffer("present", present)
         self.log_alpha = nn.Parameter(torch.full_like(present, START))
 

@@ -26,13 +26,11 @@ FILES = ["config.json", "*.safetensors", "model.safetensors.index.json",
 
 
 def find_model(source: str | Path) -> Path:
-    """The folder of a model: a local one, an installed package's, or the Hub's cache.
-
-    A str may begin with ~. Raises InputError if there is no such model.
-    """
+    """The folder of a model: a local one (a str may begin with ~), an installed package's, or the
+    Hub's cache. Raises InputError if there is no such model."""
     name = str(source)
     # Path.expanduser would raise for an unknown ~user.
-    folder = Path(os.path.expanduser(source) if isinstance(source, str) else source)
+    folder = Path(os.path.expanduser(source)) if isinstance(source, str) else source
     if folder.is_dir():
         return folder
     if packaged := _find_packaged(name):

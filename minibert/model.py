@@ -161,10 +161,11 @@ class Bert(nn.Module):
     ) -> Output:
         """As `forward`, with a packing from `packing`: to compute it on a GPU waits for the GPU."""
         factors = self.factors(head_mask, packing)
-        embedded = self.start(input_ids, packing, token_type_ids)
-
         attentions = []
-        for number, hidden in enumerate(self.hidden_states(embedded, packing, factors)):
+        # The embeddings get no name here: it would keep them in memory until the end.
+        for number, hidden in enumerate(
+            self.hidden_states(self.start(input_ids, packing, token_type_ids), packing, factors)
+        ):
             if return_attentions and number < len(self.layers):
                 attentions.append(self.layers[number].attention.probs(hidden, packing))
         return Output(packing.unpack(hidden), attentions=tuple(attentions) or None)

@@ -12,11 +12,9 @@ from minibert.model import BertForTokenClassification, SelfAttention
 
 
 def keep_heads(attention: SelfAttention, config: BertConfig, heads: Sequence[int]) -> SelfAttention:
-    """A smaller attention with only these heads, by original index.
-
-    It slices rows of query, key and value and columns of the output, and computes what `attention`
-    computes if the other heads are masked. The output bias stays, even without any head.
-    """
+    """The attention with these heads only, by original index: rows of query, key and value and
+    columns of the output are sliced. The result computes what `attention` computes if the other
+    heads are masked. The output bias stays, even without any head."""
     rows = _rows(attention, heads)
     with torch.device("meta"):
         smaller = SelfAttention(config, tuple(heads))
@@ -61,6 +59,7 @@ def without_heads(
     """
     if isinstance(heads, dict):  # of transformers' prune_heads
         raise ValueError("heads must be pairs (layer, head), such as [(0, 1)], not a dictionary")
+
     smaller = deepcopy(model)
     pruned = {number: set(removed) for number, removed in model.config.pruned_heads.items()}
     for number, head in heads:
@@ -106,8 +105,7 @@ def prune(model: BertForTokenClassification, head_mask: Tensor) -> BertForTokenC
 def _difference(
     model: BertForTokenClassification, head_mask: Tensor, smaller: BertForTokenClassification
 ) -> float:
-    """The largest difference of logits between the masked and the smaller model, relative to the
-    largest logit."""
+    """The largest difference between logits, masked and pruned, relative to the largest logit."""
     length = min(64, model.config.max_position_embeddings)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(model.config.vocab_size, (2, length), generator=generator)

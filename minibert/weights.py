@@ -20,8 +20,7 @@ from minibert.model import Bert, BertForTokenClassification
 
 TAGGER = "BertForTokenClassification"  # the name of its class in transformers
 
-# transformers' names and ours, without "bert." at the beginning and ".weight" or ".bias" at the
-# end. * stands for the number of a layer.
+# transformers' names and ours, between "bert." and ".weight" or ".bias". * is a layer's number.
 NAMES = {
     "embeddings.word_embeddings": "embeddings.word",
     "embeddings.position_embeddings": "embeddings.position",
@@ -41,7 +40,6 @@ THEIRS = {ours: theirs for theirs, ours in NAMES.items()}
 # Tensors that token classification does not use.
 DROPPED = re.compile(r"embeddings\.position_ids|pooler\.dense\.\w+|cls\..*", re.DOTALL)
 LAYER = re.compile(r"\.(\d+)\.")
-
 Model = TypeVar("Model", Bert, BertForTokenClassification)
 Tensors = dict[str, Tensor]
 
@@ -62,11 +60,11 @@ def load_pretrained(
     _check_arguments(labels, dtype, changes)
     folder = find_model(source)
     tensors = {k: v for k, v in read_weights(folder).items() if our_name(k) is not None}
+
     if labels is None:
         return _load_as_saved(folder, tensors, dtype, changes)
-    return _load_with_labels(
-        folder, tensors, dtype, changes | {"id2label": dict(enumerate(labels))}
-    )
+    id2label = dict(enumerate(labels))
+    return _load_with_labels(folder, tensors, dtype, changes | {"id2label": id2label})
 
 
 def _load_as_saved(
@@ -129,10 +127,8 @@ def _check_arguments(labels: Any, dtype: Any, changes: Mapping[str, Any]) -> Non
 
     config_fields = {f.name for f in fields(BertConfig)} - {"id2label"}
     for name in sorted(changes.keys() - config_fields):
-        raise InputError(
-            f"load_pretrained takes no {name}; it takes labels=['O', 'KEY'] for a new classifier, "
-            "dtype=torch.float32, and fields of the config"
-        )
+        known = "labels=['O', 'KEY'], dtype=torch.float32 and fields of the config"
+        raise InputError(f"load_pretrained takes no {name}; it takes {known}")
 
 
 def _has_token_classifier(config: Path, names: Iterable[str]) -> bool:
@@ -146,17 +142,9 @@ def _has_token_classifier(config: Path, names: Iterable[str]) -> bool:
 
 def _without_task_heads(tensors: Tensors) -> Tensors:
     """Drop the classifier and, if the encoder's names begin with "bert.", unknown other names."""
-    prefix = _encoder_prefix(tensors)
-    return {
-        name: tensor
-        for name, tensor in tensors.items()
-        if not name.startswith("classifier.")
-        and (name.startswith(prefix) or our_name(name) != name)
-    }
-
-
-def _encoder_prefix(names: Iterable[str]) -> str:
-    return "bert." if any(name.startswith("bert.") for name in names) else ""
+    prefix = "bert." if any(name.startswith("bert.") for name in tensors) else ""
+    names = [name for name in tensors if name.startswith(prefix) or our_name(name) != name]
+    return {name: tensors[name] for name in names if not name.startswith("classifier.")}
 
 
 def _names_in_file(folder: Path, ours: Iterable[str], theirs: Iterable[str]) -> dict[str, str]:
@@ -169,7 +157,8 @@ def _names_in_file(folder: Path, ours: Iterable[str], theirs: Iterable[str]) -> 
         if translated != name or name.startswith("classifier."):
             in_file[translated] = name
 
-    names, prefix = {}, _encoder_prefix(theirs)
+    prefix = "bert." if any(name.startswith("bert.") for name in theirs) else ""
+    names = {}
     for name in ours:
         bare = name.removeprefix("bert.")
         expected = bare if bare.startswith("classifier.") else prefix + bare
@@ -199,16 +188,14 @@ def _check_size(folder: Path, config: BertConfig, tensors: Tensors) -> None:
     """Refuse a config far larger than the files, before memory is allocated for the model."""
     layers, width = config.num_hidden_layers, config.hidden_size
     numbers = sum(tensor.numel() for tensor in tensors.values())
-    described = f"config.json describes {layers} layers of width {width}"
-    held = f"the files hold {len(tensors)} tensors of {numbers} numbers"
-    message = f"{folder}: the weights do not fit the model: {described}, {held}"
-    check(layers <= len(tensors) and width <= numbers, message)
+    sizes = f"{layers} layers of width {width}, but {len(tensors)} tensors of {numbers} numbers"
+    fit = layers <= len(tensors) and width <= numbers
+    check(fit, f"{folder}: the weights do not fit the model: {sizes}")
 
 
 def _check_finite(folder: Path, tensors: Tensors) -> None:
     for name, tensor in tensors.items():
-        # The sum is cheap, but may overflow.
-        finite = tensor.sum().isfinite() or tensor.isfinite().all()
+        finite = tensor.sum().isfinite() or tensor.isfinite().all()  # the sum alone may overflow
         message = f"{name} is not finite as {tensor.dtype}: it holds NaN or a number too large"
         check(finite, f"{folder}: damaged weights: {message}")
 
@@ -252,12 +239,13 @@ def read_weights(folder: str | Path) -> Tensors:
         return _read_shards(index)
 
     pickles = sorted(path.name for path in [*folder.glob("*.bin"), *folder.glob("*.pt*")])
-    check(pickles, f"{folder}: no model.safetensors")
-    raise InputError(
-        f"{folder}: has only {pickles[0]}, a pickle, which can run any code when it is loaded; "
-        "convert it where you trust it, with transformers: "
-        "AutoModel.from_pretrained(X).save_pretrained(Y)"
-    )
+    if pickles:
+        raise InputError(
+            f"{folder}: has only {pickles[0]}, a pickle, which can run any code when it is loaded; "
+            "convert it where you trust it, with transformers: "
+            "AutoModel.from_pretrained(X).save_pretrained(Y)"
+        )
+    raise InputError(f"{folder}: no model.safetensors")
 
 
 def _read_shards(index: Path) -> Tensors:

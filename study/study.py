@@ -270,7 +270,7 @@ class Study:
 
     def ranked(self, name: str) -> dict[str, Any]:
         """{"test": {way: {measure: Score}}, "alone": F1@10 of every head}."""
-        alone = read_json(self.file("ranked", name))["F1@10 of each head"]
+        alone = read_json(self.file("ranked", name))["f1_by_head"]
         return {"test": self.scores("ranked", name), "alone": [100 * f1 for f1 in alone.values()]}
 
     def scores(self, experiment: str, name: str) -> dict[str, dict[str, Score | float]]:

@@ -10,21 +10,23 @@ from tokenizers.implementations import BertWordPieceTokenizer
 
 from minibert import BertConfig, BertForTokenClassification, save_pretrained
 from minibert.data.corpus import SAMPLE, read_documents
-from minibert.tokenizer import Tokenizer
+from minibert.text.tokenizer import Tokenizer
 
 torch.set_num_threads(1)  # models this small lose more to threads than they gain
 settings.register_profile("same", derandomize=True, deadline=None)
-settings.load_profile("same")  # the same examples in every run, however long they take
+settings.load_profile("same")  # the same examples in every run, without a time limit
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=12, help="of each script, in test_faults.py")
+    parser.addoption(
+        "--kills", type=int, default=12, help="number of kills of each script, in test_faults.py"
+    )
     parser.addoption("--precision", choices=["float32", "bf16"], default="float32")
 
 
 @pytest.fixture
 def precision(pytestconfig) -> str:
-    """In which the scripts train."""
+    """The precision in which the scripts train."""
     return pytestconfig.getoption("--precision")
 
 
@@ -51,7 +53,7 @@ def batch() -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="session")
 def pieces(tmp_path_factory) -> Tokenizer:
-    """A WordPiece tokenizer that knows every character of the sample and a third of its words."""
+    """A WordPiece tokenizer with all characters of the sample and a third of its words."""
     texts = [d.text.lower() for d in read_documents(SAMPLE / "train.jsonl")]
     characters = sorted({c for text in texts for c in text if not c.isspace()})
     words = sorted({w for text in texts for w in text.split() if w.isalpha() and len(w) > 3})
@@ -63,7 +65,7 @@ def pieces(tmp_path_factory) -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def encoder_folder(tmp_path_factory, pieces) -> Path:
-    """A small random float32 encoder with a fitting tokenizer, as a model folder."""
+    """A model folder with a small random float32 encoder and a tokenizer for it."""
     folder = tmp_path_factory.mktemp("encoder")
     config = BertConfig(
         vocab_size=pieces.size,

@@ -1,4 +1,4 @@
-"""A model of odd sizes with every parameter from N(0, 0.3^2): a wrong formula cannot pass."""
+"""A model of odd sizes with all parameters from N(0, 0.3^2), so that a wrong formula fails."""
 
 from dataclasses import replace
 
@@ -6,10 +6,10 @@ import torch
 from hypothesis import strategies as st
 
 from minibert import BertConfig, BertForTokenClassification
-from minibert.tokenizer import Tokenizer
+from minibert.text.tokenizer import Tokenizer
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-# Letters of many scripts, marks, white space of both kinds, what BERT drops, symbols.
+# Letters of many scripts, marks, white space, characters that BERT drops, symbols.
 TEXT = st.text("aBT3é深カﷺ가İह\u093f\u0301-/'()[]+*#.,:\u2014\u2026\u200b\x07\x1c \n\u00a0👍\ufe0f")
 TINY = BertConfig(
     vocab_size=53,
@@ -24,13 +24,21 @@ TINY = BertConfig(
 
 
 def randomise(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """Every parameter from N(0, 0.3^2), norms and biases too."""
+    """Draw all parameters from N(0, 0.3^2), also those of norms and biases."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             draw = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             parameter.copy_(0.3 * draw)
     return model
+
+
+def assert_equal(model: torch.nn.Module, other: torch.nn.Module) -> None:
+    """The same parameters and buffers, bit by bit."""
+    state, expected = model.state_dict(), other.state_dict()
+    assert state.keys() == expected.keys()
+    for name, tensor in state.items():
+        assert torch.equal(tensor, expected[name]), name
 
 
 def tagger_for(pieces: Tokenizer) -> BertForTokenClassification:

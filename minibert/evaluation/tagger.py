@@ -7,21 +7,21 @@ with intervals. Shapes: V variants of a model, N documents, W words in all, R re
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from minibert.data.batches import Split, Window, collate, make_batches
+from minibert.data.batches import TOKENS, Split, Window, collate, make_batches
 from minibert.data.documents import OUTSIDE, Document, is_content_word
 from minibert.evaluation import intervals, metrics
 from minibert.evaluation.intervals import Score
 from minibert.evaluation.metrics import Array
 from minibert.model import BertForTokenClassification
 from minibert.runtime.distributed import all_reduce_sum, local_windows
-from minibert.tokenizer import Span
+from minibert.text.words import Span
 
 # Labels that say where a phrase begins or ends. Other tasks use the letters except B in untyped
 # labels (S and E of a POS tag set), so those count with a type only.
@@ -52,18 +52,20 @@ def predict(
     model: BertForTokenClassification,
     split: Split,
     head_mask: Tensor | None = None,
-    tokens: int = 4096,
+    tokens: int = TOKENS,
     progress: ProgressBar = list,
+    shared: bool = True,
 ) -> Predictions:
     """The predictions of one model, V = 1. A split without targets gets no loss and no `correct`.
 
-    `tokens`: word pieces computed at a time. Under torchrun each process computes its share of the
-    documents, and all processes return the whole.
+    `tokens`: word pieces computed at a time. `shared`: under torchrun each process computes its
+    share of the documents, and all processes return the whole.
     """
     device = model.classifier.weight.device
     recorder = Recorder(model.config.labels, split, variants=1)
 
-    for windows in progress(make_batches(local_windows(split.windows), tokens)):
+    local = local_windows(split.windows) if shared else split.windows
+    for windows in progress(make_batches(local, tokens)):
         batch = collate(windows)
         input_ids, attention_mask = batch.input_ids.to(device), batch.attention_mask.to(device)
         logits = model(input_ids, attention_mask, head_mask=head_mask).logits.cpu()
@@ -71,7 +73,7 @@ def predict(
         for row, window in enumerate(windows):
             recorder.add([0], window, logits[row, window.positions][None])
 
-    return recorder.total()
+    return recorder.total() if shared else recorder.predictions
 
 
 class Recorder:
@@ -247,9 +249,9 @@ def dev_score(model: BertForTokenClassification, dev: Split, tokens: int) -> flo
 def evaluate(
     model: BertForTokenClassification,
     splits: Mapping[str, Split],
-    tokens: int = 4096,
+    tokens: int = TOKENS,
     progress: ProgressBar = list,
-) -> dict:
+) -> dict[str, Any]:
     """Choose each system's threshold on dev, score it on dev and test.
 
     Returns {"threshold": the tagger's, None where no label is O,
@@ -262,12 +264,18 @@ def evaluate(
         for name in ("dev", "test")
     }
 
-    results: dict = {"threshold": choose_threshold(tagger["dev"], splits["dev"], names)}
-    results |= {"dev": {}, "test": {}}
-    for system, predictions in {"minibert": tagger, **baselines(splits, names)}.items():
-        threshold = choose_threshold(predictions["dev"], splits["dev"], names)
-        for name in ("dev", "test"):
-            results[name][system] = scores(predictions[name], splits[name], names, threshold)
+    systems = {"minibert": tagger, **baselines(splits, names)}
+    thresholds = {
+        system: choose_threshold(predictions["dev"], splits["dev"], names)
+        for system, predictions in systems.items()
+    }
+
+    results: dict[str, Any] = {"threshold": thresholds["minibert"]}
+    for name in ("dev", "test"):
+        results[name] = {
+            system: scores(predictions[name], splits[name], names, thresholds[system])
+            for system, predictions in systems.items()
+        }
     return results
 
 

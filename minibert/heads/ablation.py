@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from minibert.config import BertConfig, Head
-from minibert.data.batches import Split, Window, embed_windows, make_batches
+from minibert.data.batches import TOKENS, Split, Window, embed_windows, make_batches
 from minibert.evaluation.tagger import Predictions, ProgressBar, Recorder
 from minibert.model import BertForTokenClassification
 from minibert.pruning import keep_heads
@@ -100,7 +100,7 @@ def cumulative(
 
 
 @torch.no_grad()
-def mean_context(model: BertForTokenClassification, split: Split, tokens: int = 4096) -> Tensor:
+def mean_context(model: BertForTokenClassification, split: Split, tokens: int = TOKENS) -> Tensor:
     """(layers, heads, K) each head's context, averaged over the tokens of a split: the `fill` of
     mean ablation. Zero for heads that the model no longer has."""
     config = model.config

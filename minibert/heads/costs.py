@@ -73,6 +73,7 @@ def compare_costs(
     costs = {}
     for name, model in models.items():
         seconds = statistics.median(model_times[name])
+
         costs[name] = Cost(
             heads_by_layer=[len(layer.attention.heads) for layer in model.bert.layers],
             parameters=sum(p.numel() for p in model.parameters()),

@@ -85,7 +85,7 @@ def attention_profile(
     entropy = np.zeros(shape)
     received = [np.zeros((len(target), *shape)) for target in split.targets]
 
-    links = piece_links(model.bert, split.windows, config.present_heads, "attention", progress)
+    links = piece_links(model.bert, split.windows, config.present_heads, progress)
     for window, layer, heads, probs in links:
         entropy[layer, heads] += torch.special.entr(probs).sum((1, 2)).double().cpu().numpy()
         places = np.ix_(window.words, [layer], heads)

@@ -1,11 +1,19 @@
-"""Attention as links between the words of a text, and what the links make of each word."""
+"""Attention as links between the words of a text, and PageRank over them.
+
+The links of a document are one sparse matrix, (words, words): entry [i, j] is the attention that
+the pieces of word i pay to the pieces of word j, summed. So `links.sum(axis=0)` is what each word
+receives, and `mass @ links` is what arrives when every word sends out its mass.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from scipy.sparse import csc_array, get_index_dtype
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minibert.config import Head
@@ -15,97 +23,68 @@ from minibert.evaluation.metrics import Array
 from minibert.evaluation.tagger import ProgressBar
 from minibert.model import Bert, SelfAttention
 
-Strength = Literal["attention", "norm"]
-
-
 TOKENS = 4096  # word pieces computed at a time
 
 
+# Links of documents -----------------------------------------------------------------------------
+
+
+def word_links(
+    bert: Bert,
+    windows: Sequence[Window],
+    documents: Sequence[Document],
+    heads: Mapping[Head, float],
+) -> list[csc_array]:
+    """The links of each document, (words, words), summed over heads by their weights.
+
+    [CLS], [SEP] and punctuation neither send nor receive, and no word sends to itself. In a text of
+    several windows, what a word receives is taken from the window that scores it. Words that no
+    window shows together have no link. Layers above the highest head are not computed; heads that
+    the model no longer has add nothing.
+    """
+    present = [head for head in bert.config.present_heads if head in heads]
+    sums = LinkSums(documents, {head: heads[head] for head in present})
+    for window, layer, chosen, links in piece_links(bert, windows, present):
+        sums.add(window, layer, chosen, links)
+    return sums.links()
+
+
+def received_by_head(
+    bert: Bert, windows: Sequence[Window], documents: Sequence[Document]
+) -> list[Array]:
+    """(words, layers, heads) of each document: the attention that each head alone gives to every
+    word; zero for heads that the model no longer has."""
+    return links_and_received(bert, windows, documents, {})[1]
+
+
+def links_and_received(
+    bert: Bert,
+    windows: Sequence[Window],
+    documents: Sequence[Document],
+    heads: Mapping[Head, float],
+) -> tuple[list[csc_array], list[Array]]:
+    """What `word_links` and `received_by_head` return, in one pass over the windows."""
+    config = bert.config
+    shape = (config.num_hidden_layers, config.num_attention_heads)
+    received = [np.zeros((len(document.words), *shape)) for document in documents]
+    present = config.present_heads
+    sums = LinkSums(documents, {head: heads[head] for head in present if head in heads})
+
+    for window, layer, chosen, links in piece_links(bert, windows, present):
+        sums.add(window, layer, chosen, links)
+        place = np.ix_(window.words, [layer], chosen)
+        received[window.document][place] = received_by_word(links, window).T[:, None]
+
+    return sums.links(), received
+
+
 class Block(NamedTuple):
-    """Links of one window: to the words that are scored there, from all that are seen there."""
+    """Attention inside one window. Rows: every word in the window. Columns: the words that the
+    window scores."""
 
-    senders: int  # the first word seen
-    receivers: int  # the first word scored
+    senders: NDArray[np.int32]  # (seen,)
+    receivers: list[int]  # (scored,)
     strength: Array  # (seen, scored), zero from a word to itself
-
-
-class Links(NamedTuple):
-    """Directed links between the words of one document.
-
-    A link i -> j is what the pieces of word i give to the pieces of word j, summed. In a text of
-    several windows it is taken from the window in which word j is scored, so every pair counts
-    once; words that no window shows together have no link.
-    """
-
-    count: int  # of words
-    blocks: list[Block]
-
-    def received(self) -> Array:
-        """(words,) the strength of all links to each word."""
-        out = np.zeros(self.count)
-        for _, first, strength in self.blocks:
-            out[first : first + strength.shape[1]] += strength.sum(0)
-        return out
-
-    def sent(self) -> Array:
-        """(words,) the strength of all links from each word."""
-        out = np.zeros(self.count)
-        for first, _, strength in self.blocks:
-            out[first : first + strength.shape[0]] += strength.sum(1)
-        return out
-
-    def spread(self, mass: Array) -> Array:
-        """(words,) what arrives when each word sends its mass times the strength of its links."""
-        out = np.zeros(self.count)
-        for sender, first, strength in self.blocks:
-            sending = mass[sender : sender + strength.shape[0]]
-            out[first : first + strength.shape[1]] += sending @ strength
-        return out
-
-    def strongest(self, count: int) -> list[tuple[int, int, float]]:
-        """The `count` strongest links (from, to, strength) from each word, strongest first."""
-        best: dict[int, list[tuple[float, int]]] = {}
-        for sender, first, strength in self.blocks:
-            few = min(count, strength.shape[1])
-            columns = np.argpartition(-strength, few - 1, axis=1)[:, :few]
-            for i, row in enumerate(columns):
-                found = [(float(strength[i, j]), int(first + j)) for j in row if strength[i, j] > 0]
-                held = best.setdefault(sender + i, [])
-                held[:] = sorted([*held, *found], key=lambda link: (-link[0], link[1]))[:count]
-        return [(i, j, value) for i in sorted(best) for value, j in best[i]]
-
-    def triples(self) -> Iterator[tuple[int, int, float]]:
-        """Every link (from, to, strength) above zero."""
-        for sender, first, strength in self.blocks:
-            for i, j in zip(*np.nonzero(strength)):
-                yield int(sender + i), int(first + j), float(strength[i, j])
-
-
-def pagerank(
-    links: Links,
-    damping: float = 0.85,
-    personalisation: Array | None = None,
-    tolerance: float = 1e-10,
-) -> Array:
-    """(words,) the share of its time that a random reader spends at each word (Brin and Page 1998).
-
-    With probability `damping` the reader follows a link, chosen by strength, otherwise goes to a
-    word by `personalisation` (words,), at least one above zero, by default all alike; so too from
-    a word that links nowhere. Iterated until no word changes by `tolerance` or more of the mean.
-    Links that are not finite give NaN.
-    """
-    start = np.ones(links.count) if personalisation is None else personalisation
-    start = start / start.sum()
-    sent = links.sent()
-    outward = np.divide(1, sent, out=np.zeros_like(sent), where=sent > 0)
-    rank = start
-    while True:
-        lost = rank[sent == 0].sum()
-        following = links.spread(rank * outward) + lost * start
-        after = damping * following + (1 - damping) * start
-        if not np.abs(after - rank).max() >= tolerance / links.count:
-            return after
-        rank = after
 
 
 class LinkSums:
@@ -115,7 +94,7 @@ class LinkSums:
         self.heads = heads
         self.last = max((layer for layer, _ in heads), default=-1)
         self.blocks: list[list[Block]] = [[] for _ in documents]
-        self.counts = [len(document.words) for document in documents]
+        self.word_counts = [len(document.words) for document in documents]
         self.sums: dict[int, Tensor] = {}  # of the windows whose layers are not all added
 
     def add(self, window: Window, layer: int, heads: Sequence[int], links: Tensor) -> None:
@@ -125,145 +104,145 @@ class LinkSums:
         weights = links.new_tensor([self.heads.get((layer, head), 0.0) for head in heads])
         before = self.sums.pop(id(window), torch.zeros((), device=links.device))
         total = before + torch.einsum("hft,h->ft", links, weights)
+
         if layer < self.last:
             self.sums[id(window)] = total
         else:
-            self.blocks[window.document].append(_by_words(window, total))
+            self.blocks[window.document].append(between_words(window, total))
 
-    def links(self) -> list[Links]:
+    def links(self) -> list[csc_array]:
         """Of each document."""
-        ordered = (sorted(blocks, key=lambda block: block.receivers) for blocks in self.blocks)
-        return [Links(count, blocks) for count, blocks in zip(self.counts, ordered)]
+        return [join_blocks(*pair) for pair in zip(self.word_counts, self.blocks)]
 
 
-def word_links(
-    bert: Bert,
-    windows: Sequence[Window],
-    documents: Sequence[Document],
-    heads: Mapping[Head, float],
-    strength: Strength = "attention",
-    progress: ProgressBar = list,
-) -> list[Links]:
-    """The links of each document, summed over heads by their weights.
-
-    "attention": attention probabilities. "norm": these times the length of the vector that they
-    carry to the output (Kobayashi et al. 2020, eq. 4). [CLS], [SEP] and punctuation take no part.
-    Layers above the highest head are not computed; heads that the model has lost give nothing.
-    """
-    present = [head for head in bert.config.present_heads if head in heads]
-    sums = LinkSums(documents, {head: heads[head] for head in present})
-    for piece in piece_links(bert, windows, present, strength, progress):
-        sums.add(*piece)
-    return sums.links()
+def between_words(window: Window, links: Tensor) -> Block:
+    """Sum links between the pieces of a window, (from, to), to links between its words."""
+    first, membership = words_of_pieces(window)
+    strength = membership.T @ links.cpu().to(membership.dtype) @ membership
+    strength.fill_diagonal_(0)
+    scored = [word - first for word in window.words]
+    senders = np.arange(first, first + len(strength), dtype=np.int32)
+    return Block(senders, window.words, strength[:, scored].numpy())
 
 
-def received_by_head(
-    bert: Bert,
-    windows: Sequence[Window],
-    documents: Sequence[Document],
-    strength: Strength = "attention",
-) -> list[Array]:
-    """(words, layers, heads) of each document: what `Links.received` is for every head alone; zero
-    for heads that the model has lost."""
-    return links_and_received(bert, windows, documents, {}, strength)[1]
+def join_blocks(words: int, blocks: Sequence[Block]) -> csc_array:
+    """The blocks of one document as one matrix, (words, words)."""
+    # Each word is scored in one window, so a block holds whole columns of the matrix: in the order
+    # of the words they are the matrix in CSC format, and no entry has to be sorted.
+    ordered = sorted(blocks, key=lambda block: block.receivers)
+    index = get_index_dtype(maxval=sum(block.strength.size for block in ordered))
+    lengths = np.zeros(words + 1, dtype=index)
+    for block in ordered:
+        lengths[np.add(block.receivers, 1)] = len(block.senders)
+
+    senders = [np.tile(block.senders, len(block.receivers)) for block in ordered]
+    strength = [block.strength.ravel("F") for block in ordered]
+    columns = (
+        np.concatenate([np.zeros(0), *strength]),
+        np.concatenate([np.zeros(0, dtype=index), *senders], dtype=index),
+        lengths.cumsum(dtype=index),
+    )
+    return csc_array(columns, shape=(words, words))
 
 
-def links_and_received(
-    bert: Bert,
-    windows: Sequence[Window],
-    documents: Sequence[Document],
-    heads: Mapping[Head, float],
-    strength: Strength = "attention",
-) -> tuple[list[Links], list[Array]]:
-    """What `word_links` and `received_by_head` return, in one pass over the windows."""
-    config = bert.config
-    shape = (config.num_hidden_layers, config.num_attention_heads)
-    received = [np.zeros((len(document.words), *shape)) for document in documents]
-    present = config.present_heads
-    sums = LinkSums(documents, {head: heads[head] for head in present if head in heads})
-
-    for window, layer, chosen, links in piece_links(bert, windows, present, strength, list):
-        sums.add(window, layer, chosen, links)
-        place = np.ix_(window.words, [layer], chosen)
-        received[window.document][place] = received_by_word(links, window).T[:, None]
-
-    return sums.links(), received
+# Links of windows -------------------------------------------------------------------------------
 
 
 @torch.no_grad()
 def piece_links(
-    bert: Bert,
-    windows: Sequence[Window],
-    heads: Sequence[Head],
-    strength: Strength,
-    progress: ProgressBar,
+    bert: Bert, windows: Sequence[Window], heads: Sequence[Head], progress: ProgressBar = list
 ) -> Iterator[tuple[Window, int, list[int], Tensor]]:
-    """(window, layer, heads, links (H, from, to)) of every window that has words, layer by layer
-    where there are such heads."""
-    of_layer: dict[int, list[int]] = {}
+    """(window, layer, heads, links (H, from, to)) of every window that has words, layer by layer,
+    for the layers that have some of the `heads`."""
+    heads_by_layer: dict[int, list[int]] = {}
     for layer, head in heads:
-        of_layer.setdefault(layer, []).append(head)
-    highest = max(of_layer, default=-1)
+        heads_by_layer.setdefault(layer, []).append(head)
+    highest = max(heads_by_layer, default=-1)
+
     for group in progress(make_batches([w for w in windows if w.words], TOKENS)):
         hidden, packing = embed_windows(bert, group)
         hidden_states = bert.hidden_states(hidden, packing)
-        for number, hidden in zip(range(highest + 1), hidden_states):
-            if number not in of_layer:
+        # In this order zip stops before it asks for the output of the highest layer.
+        for layer, hidden in zip(range(highest + 1), hidden_states):
+            if layer not in heads_by_layer:
                 continue
-            attention, chosen = bert.layers[number].attention, of_layer[number]
-            for window, own in zip(group, hidden.split(packing.lengths)):
-                yield window, number, chosen, head_links(attention, own, chosen, strength)
+            attention, chosen = bert.layers[layer].attention, heads_by_layer[layer]
+            for window, window_hidden in zip(group, hidden.split(packing.lengths)):
+                yield window, layer, chosen, head_links(attention, window_hidden, chosen)
 
 
-def head_links(
-    attention: SelfAttention, hidden: Tensor, heads: Sequence[int], strength: Strength
-) -> Tensor:
-    """(L, D) of one sequence -> (H, from, to) between its pieces, of these heads alone (original
-    indices): attention probabilities, times the length of what they carry if `strength` is norm."""
-    query, key = (_project(part, attention, hidden, heads) for part in ("query", "key"))
-    probs = torch.softmax(query @ key.transpose(1, 2) / attention.head_size**0.5, -1)
-    if strength == "attention":
-        return probs
-    value = _project("value", attention, hidden, heads)
-    places = [attention.heads.index(head) for head in heads]
-    output = attention.output.weight.unflatten(1, (-1, attention.head_size))[:, places]
-    carried = torch.einsum("htk,dhk->htd", value, output)
-    return probs * carried.norm(dim=-1)[:, None]
+def head_links(attention: SelfAttention, hidden: Tensor, heads: Sequence[int]) -> Tensor:
+    """The attention probabilities of these heads alone (original indices) in one sequence:
+    (L, D) -> (H, from, to)."""
+    rows = [attention.heads.index(head) for head in heads]
+    query = _project(attention.query, hidden, rows, attention.head_size)
+    key = _project(attention.key, hidden, rows, attention.head_size)
+    scores = query @ key.transpose(1, 2) / attention.head_size**0.5
+    return torch.softmax(scores, -1)
 
 
-def _project(part: str, attention: SelfAttention, hidden: Tensor, heads: Sequence[int]) -> Tensor:
-    """(L, D) -> (H, L, K): queries, keys or values of these heads alone."""
-    linear, size = getattr(attention, part), attention.head_size
-    places = [attention.heads.index(head) for head in heads]
-    weight = linear.weight.unflatten(0, (-1, size))[places].flatten(0, 1)
-    bias = linear.bias.unflatten(0, (-1, size))[places].flatten()
+def _project(linear: nn.Linear, hidden: Tensor, rows: Sequence[int], size: int) -> Tensor:
+    """(L, D) -> (H, L, K): the projection by the rows of some heads alone."""
+    weight = linear.weight.unflatten(0, (-1, size))[rows].flatten(0, 1)
+    bias = linear.bias.unflatten(0, (-1, size))[rows].flatten()
     return F.linear(hidden, weight, bias).unflatten(-1, (-1, size)).transpose(0, 1)
 
 
-def _by_words(window: Window, links: Tensor) -> Block:
-    """(from, to) between pieces -> a block between words."""
-    first, own = words_of_pieces(window)
-    strength = own.T @ links.cpu().to(own.dtype) @ own
-    strength.fill_diagonal_(0)
-    scored = [word - first for word in window.words]
-    return Block(first, window.words[0], strength[:, scored].numpy())
-
-
 def words_of_pieces(window: Window) -> tuple[int, Tensor]:
-    """The first word that the window shows, and (pieces, words) 1 where a piece is of a word."""
+    """The first word in the window, and (pieces, words) 1 where a piece is of a word."""
     first = min(word for word in window.owners if word >= 0)
     owners = torch.tensor(window.owners) - first
-    own = torch.zeros(len(owners), int(owners.max()) + 1, dtype=torch.float64)
-    pieces = torch.tensor(window.owners) >= 0
-    own[pieces, owners[pieces]] = 1
-    return first, own
+    in_word = torch.tensor(window.owners) >= 0
+    membership = torch.zeros(len(owners), int(owners.max()) + 1, dtype=torch.float64)
+    membership[in_word, owners[in_word]] = 1
+    return first, membership
 
 
 def received_by_word(links: Tensor, window: Window) -> Array:
-    """(H, from, to) between the pieces of a window -> (H, words scored in it) what each of these
-    words receives from other words; not from [CLS], [SEP] and punctuation."""
+    """(H, from, to) between the pieces of a window -> (H, words scored in it): what each of these
+    words receives from other words; [CLS], [SEP] and punctuation send nothing."""
     owners = torch.tensor(window.owners, device=links.device)
-    others = (owners[:, None] != owners) & (owners[:, None] >= 0)  # (from, to)
-    by_piece = torch.einsum("hft,ft->ht", links, others.to(links.dtype))
-    first, own = words_of_pieces(window)
-    return (by_piece.double().cpu() @ own)[:, [word - first for word in window.words]].numpy()
+    from_others = (owners[:, None] != owners) & (owners[:, None] >= 0)  # (from, to)
+    by_piece = torch.einsum("hft,ft->ht", links, from_others.to(links.dtype))
+    first, membership = words_of_pieces(window)
+    by_word = by_piece.double().cpu() @ membership
+    return by_word[:, [word - first for word in window.words]].numpy()
+
+
+# Links as a graph -------------------------------------------------------------------------------
+
+
+def strongest_links(links: csc_array, count: int) -> list[tuple[int, int, float]]:
+    """The `count` strongest links (from, to, strength) from each word, the strongest first, and of
+    equals the one to the earliest word."""
+    rows = links.tocsr()
+    best = []
+    for i, (start, end) in enumerate(pairwise(rows.indptr)):
+        receivers, strength = rows.indices[start:end], rows.data[start:end]
+        order = np.lexsort((receivers, -strength))[:count]
+        best += [(i, int(receivers[k]), float(strength[k])) for k in order if strength[k] > 0]
+    return best
+
+
+def pagerank(links: csc_array, damping: float = 0.85, tolerance: float = 1e-10) -> Array:
+    """(words,) the share of its time that a random reader spends at each word (Brin and Page 1998).
+
+    With probability `damping` the reader follows a link, chosen by strength; otherwise, and from a
+    word without links, the reader goes to any word. Iterated until no word changes by `tolerance`
+    or more of the mean. Links that are not finite give NaN.
+    """
+    words = links.shape[0]
+    if not words:
+        return np.zeros(0)
+    start = np.full(words, 1 / words)
+    sent = links.sum(axis=1)
+    outward = np.divide(1, sent, out=np.zeros_like(sent), where=sent > 0)
+
+    rank = start
+    while True:
+        from_dead_ends = rank[sent == 0].sum()
+        following = (rank * outward) @ links + from_dead_ends * start
+        after = damping * following + (1 - damping) * start
+        if not np.abs(after - rank).max() >= tolerance / words:  # also true of NaN
+            return after
+        rank = after

@@ -1,66 +1,105 @@
-"""Which heads do a job: named, read from what the scripts wrote, or chosen for keyphrases."""
+"""Which heads to use: read from names or files, or chosen for keyphrases."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from minibert.config import BertConfig, Head, head_name, parse_head
 from minibert.data.documents import Document
-from minibert.errors import InputError
+from minibert.errors import InputError, check
 from minibert.evaluation import metrics
 from minibert.evaluation.metrics import Array
 from minibert.files import read_json
 from minibert.keyphrases.phrases import Aggregate, Candidate, phrase_score
-from minibert.keyphrases.scores import distinct
+from minibert.keyphrases.scores import gold_stems
+
+# Heads as they are given ------------------------------------------------------------------------
 
 
-def read_heads(source: str | Path, config: BertConfig) -> dict[Head, float]:
-    """Heads with their weights.
+def read_heads(
+    source: str | Path, config: BertConfig, model: str | None = None
+) -> dict[Head, float]:
+    """Heads with their weights. `source` is one of
 
-    `source`: "all"; names, as in "L5H10,L4H2"; a JSON file with "heads", which are names or
-    {name: weight}, as rank.py fit and prune.py write it; or, with ":12" behind it, an order of
-    ablate.py, of which the 12 most important are taken. Raises InputError for anything else, and
-    for a head that the model never had.
+    - "all";
+    - names, as in "L5H10,L4H2";
+    - a JSON file with "heads", names or {name: weight}, as rank.py fit and prune.py write it;
+    - an order of ablate.py with ":12" behind its path: its last, most important 12 heads.
+
+    Raises InputError for anything else, for a head outside the model's layers and heads, and for a
+    file of rank.py fit that records another model than `model` (folder or Hub id).
     """
     source = str(source)
     if source == "all":
         return dict.fromkeys(config.present_heads, 1.0)
+
     path, _, count = source.rpartition(":")
-    try:
-        if path and count.isdigit():
-            named = read_json(Path(path))
-            if not 1 <= int(count) <= len(named):
-                raise InputError(f"{source}: it ranks {len(named)} heads; take 1 to {len(named)}")
-            named = named[-int(count) :]
-        elif source.endswith(".json"):
-            named = read_json(Path(source))["heads"]
-        else:
-            named = source.replace(",", " ").split()
-        weights = named if isinstance(named, dict) else dict.fromkeys(named, 1.0)
-        heads = {parse_head(name): float(weight) for name, weight in weights.items()}
-    except InputError:
-        raise
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise InputError(f"{source}: names no heads, such as L3H7") from None
-    if not heads or not all(0 < weight < float("inf") for weight in heads.values()):
-        raise InputError(f"{source}: no heads, or weights that are not above 0")
-    layers, width = config.num_hidden_layers, config.num_attention_heads
-    for layer, head in heads:
-        if not (0 <= layer < layers and 0 <= head < width):
-            raise InputError(
-                f"{source}: the model has no {head_name((layer, head))}: it has {layers} layers of "
-                f"{width} heads; the list belongs to another model"
-            )
+    if path and count.isdigit():
+        named = _end_of_order(source, path, int(count))
+    elif source.endswith(".json"):
+        named = _recorded_heads(source, model)
+    else:
+        named = source.replace(",", " ").split()
+
+    heads = _parse_heads(source, named)
+    _check_heads(source, heads, config)
     return heads
 
 
-def recorded_choice(source: str | Path) -> dict:
-    """What a file of rank.py fit records beside its heads: "model", "strength" and more; empty
-    where `source` is none."""
-    record = read_json(source) if str(source).endswith(".json") else None
-    return record if isinstance(record, dict) else {}
+def full_name(model: str) -> str:
+    """The model in any working directory: an absolute path, or a Hub id."""
+    folder = os.path.expanduser(model)
+    return os.path.realpath(folder) if os.path.isdir(folder) else model
+
+
+def _recorded_heads(path: str, model: str | None) -> Any:
+    """What a JSON file has as "heads"; None if it has none."""
+    record = read_json(path)
+    if not isinstance(record, dict):
+        return None
+    chosen_for = record.get("model")
+    check(
+        not model or not chosen_for or full_name(str(chosen_for)) == full_name(model),
+        f"{path}: its heads were chosen for {chosen_for}, not for {model}: "
+        "choose others with rank.py fit, or name heads, as in --heads L3H7,L5H10",
+    )
+    return record.get("heads")
+
+
+def _end_of_order(source: str, path: str, count: int) -> list[str]:
+    """The last `count` heads of an order of ablate.py."""
+    order = read_json(path)
+    check(isinstance(order, list), f"{source}: names no heads, such as L3H7")
+    is_in_range = 1 <= count <= len(order)
+    check(is_in_range, f"{source}: it ranks {len(order)} heads; take 1 to {len(order)}")
+    return order[-count:]
+
+
+def _parse_heads(source: str, named: Any) -> dict[Head, float]:
+    """{head: weight} from names, or from {name: weight}."""
+    try:
+        weights = named if isinstance(named, Mapping) else dict.fromkeys(named, 1.0)
+        return {parse_head(name): float(weight) for name, weight in weights.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise InputError(f"{source}: names no heads, such as L3H7") from None
+
+
+def _check_heads(source: str, heads: Mapping[Head, float], config: BertConfig) -> None:
+    are_positive = heads and all(0 < weight < float("inf") for weight in heads.values())
+    check(are_positive, f"{source}: no heads, or weights that are not above 0")
+    layers, width = config.num_hidden_layers, config.num_attention_heads
+    for layer, head in heads:
+        check(
+            0 <= layer < layers and 0 <= head < width,
+            f"{source}: the model has no {head_name((layer, head))}: it has {layers} layers of "
+            f"{width} heads; the list belongs to another model",
+        )
+
+
+# Greedy choice ----------------------------------------------------------------------------------
 
 
 class Task(NamedTuple):
@@ -75,11 +114,12 @@ def make_task(
     document: Document, candidates: Sequence[Candidate], received: Array, aggregate: Aggregate
 ) -> Task:
     """`received`: (words, ...) of every head; the heads are flattened."""
-    gold = set(distinct(document.keyphrases))
+    gold = set(gold_stems(document))
     by_head = received.reshape(len(received), -1).T.tolist()
     rows = [[phrase_score(c, words, aggregate) for words in by_head] for c in candidates]
-    found = np.array([float(c.stems in gold) for c in candidates])
-    return Task(np.array(rows).reshape(len(candidates), len(by_head)), found, len(gold))
+    scores = np.array(rows).reshape(len(candidates), len(by_head))
+    is_gold = np.array([float(candidate.stems in gold) for candidate in candidates])
+    return Task(scores, is_gold, len(gold))
 
 
 class Step(NamedTuple):
@@ -89,26 +129,24 @@ class Step(NamedTuple):
     score: float
 
 
-def choose_heads(tasks: Sequence[Task], most: int, again: bool = False, k: int = 10) -> list[Step]:
-    """Greedy forward selection: always next is the head with which F1@k (macro) is highest, the
-    first of equals; at most `most`, and none after the highest score.
-
-    With `again` a head may be taken more than once; how often is its weight (Caruana et al. 2004).
-    """
+def choose_heads(tasks: Sequence[Task], most: int, k: int = 10) -> list[Step]:
+    """Greedy forward selection of at most `most` heads: always add the head that gives the highest
+    F1@k (macro), of equals the first. Heads after the highest score are left out."""
     heads = tasks[0].scores.shape[1]
-    together = [np.zeros(len(task.gold)) for task in tasks]
+    sums = [np.zeros(len(task.gold)) for task in tasks]  # the candidates' scores by chosen heads
     steps: list[Step] = []
-    for _ in range(most):
+    for _ in range(min(most, heads)):
         total = np.zeros(heads)
-        for task, so_far in zip(tasks, together):
-            total += _f1(so_far[:, None] + task.scores, task, k)
-        if not again:
-            total[[step.head for step in steps]] = -np.inf
-        steps.append(Step(int(total.argmax()), float(total.max()) / len(tasks)))
-        for task, so_far in zip(tasks, together):
-            so_far += task.scores[:, steps[-1].head]
-    best = max(range(len(steps)), key=lambda i: steps[i].score)
-    return steps[: best + 1]
+        for task, chosen in zip(tasks, sums):
+            total += _f1(chosen[:, None] + task.scores, task, k)
+        total[[step.head for step in steps]] = -np.inf
+        best = int(total.argmax())
+        steps.append(Step(best, float(total[best]) / len(tasks)))
+        for task, chosen in zip(tasks, sums):
+            chosen += task.scores[:, best]
+
+    highest = max(range(len(steps)), key=lambda i: steps[i].score)
+    return steps[: highest + 1]
 
 
 def f1_of_all(tasks: Sequence[Task], k: int = 10) -> float:
@@ -120,5 +158,5 @@ def _f1(scores: Array, task: Task, k: int) -> Array:
     """(candidates, heads) -> (heads,) F1 of the first k candidates by each column."""
     first = np.argsort(-scores, axis=0, kind="stable")[:k]
     hits = task.gold[first].sum(0)
-    none = np.zeros_like(hits)
-    return metrics.f1(np.stack([hits, len(first) - hits, task.wanted - hits, none], axis=-1))
+    unused = np.zeros_like(hits)
+    return metrics.f1(np.stack([hits, len(first) - hits, task.wanted - hits, unused], axis=-1))

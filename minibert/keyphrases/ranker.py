@@ -1,130 +1,141 @@
-"""Attention heads at work: a weight for every word of a text, and its keyphrases."""
+"""Weight every word of a text by the attention of some heads, and rank its keyphrases."""
 
-import os
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import log
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from scipy.sparse import csc_array
+from scipy.special import expit
 
-from minibert.config import check_fields
-from minibert.data.batches import Split, make_windows
-from minibert.data.corpus import read_documents, read_lines
-from minibert.data.documents import OUTSIDE, Document, is_content_word, is_stop_word
-from minibert.data.words import word_spans
-from minibert.errors import InputError
+from minibert.data.batches import Split, Window, chunks, make_windows
+from minibert.data.corpus import read_documents
+from minibert.data.documents import OUTSIDE, Document, is_content_word
+from minibert.data.texts import read_phrases
+from minibert.errors import InputError, check, check_fields
 from minibert.evaluation.metrics import Array
-from minibert.evaluation.tagger import (
-    ProgressBar,
-    by_document,
-    decode,
-    has_span_labels,
-    predict,
-)
+from minibert.evaluation.tagger import by_document, decode, has_span_labels, predict
 from minibert.files import read_json
-from minibert.heads.links import Block, Links, Strength, links_and_received, pagerank, word_links
+from minibert.heads.links import links_and_received, pagerank, word_links
 from minibert.hub import DEFAULT_MODEL, find_model
-from minibert.keyphrases.choice import read_heads, recorded_choice
+from minibert.keyphrases.baselines import WordIdf
+from minibert.keyphrases.choice import read_heads
 from minibert.keyphrases.phrases import (
+    Aggregate,
     Keyphrase,
-    PhraseSettings,
     WordRun,
     content_runs,
     group,
     listed_runs,
     noun_runs,
     rank_phrases,
-    stem,
     tagged_runs,
     unbroken_runs,
 )
-from minibert.model import BertForTokenClassification
-from minibert.tokenizer import Tokenizer
+from minibert.model import Bert, BertForTokenClassification
+from minibert.text.tokenizer import Tokenizer
+from minibert.text.words import word_spans
 from minibert.weights import load_pretrained
 
 OWN_HEADS = Path(__file__).parent / "minilm-heads.json"  # of DEFAULT_MODEL, chosen on Inspec dev
 
 
-CHUNK, CHUNK_WORDS = 64, 20_000  # documents and words computed together: memory stays the same
-
-
 @dataclass(frozen=True)
-class LinkSettings:
-    """Which heads link the words of a text, and how strongly."""
+class RankSettings:
+    """How words are weighted and keyphrases ranked: part of the command line and of the record."""
 
     model: str = DEFAULT_MODEL
     """Folder or Hub id of an encoder, or a run folder of train.py or prune.py."""
+
     heads: str = ""
     """all; names, as in L5H10,L4H2; a file of rank.py fit or of prune.py (results.json); or an
     order of ablate.py with how many of its last to take, as in order-gradient.json:12. By default
     those chosen on Inspec for all-MiniLM-L6-v2, and all heads of another model."""
-    strength: Strength = "attention"
-    """Of a link: the attention, or (norm) times the length of what it carries."""
-    damping: float = 0.85
-    """PageRank: how probable it is to follow a link."""
-    start: Literal["uniform", "early"] = "uniform"
-    """PageRank: where to go otherwise: to any word, or rather to an early one."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if not 0 <= self.damping < 1:
-            raise InputError("--damping must be in [0, 1)")
-
-
-@dataclass(frozen=True)
-class RankSettings(LinkSettings, PhraseSettings):
-    """How words are weighed by their links, and phrases made of them."""
 
     weights: Literal["received", "pagerank", "tagger"] = "received"
     """received: attention from other words. pagerank: over these links between words. tagger: the
     probability of being in a keyphrase, by a model of train.py."""
+
+    damping: float = 0.85
+    """PageRank: the probability of following a link."""
+
     idf: Path | None = None
-    """Rare words weigh more, times their IDF in this corpus: JSON lines with texts, or a folder or
+    """Multiply the weights by the words' IDF in this corpus: JSON lines with texts, or a folder or
     zip with docsutf8."""
+
     candidates: Literal["content", "nouns", "words", "tagger"] = "content"
-    """content: what stands between stop words and punctuation; nouns: adjectives and nouns, where
-    the words carry Penn Treebank tags (fit and evaluate take them from NAME.pos.jsonl beside
-    NAME.jsonl); words: single ones; tagger: what a model of train.py marks."""
+    """content: runs between stop words and punctuation; nouns: adjectives and nouns, where the
+    words carry Penn Treebank tags (fit and evaluate take them from NAME.pos.jsonl beside
+    NAME.jsonl); words: single ones; tagger: the keyphrases that a model of train.py predicts."""
+
     phrases: Path | None = None
-    """Candidates of your own instead, a phrase a line."""
+    """Your own candidates instead, one phrase a line."""
+
+    max_words: int = 5
+    """Longer runs of words are cut into equal parts."""
+
+    aggregate: Aggregate = "sum"
+    """sum: of a phrase's words, over all occurrences; of a single word the mean (SAMRank).
+    mean: over all these words; for a tagger's probabilities. often: the mean times the number of
+    occurrences; where gold phrases are the recurrent ones, as in 500N-KPCrowd."""
+
+    diversity: float = 0.0
+    """0 ranks by score alone; towards 1, phrases that share words with better ones come later."""
+
+    top: int | None = None
+    """Most phrases of a document; by default all of them, as scores need them."""
 
     def __post_init__(self) -> None:
-        LinkSettings.__post_init__(self)
-        PhraseSettings.__post_init__(self)
-        if self.phrases and self.candidates != "content":
-            raise InputError("--phrases are candidates already; leave out --candidates")
+        check_fields(self)
+        check(0 <= self.damping < 1, "--damping must be in [0, 1)")
+        check(self.max_words >= 1, "--max-words must be at least 1")
+        check(0 <= self.diversity <= 1, "--diversity must be in [0, 1]")
+        check(self.top is None or self.top >= 1, "--top must be at least 1")
+        check(
+            not self.phrases or self.candidates == "content",
+            "--phrases are candidates already; leave out --candidates",
+        )
 
 
-class Linker:
-    """A model with the heads that are to link words. Raises InputError where these are not its."""
+class Marks(NamedTuple):
+    """What a tagger predicts for the words of a document."""
 
-    def __init__(self, settings: LinkSettings):
+    probabilities: Array  # (words,) of being in a keyphrase
+    labels: list[str]  # O where the log-odds are below the tagger's threshold
+
+
+class Ranker:
+    """Weights words and ranks keyphrases. Raises InputError where the settings do not fit the
+    model."""
+
+    def __init__(self, settings: RankSettings):
         self.settings = settings
-        self.folder = find_model(settings.model)
-        self.model = load_pretrained(self.folder)
-        self.tagger = self.model if isinstance(self.model, BertForTokenClassification) else None
-        self.bert = self.tagger.bert if self.tagger else self.model
+        folder = find_model(settings.model)
+        model = load_pretrained(folder)
+        self.bert: Bert = model.bert if isinstance(model, BertForTokenClassification) else model
         config = self.bert.config
-        self.shape = (config.num_hidden_layers, config.num_attention_heads)
-        self.longest = min(512, config.max_position_embeddings)
-        self.tokenizer = Tokenizer.load(self.folder, config.vocab_size)
+        self.tokenizer = Tokenizer.load(folder, config.vocab_size)
+        self.max_length = min(512, config.max_position_embeddings)
+
         default = str(OWN_HEADS) if settings.model == DEFAULT_MODEL else "all"
         source = settings.heads or default
-        record = recorded_choice(source)
-        chosen_for = str(record.get("model", settings.model))
-        if full_name(chosen_for) != full_name(settings.model):
-            raise InputError(
-                f"{source}: its heads were chosen for {chosen_for}, not for {settings.model}: "
-                "choose others with rank.py fit, or name heads, as in --heads L3H7,L5H10"
-            )
-        if (strength := record.get("strength")) not in (None, settings.strength):
-            raise InputError(f"{source}: chosen with --strength {strength}; say so here too")
-        self.heads = read_heads(source, config)
-        if not self.heads.keys() & set(config.present_heads):
-            raise InputError(f"{settings.model}: has none of the heads {source}")
+        self.heads = read_heads(source, config, settings.model)
+        present = self.heads.keys() & set(config.present_heads)
+        check(present, f"{settings.model}: has none of the heads {source}")
+
+        self.phrases = read_phrases(settings.phrases) if settings.phrases else None
+        self.idf = WordIdf(read_documents(settings.idf)) if settings.idf else None
+
+        self.tagger: BertForTokenClassification | None = None  # where the settings ask for one
+        if "tagger" in (settings.weights, settings.candidates):
+            results = folder / "results.json"
+            if not isinstance(model, BertForTokenClassification) or not results.exists():
+                raise InputError(f"{settings.model}: no run of train.py, so it marks no keyphrases")
+            has_outside = OUTSIDE in config.labels
+            check(has_outside, f"{settings.model}: was trained on other labels than keyphrases")
+            self.tagger = model
+            self.threshold = read_json(results)["threshold"]
 
     @property
     def has_all_heads(self) -> bool:
@@ -132,195 +143,111 @@ class Linker:
         weights = [self.heads.get(head) for head in self.bert.config.present_heads]
         return None not in weights and len(set(weights)) == 1
 
-    def links(self, documents: Sequence[Document], progress: ProgressBar = list) -> list[Links]:
-        """The links of each document between its words."""
-        windows = make_windows(documents, self.tokenizer, self.longest)
-        strength = self.settings.strength
-        links = word_links(self.bert, windows, documents, self.heads, strength, progress)
+    def windows(self, documents: Sequence[Document]) -> list[Window]:
+        return make_windows(documents, self.tokenizer, self.max_length)
+
+    def links(self, documents: Sequence[Document]) -> list[csc_array]:
+        """The links between the words of each document (see `word_links`)."""
+        links = word_links(self.bert, self.windows(documents), documents, self.heads)
         self._check_finite(links)
         return links
 
-    def links_and_received(self, documents: Sequence[Document]) -> tuple[list[Links], list[Array]]:
-        """The links of each document between its words, and (words, heads) what each head that the
-        model has alone gives every word."""
-        windows = make_windows(documents, self.tokenizer, self.longest)
-        strength = self.settings.strength
-        links, received = links_and_received(self.bert, windows, documents, self.heads, strength)
+    def links_and_received(
+        self, documents: Sequence[Document]
+    ) -> tuple[list[csc_array], list[Array]]:
+        """The links of each document, and (words, heads) the attention that every word receives
+        from each head of the model alone."""
+        windows = self.windows(documents)
+        links, received = links_and_received(self.bert, windows, documents, self.heads)
         self._check_finite(links)
         layers, heads = zip(*self.bert.config.present_heads)
         return links, [by_head[:, layers, heads] for by_head in received]
 
-    def _check_finite(self, links: Sequence[Links]) -> None:
-        if not all(np.isfinite(each.received()).all() for each in links):
-            raise InputError(f"{self.settings.model}: attention is not finite; damaged weights?")
+    def _check_finite(self, links: Sequence[csc_array]) -> None:
+        is_finite = all(np.isfinite(matrix.data).all() for matrix in links)
+        check(is_finite, f"{self.settings.model}: attention is not finite; damaged weights?")
 
-    def pagerank(self, links: Links) -> Array:
-        """(words,) by the settings."""
-        early = 1 / (1 + np.arange(links.count)) if self.settings.start == "early" else None
-        return pagerank(links, self.settings.damping, early) if links.count else np.zeros(0)
+    def marks(self, documents: Sequence[Document]) -> list[Marks] | list[None]:
+        """What the tagger predicts for each document; None where no setting asks for it."""
+        if self.tagger is None:
+            return [None] * len(documents)
+        split = Split([*documents], self.windows(documents), [])
+        predictions = predict(self.tagger, split)
 
-
-def full_name(model: str) -> str:
-    """What --model names, whatever the working directory: an absolute path, or a Hub id."""
-    folder = os.path.expanduser(model)
-    return os.path.realpath(folder) if os.path.isdir(folder) else model
-
-
-class Marks(NamedTuple):
-    """What a tagger says of each word of a document."""
-
-    probabilities: Array  # (words,) of being in a keyphrase
-    labels: list[str]  # O where the log-odds are below the tagger's threshold
-
-
-class Ranker(Linker):
-    """Weighs words and picks keyphrases. Raises InputError where the settings do not fit the
-    model."""
-
-    def __init__(self, settings: RankSettings):
-        super().__init__(settings)
-        self.settings = settings
-        self.listed = read_phrases(settings.phrases) if settings.phrases else None
-        self.rarity = Rarity(read_documents(settings.idf)) if settings.idf else None
-        if "tagger" in (settings.weights, settings.candidates):
-            results = self.folder / "results.json"
-            if not self.tagger or not results.exists():
-                raise InputError(f"{settings.model}: no run of train.py, so it marks no keyphrases")
-            if OUTSIDE not in self.bert.config.labels:
-                raise InputError(f"{settings.model}: was trained on other labels than keyphrases")
-            self.threshold = read_json(results)["threshold"]
-
-    def analyse(
-        self, documents: Sequence[Document], progress: ProgressBar = list
-    ) -> list[tuple[Array, list[WordRun]]]:
-        """Of each document the weight of every word, (words,), at least 0, and 0 for stop words;
-        and where a keyphrase may stand."""
-        marked = self.marks(documents, progress)
-        if self.settings.weights == "tagger":
-            weights = [marks.probabilities for marks in marked]
-        else:
-            weigh = self.pagerank if self.settings.weights == "pagerank" else Links.received
-            weights = [weigh(links) for links in self.links(documents, progress)]
+        names = self.bert.config.labels
+        probabilities = by_document(expit(predictions.log_odds[0]), documents)
+        labels = by_document(decode(predictions, names, self.threshold)[0], documents)
         return [
-            (self.weigh(document, weight), self.candidate_runs(document, marks))
-            for document, weight, marks in zip(documents, weights, marked)
+            Marks(of_words, [names[i] for i in ids]) for of_words, ids in zip(probabilities, labels)
         ]
 
-    def marks(
-        self, documents: Sequence[Document], progress: ProgressBar = list
-    ) -> list[Marks] | list[None]:
-        """What the tagger marks in each document; None where no setting asks for it."""
-        if "tagger" not in (self.settings.weights, self.settings.candidates):
-            return [None] * len(documents)
-        windows = make_windows(documents, self.tokenizer, self.longest)
-        predictions = predict(self.tagger, Split([*documents], windows, []), progress=progress)
-        names = self.bert.config.labels
-        probabilities = by_document(1 / (1 + np.exp(-predictions.log_odds[0])), documents)
-        labels = by_document(decode(predictions, names, self.threshold)[0], documents)
-        return [Marks(p, [names[i] for i in ids]) for p, ids in zip(probabilities, labels)]
+    def analyse(self, documents: Sequence[Document]) -> list[tuple[Array, list[WordRun]]]:
+        """The word weights (words,) and the candidate runs of each document. Weights are not
+        negative, and 0 for stop words."""
+        marked = self.marks(documents)
+        if self.settings.weights == "tagger":
+            weights = [marks.probabilities for marks in marked if marks]
+        elif self.settings.weights == "pagerank":
+            weights = [self.pagerank(links) for links in self.links(documents)]
+        else:
+            weights = [links.sum(axis=0) for links in self.links(documents)]
+
+        return [
+            (self.weigh(document, of_words), self.candidate_runs(document, marks))
+            for document, of_words, marks in zip(documents, weights, marked)
+        ]
+
+    def pagerank(self, links: csc_array) -> Array:
+        """(words,) with the damping of the settings."""
+        return pagerank(links, self.settings.damping)
 
     def weigh(self, document: Document, weights: Array) -> Array:
         """(words, ...) weights -> the same, 0 for stop words, and times --idf."""
-        scale = is_content_word(document) * (self.rarity.of(document) if self.rarity else 1.0)
+        scale = is_content_word(document) * (self.idf.of(document) if self.idf else 1.0)
         return (weights.T * scale).T
 
     def candidate_runs(self, document: Document, marks: Marks | None = None) -> list[WordRun]:
-        """Where a keyphrase may stand."""
-        kind, longest = self.settings.candidates, self.settings.max_words
-        if self.listed is not None:
-            return listed_runs(document, self.listed)
+        """The runs of words that may be keyphrases. `marks`: for the candidates of a tagger."""
+        kind, max_words = self.settings.candidates, self.settings.max_words
+        if self.phrases is not None:
+            return listed_runs(document, self.phrases)
+        if kind == "content":
+            return content_runs(document, max_words)
+        if kind == "nouns":
+            return noun_runs(document, max_words)
         if kind == "words":
             return [(i, i + 1) for i in np.flatnonzero(is_content_word(document)).tolist()]
-        if kind != "tagger":
-            return (noun_runs if kind == "nouns" else content_runs)(document, longest)
-        if not has_span_labels(self.bert.config.labels):
-            return unbroken_runs(document, [label != OUTSIDE for label in marks.labels])
-        return tagged_runs(document, marks.labels)
+
+        assert marks is not None, "the candidates of a tagger need its marks"
+        if has_span_labels(self.bert.config.labels):
+            return tagged_runs(document, marks.labels)
+        return unbroken_runs(document, [label != OUTSIDE for label in marks.labels])
 
     def keyphrases(
         self, document: Document, weights: Array, runs: list[WordRun]
     ) -> list[Keyphrase]:
-        """What `analyse` found of a document, as ranked phrases, best first."""
-        return rank_phrases(document, group(document, runs), weights, self.settings)
+        """Ranked phrases, best first, from what `analyse` returns for a document."""
+        how = self.settings
+        candidates = group(document, runs)
+        return rank_phrases(document, candidates, weights, how.aggregate, how.diversity, how.top)
 
 
-def read_phrases(path: str | Path) -> list[str]:
-    """A phrase a line. Raises InputError where there is none."""
-    phrases = [line.strip() for _, line in read_lines(path)]
-    if not phrases:
-        raise InputError(f"{path}: no phrases in it")
-    return phrases
+def extract_keyphrases(docs: str | Iterable[str], **settings: Any) -> list[list[Keyphrase]]:
+    """The keyphrases of one text, or of each of several: their score, and every occurrence
+    (characters, end exclusive). `settings`: fields of `RankSettings`.
 
-
-def extract_keyphrases(docs: str | Iterable[str], **settings) -> list[list[Keyphrase]]:
-    """The keyphrases of one text, or of each of several: their score, and every place (characters,
-    end exclusive) where they stand. `settings`: fields of `RankSettings`. The model is loaded at
-    every call: give many texts at once, or keep a `Ranker`. Raises InputError where one of them is
-    no string."""
+    Each call loads the model: pass many texts at once, or keep a `Ranker`. Raises InputError if one
+    of the texts is no string.
+    """
     texts = [docs] if isinstance(docs, str) else list(docs)
     for number, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise InputError(f"text {number}, counted from 0, is {text!r}, not a string")
+        is_text = isinstance(text, str)
+        check(is_text, f"text {number}, counted from 0, is {text!r}, not a string")
+
     ranker = Ranker(RankSettings(**settings))
     documents = (Document(str(i), text, word_spans(text)) for i, text in enumerate(texts))
     return [
-        ranker.keyphrases(document, *found)
+        ranker.keyphrases(document, weights, runs)
         for part in chunks(documents)
-        for document, found in zip(part, ranker.analyse(part))
+        for document, (weights, runs) in zip(part, ranker.analyse(part))
     ]
-
-
-def chunks(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """The documents in lists to be computed together, read as they are asked for: at most CHUNK,
-    and fewer where they are long."""
-    part: list[Document] = []
-    words = 0
-    for document in documents:
-        if part and (len(part) == CHUNK or words + len(document.words) > CHUNK_WORDS):
-            yield part
-            part, words = [], 0
-        part.append(document)
-        words += len(document.words)
-    if part:
-        yield part
-
-
-class Rarity:
-    """Inverse document frequency of word stems in a corpus, stop words not counted."""
-
-    def __init__(self, documents: Iterable[Document]):
-        self.held: Counter[str] = Counter()
-        self.size = 0
-        for document in documents:
-            forms = zip(document.forms(), is_stop_word(document))
-            self.held.update({stem(form) for form, stop in forms if not stop})  # IT is not it
-            self.size += 1
-
-    def of(self, document: Document) -> Array:
-        """(words,) ln((N + 1) / (n + 1)) with n of N documents that hold the word."""
-        counts = (self.held[stem(form)] for form in document.forms())
-        return np.array([log((self.size + 1) / (n + 1)) for n in counts])
-
-
-# What attention has to beat ---------------------------------------------------------------------
-
-
-def neighbours(document: Document, reach: int = 2) -> Array:
-    """(words,) TextRank (Mihalcea and Tarau 2004): PageRank over the stems of content words, linked
-    where two stand at most `reach` words apart."""
-    kept = np.flatnonzero(is_content_word(document))
-    forms = document.forms()
-    numbers: dict[str, int] = {}
-    of_word = [numbers.setdefault(stem(forms[i]), len(numbers)) for i in kept]
-    together = np.zeros((len(numbers), len(numbers)))
-    for here, first in enumerate(kept):
-        for there in range(here + 1, len(kept)):
-            if kept[there] - first > reach:
-                break
-            a, b = of_word[here], of_word[there]
-            if a != b:
-                together[a, b] = together[b, a] = 1
-    out = np.zeros(len(document.words))
-    if len(kept):
-        out[kept] = pagerank(Links(len(numbers), [Block(0, 0, together)]))[of_word]
-    return out

@@ -1,4 +1,4 @@
-"""Scores of keyphrase lists."""
+"""Scores of ranked keyphrases: F1 in three conventions, precision."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,16 +6,9 @@ import numpy as np
 
 from minibert.data.documents import Document
 from minibert.errors import InputError
-from minibert.evaluation import intervals, metrics
-from minibert.evaluation.intervals import Score
+from minibert.evaluation import metrics
 from minibert.evaluation.metrics import Array
-from minibert.keyphrases.phrases import (
-    Stems,
-    _stems_of_words,
-    stems,
-)
-
-# Scores -----------------------------------------------------------------------------------------
+from minibert.keyphrases.phrases import Stems, stems, stems_of_words
 
 
 def distinct(phrases: Iterable[str]) -> list[Stems]:
@@ -23,19 +16,26 @@ def distinct(phrases: Iterable[str]) -> list[Stems]:
     return [key for key in dict.fromkeys(map(stems, phrases)) if key]
 
 
+def gold_stems(document: Document) -> list[Stems]:
+    """The stems of the document's keyphrases, each once. Raises InputError if it has no list."""
+    if document.keyphrases is None:
+        raise InputError(f"document {document.id!r} has no keyphrases to score against")
+    return distinct(document.keyphrases)
+
+
 def present(document: Document, gold: Iterable[Stems]) -> list[Stems]:
-    """Those of the phrases whose stems follow one another in the text."""
-    text = sum(_stems_of_words(document), ())
+    """The phrases whose stems follow one another in the text."""
+    text = sum(stems_of_words(document), ())
     return [key for key in gold if any(text[i : i + len(key)] == key for i in range(len(text)))]
 
 
 def phrase_counts(
     ranked: Sequence[Sequence[Stems]], gold: Sequence[Sequence[Stems]], k: int | None
 ) -> Array:
-    """(N, 4) phrases found, invented and missed among the first k of each document, as
-    `metrics.f1` takes them; k None: as many as the document has gold phrases.
+    """(N, 4) hits, false positives and misses among the first k phrases of each document, for
+    `metrics.f1`. k None: as many as the document has gold phrases.
 
-    Precision thus divides by the phrases there are, not by k, where fewer than k were ranked, as in
+    Where fewer than k phrases were ranked, precision divides by their number, not by k, as in
     SAMRank's evaluation. A document without gold phrases counts nothing.
     """
     rows = []
@@ -50,18 +50,27 @@ def phrase_counts(
 def phrase_measures(
     documents: Sequence[Document], ranked: Sequence[Iterable[str]], draws: Array
 ) -> dict[str, Array]:
-    """What `phrase_scores` reports, under each row of `draws`: {measure: (1 + R,)}."""
-    if missing := [d.id for d in documents if d.keyphrases is None]:
-        raise InputError(f"document {missing[0]!r} has no keyphrases to score against")
-    phrases = [distinct(r) for r in ranked]
-    gold = [distinct(d.keyphrases) for d in documents]
-    there = [present(d, g) for d, g in zip(documents, gold)]
+    """{measure: (1 + R,)} of phrases, best first, against the documents' keyphrases, under each row
+    of `draws` (see `resamples`). Phrases are compared by their stems, each counted once.
+
+    - F1@5, @10, @15: mean over documents of F1 of the first k; gold phrases that the text does not
+      contain count as misses (most papers; convention B);
+    - micro F1@k: from counts summed over the documents (SIFRank, MDERank, PromptRank; A);
+    - present F1@k: as F1@k, against the gold phrases that the text contains (D);
+    - F1@O: k is the document's number of gold phrases; P@10: mean precision of the first ten.
+    """
+    gold = [gold_stems(document) for document in documents]
+    present_gold = [present(document, keys) for document, keys in zip(documents, gold)]
+    phrases = [distinct(texts) for texts in ranked]
+
     measures = {}
     for k in (5, 10, 15):
-        counts, found = phrase_counts(phrases, gold, k), phrase_counts(phrases, there, k)
+        counts = phrase_counts(phrases, gold, k)
         measures[f"F1@{k}"] = _macro(metrics.f1(counts), counts, draws)
         measures[f"micro F1@{k}"] = metrics.f1(draws @ counts)
-        measures[f"present F1@{k}"] = _macro(metrics.f1(found), found, draws)
+        counts = phrase_counts(phrases, present_gold, k)
+        measures[f"present F1@{k}"] = _macro(metrics.f1(counts), counts, draws)
+
     counts = phrase_counts(phrases, gold, None)
     measures["F1@O"] = _macro(metrics.f1(counts), counts, draws)
     counts = phrase_counts(phrases, gold, 10)
@@ -74,19 +83,3 @@ def _macro(values: Array, counts: Array, draws: Array) -> Array:
     known = draws * counts.any(axis=1)
     with np.errstate(invalid="ignore"):
         return known @ values / known.sum(axis=1)
-
-
-def phrase_scores(
-    documents: Sequence[Document], ranked: Sequence[Iterable[str]]
-) -> dict[str, Score]:
-    """Scores of phrases, best first, against the documents' keyphrases. Compared by their stems,
-    each counted once:
-
-    - F1@5, @10, @15: mean over documents of F1 of the first k, also against gold phrases that the
-      text does not have (most papers; convention B);
-    - micro F1@k: of counts summed over the documents (SIFRank, MDERank, PromptRank; A);
-    - present F1@k: as F1@k against the gold phrases that the text has (D);
-    - F1@O: k is the document's number of gold phrases; P@10: mean precision of the first ten.
-    """
-    values = phrase_measures(documents, ranked, intervals.resamples(len(documents)))
-    return {name: intervals.interval(value) for name, value in values.items()}

@@ -17,7 +17,7 @@ from minibert.keyphrases.phrases import Keyphrase
 from minibert.report import tables
 from minibert.report.figures import draw_pareto
 from minibert.report.results import Ablation, from_json, read_ablations, read_prunings
-from minibert.tokenizer import Span
+from minibert.text.words import Span
 
 LEVELS = 9  # shades of a word
 RED, BLUE, ORANGE = (178, 24, 43), (33, 102, 172), (194, 87, 26)

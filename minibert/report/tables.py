@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from minibert.evaluation import intervals
 from minibert.evaluation.intervals import Change, Score, rank_correlation
-from minibert.evaluation.metrics import main_measure
+from minibert.evaluation.metrics import Array, main_measure
 from minibert.heads.costs import Cost
 from minibert.report.results import Ablation, Curve, HeadEffects, PrunedModel
-from minibert.tokenizer import Span
+from minibert.text.words import Span
 
 Rows = list[list[str]]  # of a table; the first row is the header
 
@@ -41,6 +42,23 @@ def search_rows(ways: Mapping[str, Mapping[str, Score | float]]) -> Rows:
         cells = [f"{x:.3f}" if isinstance(x, float) else _with_interval(x) for x in values.values()]
         rows.append([way, *cells])
     return rows
+
+
+def f1_lines(values: Mapping[str, Array], alone: Mapping[str, float]) -> list[str]:
+    """How F1@10 of each way, (1 + R,), differs from the first's, and F1@10 of single heads."""
+    first, *others = values
+    changes = intervals.changes(np.stack([*values.values()], axis=1))
+    lines = [
+        f"F1@10, {way} less {first}: {100 * change.value:+.1f} "
+        f"[{100 * change.low:+.1f}, {100 * change.high:+.1f}]"
+        for way, change in zip(others, changes)
+    ]
+    best = max(alone, key=alone.__getitem__)
+    return [
+        *lines,
+        f"F1@10 of every head alone: mean {100 * np.mean([*alone.values()]):.1f}, highest "
+        f"{100 * alone[best]:.1f} ({best}, chosen on this very set)",
+    ]
 
 
 def signed(change: Score | Change) -> str:

@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 import tyro
+from tyro.conf import Positional as Positional  # a field that is given without its name
+from tyro.conf import Suppress as Suppress  # a field that the command line does not have
 
 from minibert.errors import InputError
 
 # The packages of each optional dependency of pyproject.toml that a script checks before it starts.
 EXTRAS = {"report": ("matplotlib", "jinja2"), "search": ("ir_measures",)}
-
-Positional = tyro.conf.Positional  # a field that is given without its name
 
 MISSING = tyro.MISSING  # the default of a field that must be given
 

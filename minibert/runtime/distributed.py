@@ -2,7 +2,6 @@
 
 import atexit
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
@@ -23,8 +22,6 @@ class OfDocument(Protocol):
 
 Part = TypeVar("Part", bound=OfDocument)
 
-_working_alone = False  # set by map_in_order, while this process computes an item of its own
-
 
 # The group of processes -------------------------------------------------------------------------
 
@@ -42,27 +39,12 @@ def join() -> bool:
 
 def rank() -> int:
     """The number of this process; 0 in a single process."""
-    return distributed.get_rank() if _in_group() else 0
+    return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def size() -> int:
     """The number of processes."""
-    return distributed.get_world_size() if _in_group() else 1
-
-
-def _in_group() -> bool:
-    return distributed.is_initialized() and not _working_alone
-
-
-@contextmanager
-def working_alone() -> Iterator[None]:
-    """Inside, this process is a single one: it computes all windows and sums with nobody."""
-    global _working_alone
-    _working_alone = True
-    try:
-        yield
-    finally:
-        _working_alone = False
+    return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 # Sharing the work -------------------------------------------------------------------------------
@@ -80,16 +62,14 @@ def local_items(items: Sequence[Item]) -> list[tuple[int, Item]]:
 
 def map_in_order(compute: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """compute(item) for each item, in order, in every process. Each process computes every
-    size()-th item; items are read as they are needed."""
+    size()-th item, so `compute` must not share work itself. Items are read as they are needed."""
     items = iter(items)
 
     # One round: an item for each process; in the last round there may be too few.
     while group := list(islice(items, size())):
         results: list[Any] = [None] * size()
         if rank() < len(group):
-            local_rank = rank()
-            with working_alone():
-                results[local_rank] = compute(group[local_rank])
+            results[rank()] = compute(group[rank()])
 
         if size() > 1:
             distributed.all_gather_object(results, results[rank()])

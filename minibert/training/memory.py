@@ -5,7 +5,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Generic, NamedTuple, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -16,9 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from minibert.attention import Packing
 from minibert.config import BertConfig
-from minibert.data.batches import Batch, Window, make_batches
+from minibert.data.batches import Window, collate, make_batches
 from minibert.errors import InputError
 from minibert.gates import HardConcreteGates
 from minibert.model import BertForTokenClassification
@@ -28,15 +27,11 @@ from minibert.training.step import Stepper
 
 PLANS: tuple[Plan, ...] = get_args(Plan)[1:]  # after "auto": the fastest first
 
-
 BLOCK = 512  # bytes; CUDA's allocator gives multiples of it
-
 
 MIB = 2**20
 
-
 Result = TypeVar("Result")
-
 
 Settings = TypeVar("Settings", bound=StepSettings)
 
@@ -102,6 +97,7 @@ def predicted_peak(
     groups = make_batches(windows, settings.tokens)
     if settings.plan != "layerwise":
         groups = groups[:2]  # the longest, and a second one on top of the first one's gradients
+    batches = [collate(group) for group in groups]
 
     default_dtype = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -112,7 +108,6 @@ def predicted_peak(
             stepper = SimulatedStepper(model.train(not frozen), settings, steps=10)
             if settings.plan == "layerwise" and device != "cpu":
                 stepper.passes.offload_device = torch.device("meta")  # which PeakMeter skips
-            batches = [_fake_batch(group) for group in groups]
 
             # Two steps: the first one creates the optimizer's states.
             with PeakMeter(model.parameters()) as meter:
@@ -123,21 +118,6 @@ def predicted_peak(
     return meter.peak / MIB
 
 
-def _fake_batch(windows: list[Window]) -> Batch:
-    lengths = [len(window.input_ids) for window in windows]
-    shape = torch.Size((len(lengths), max(lengths)))
-    index = [row * shape[1] + column for row, n in enumerate(lengths) for column in range(n)]
-    ids = torch.zeros(shape, dtype=torch.long)
-    return Batch(ids, ids, ids, windows, Packing(torch.tensor(index), lengths, shape))
-
-
-class Choice(NamedTuple, Generic[Settings]):
-    """Settings that fit, and a sentence that says why these."""
-
-    settings: Settings
-    reason: str
-
-
 def choose_plan(
     config: BertConfig,
     settings: Settings,
@@ -146,9 +126,10 @@ def choose_plan(
     frozen: bool = False,
     gates: bool = False,
     other_mib: float = 0.0,
-) -> Choice[Settings]:
-    """The fastest plan, with the most `tokens` at a time, whose predicted peak on the longest of
-    `windows` is within the memory limit. A plan that the settings name is taken unchecked.
+) -> tuple[Settings, str]:
+    """Settings with a plan, and the reason for it: the fastest plan, with the most `tokens` at a
+    time, whose predicted peak on the longest of `windows` is within the memory limit. A plan that
+    the settings name is taken unchecked.
 
     `other_mib`: MiB of other tensors. Without a limit, a GPU's is nine tenths of what is free, and
     a CPU has none. Raises InputError, with the least that would do, where nothing fits.
@@ -157,9 +138,9 @@ def choose_plan(
     if not limit and device.type == "cuda":
         limit = 0.9 * torch.cuda.mem_get_info(device)[0] / MIB + other_mib
     if settings.plan != "auto":
-        return Choice(settings, "as asked")
+        return settings, "as asked"
     if not limit:
-        return Choice(replace(settings, plan="plain"), "no memory limit")
+        return replace(settings, plan="plain"), "no memory limit"
 
     longest = sorted(windows, key=lambda w: -len(w.input_ids))[: settings.batch_size]
 
@@ -178,7 +159,7 @@ def choose_plan(
             candidate, peak = more, larger
         if peak <= limit:
             tokens = f"{candidate.tokens} tokens at a time"
-            return Choice(candidate, f"{peak:.0f} MiB predicted of {limit:.0f}, {tokens}")
+            return candidate, f"{peak:.0f} MiB predicted of {limit:.0f}, {tokens}"
 
     raise InputError(
         f"{limit:.0f} MiB of memory are too little: this model takes {peak:.0f} at least, with "
@@ -198,6 +179,9 @@ def stepping_down(settings: Settings, attempt: Callable[[Settings], Result]) -> 
             return attempt(settings)
         except torch.OutOfMemoryError:
             pass  # retry outside this clause, which keeps the failed attempt's tensors alive
-        print(f"out of memory with --plan {settings.plan}; {next_plan} goes on", file=sys.stderr)
+        print(
+            f"out of memory with --plan {settings.plan}; continuing with {next_plan}",
+            file=sys.stderr,
+        )
         settings = replace(settings, plan=next_plan)
     return attempt(settings)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +14,10 @@ from minibert.data.batches import Batch
 from minibert.errors import InputError
 from minibert.model import IGNORED, BertForTokenClassification, summed_loss
 from minibert.runtime import distributed
+from minibert.runtime.device import choose_precision
 from minibert.training.adamw import AdamWBf16
 from minibert.training.layerwise import LayerwisePasses
-from minibert.training.settings import StepSettings, choose_precision
+from minibert.training.settings import StepSettings
 from minibert.weights import read_tensors, write_tensors
 
 HeadMasks = Callable[[int], Tensor]  # B -> (B, layers, heads), a head mask for each sequence
@@ -46,7 +48,9 @@ class Stepper:
         self.device = model.classifier.weight.device
         if settings.freeze_embeddings:
             model.bert.embeddings.requires_grad_(False)
-        self.names = {p: name for name, p in model.named_parameters() if p.requires_grad}
+        self.names: dict[Tensor, str] = {
+            p: name for name, p in model.named_parameters() if p.requires_grad
+        }
 
         # Gradients in fp16 underflow: the scaler multiplies the loss, and divides the gradients.
         precision = choose_precision(settings.precision, self.device)
@@ -62,7 +66,7 @@ class Stepper:
         trained = [p for p in block.parameters() if p.requires_grad]
         if not trained:
             return None
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": [p for p in trained if p.ndim > 1]},
             {"params": [p for p in trained if p.ndim == 1], "weight_decay": 0.0},
         ]
@@ -93,7 +97,11 @@ class Stepper:
             # draws the same dropout. A CPU's generator takes 32 bits and drops the rest.
             seed = self.settings.seed * 1_000_003 + step + number * 2_654_435_761
             torch.manual_seed(seed % 2**32)
-            yield _to_device(batch, self.device)
+            yield batch._replace(
+                input_ids=_to_device(batch.input_ids, self.device),
+                labels=_to_device(batch.labels, self.device),
+                packing=batch.packing.to(self.device),
+            )
 
     def autocast(self) -> AbstractContextManager:
         """The context for forward passes: mixed precision if the settings ask for it."""
@@ -140,41 +148,29 @@ class Stepper:
         """
         self.set_rate(step)
         scored = scored_words(batches)
-        if self.settings.plan == "layerwise":
-            return self.layerwise_step(step, batches, scored, head_masks)
+        layerwise = self.settings.plan == "layerwise"
 
-        losses = []
+        losses, states = [], []
         for batch in self.local(batches, step):
             head_mask = head_masks(len(batch.input_ids)) if head_masks else None
             loss_of = self._loss_of(batch, scored)
-            with self.autocast():
-                logits = _logits(self.model, batch, head_mask)
-            loss = loss_of(logits)
-            self.scale(loss).backward()
+            if layerwise:
+                state, loss = self.passes.forward(batch, head_mask, loss_of)
+                states.append(state)
+            else:
+                with self.autocast():
+                    logits = _logits(self.model, batch, head_mask)
+                loss = loss_of(logits)
+                self.scale(loss).backward()
             losses.append(loss.detach())
         total = self.check_loss(losses, step)
-        self.apply()
-        return total
 
-    def layerwise_step(
-        self,
-        step: int,
-        batches: Sequence[Batch],
-        scored: int,
-        head_masks: HeadMasks | None = None,
-    ) -> float:
-        """The same update with one block's gradient at a time: see layerwise.py."""
-        states, losses = [], []
-        for batch in self.local(batches, step):
-            head_mask = head_masks(len(batch.input_ids)) if head_masks else None
-            state, loss = self.passes.forward(batch, head_mask, self._loss_of(batch, scored))
-            states.append(state)
-            losses.append(loss)
-        total = self.check_loss(losses, step)
-
-        self.apply_block(-1)  # the forward passes completed the classifier's gradient
-        for block in self.passes.backward(states):
-            self.apply_block(block)
+        if layerwise:
+            self.apply_block(-1)  # the forward passes completed the classifier's gradient
+            for block in self.passes.backward(states):
+                self.apply_block(block)
+        else:
+            self.apply()
         return total
 
     def _loss_of(self, batch: Batch, scored: int) -> Callable[[Tensor], Tensor]:
@@ -197,7 +193,7 @@ class Stepper:
 
     def save(self, path: str | Path, progress: dict) -> None:
         """Write weights, both moments of AdamW, the scaler and `progress` to one file."""
-        tensors = {f"weight.{name}": parameter for parameter, name in self.names.items()}
+        tensors = {f"weight.{name}": parameter.detach() for parameter, name in self.names.items()}
         for optimizer in filter(None, self.optimizers):
             for parameter, moments in optimizer.state.items():
                 name = self.names[parameter]
@@ -251,17 +247,7 @@ def _logits(
     return model.classify(hidden.last_hidden_state)
 
 
-def _to_device(batch: Batch, device: torch.device) -> Batch:
-    """What a step computes with, on the device. A GPU copies from pinned memory without making
-    the CPU wait."""
-
-    def moved(tensor: Tensor) -> Tensor:
-        if device.type == "cuda":
-            tensor = tensor.pin_memory()
-        return tensor.to(device, non_blocking=True)
-
-    return batch._replace(
-        input_ids=moved(batch.input_ids),
-        labels=moved(batch.labels),
-        packing=batch.packing.to(device),
-    )
+def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A GPU copies from pinned memory, without making the CPU wait."""
+    source = tensor.pin_memory() if device.type == "cuda" else tensor
+    return source.to(device, non_blocking=True)

@@ -1,17 +1,22 @@
-"""The model of a finished run, with its documents."""
+"""Load a tagger; load a finished run: the tagger with its documents."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+import torch
 
 from minibert.data.batches import Split, first_documents, make_splits
 from minibert.data.corpus import load_corpus
 from minibert.data.documents import OUTSIDE
-from minibert.errors import InputError
+from minibert.errors import InputError, check
 from minibert.files import read_json
 from minibert.model import BertForTokenClassification
 from minibert.runtime.folder import PRUNED, _read_record
-from minibert.tokenizer import Tokenizer
+from minibert.text.tokenizer import Tokenizer
 from minibert.weights import load_pretrained
+
+FEW = 20  # documents; below this number intervals are wide
 
 
 class TrainedTagger(NamedTuple):
@@ -19,57 +24,82 @@ class TrainedTagger(NamedTuple):
 
     model: BertForTokenClassification
     splits: dict[str, Split]
-    threshold: float | None  # of `evaluation.tagger.log_odds`; None where no label is O
+    threshold: float | None  # of `Predictions.log_odds`; None where no label is O
 
     def first_documents_only(self, count: int) -> "TrainedTagger":
-        """With only so many documents of dev and of test, if `count` is not 0. Raises InputError
-        where there is nothing to measure."""
+        """The run with at most `count` documents of dev and of test; all of them if it is 0.
+
+        Raises InputError if the model has no heads, or if all words of dev or test have the same
+        gold label.
+        """
         names = self.model.config.labels
-        if not self.model.config.present_heads:
-            raise InputError("the model has no heads left")
+        check(self.model.config.present_heads, "the model has no heads left")
+
         splits = dict(self.splits)
         for name in ("dev", "test"):
             if count:
                 splits[name] = first_documents(splits[name], count)
-            found = {names[i] == OUTSIDE for target in splits[name].targets for i in target}
-            if OUTSIDE in names and len(found) < 2:
-                raise InputError(
-                    f"{name}: {'no' if True in found else 'every'} word is in a keyphrase: average "
-                    "precision cannot be computed; take other or more --documents"
-                )
+            if OUTSIDE not in names:
+                continue
+            outside = {names[i] == OUTSIDE for target in splits[name].targets for i in target}
+            words = "no word" if True in outside else "every word"
+            check(
+                len(outside) == 2,
+                f"{name}: {words} is in a keyphrase: average precision cannot be computed; take "
+                "other or more --documents",
+            )
         return self._replace(splits=splits)
 
     def describe(self) -> str:
-        """On how much is measured, and where that is little."""
-        counts = {name: len(self.splits[name].documents) for name in ("dev", "test")}
-        return "\n".join(
-            f"{name}: {count} documents" + "; the intervals will be wide" * (count < 20)
-            for name, count in counts.items()
-        )
+        """How many documents are scored, and a warning where they are few."""
+        lines = []
+        for name in ("dev", "test"):
+            count = len(self.splits[name].documents)
+            warning = "; the intervals will be wide" if count < FEW else ""
+            lines.append(f"{name}: {count} documents{warning}")
+        return "\n".join(lines)
+
+
+def load_tagger(
+    source: str | Path,
+    labels: Sequence[str] | None = None,
+    dtype: torch.dtype = torch.float32,
+    **changes: float,
+) -> BertForTokenClassification:
+    """`load_pretrained` for a token classifier. Raises InputError where `source` has none."""
+    model = load_pretrained(source, labels, dtype, **changes)
+    if not isinstance(model, BertForTokenClassification):
+        raise InputError(f"{source}: an encoder without a classifier; train one with train.py")
+    return model
 
 
 def load_run(folder: str | Path) -> TrainedTagger:
-    """The model of a run with the documents it was trained, chosen and reported on.
+    """The model of a run with the documents it was trained, chosen and scored on.
 
-    Raises InputError where the folder is no finished run or the documents have changed since.
+    Raises InputError if the folder is not a finished run, or the documents have changed since.
     """
     folder = Path(folder)
-    if not (folder / "run.json").exists():
-        raise InputError(f"{folder}: no run.json in it; make a run with train.py --out {folder}")
+    check(
+        (folder / "run.json").exists(),
+        f"{folder}: no run.json in it; make a run with train.py --out {folder}",
+    )
     record = _read_record(folder)
     settings = record["settings"]
-    if not {"data", "labels", "max_length"} <= settings.keys():
-        raise InputError(f"{folder}: not a run of train.py")
-    if not (folder / "results.json").exists():
-        again = "prune.py" if PRUNED in record else "train.py"
-        raise InputError(f"{folder}: not finished; run the same {again} again")
+    check({"data", "labels", "max_length"} <= settings.keys(), f"{folder}: not a run of train.py")
+    script = "prune.py" if PRUNED in record else "train.py"
+    check(
+        (folder / "results.json").exists(), f"{folder}: not finished; run the same {script} again"
+    )
+
     corpus = load_corpus(settings["data"])
     for file, checksum in corpus.checksums.items():
-        if (was := record["inputs"].get(file)) != checksum:
-            why = "is not what it was when" if was else "is none of the files on which"
-            raise InputError(f"{folder}: {file} {why} the model was trained")
-    model = load_pretrained(folder)
+        recorded = record["inputs"].get(file)
+        why = "has changed since" if recorded else "is not one of the files on which"
+        check(recorded == checksum, f"{folder}: {file} {why} the model was trained")
+
+    model = load_tagger(folder)
     tokenizer = Tokenizer.load(folder, model.config.vocab_size)
-    scheme, length = settings["labels"], settings["max_length"]
-    splits = make_splits(corpus, tokenizer, scheme, model.config, length)
+    splits = make_splits(
+        corpus.splits, tokenizer, settings["labels"], model.config, settings["max_length"]
+    )
     return TrainedTagger(model, splits, read_json(folder / "results.json").get("threshold"))

@@ -1,4 +1,4 @@
-"""What transformers computes for a tiny BERT. Run this file to write golden.safetensors anew."""
+"""Values of transformers for a tiny BERT. Run this file to rewrite golden.safetensors."""
 
 from pathlib import Path
 
@@ -8,11 +8,11 @@ from torch import Tensor
 
 GOLDEN = Path(__file__).parent / "golden.safetensors"
 LAYERS, HEADS = 3, 5
-ONE = 1  # the layer whose attention is kept by itself
+ONE = 1  # the layer whose attention output is recorded separately
 
 
 def theirs(hidden_act: str = "gelu", seed: int = 0):
-    """transformers' tagger in float64, odd sizes, every parameter from N(0, 0.3^2)."""
+    """A tagger of transformers in float64, of odd sizes, all parameters from N(0, 0.3^2)."""
     from transformers import AutoModelForTokenClassification, BertConfig
 
     config = BertConfig(
@@ -33,7 +33,7 @@ def theirs(hidden_act: str = "gelu", seed: int = 0):
 
 
 def make_inputs(seed: int = 0) -> dict[str, Tensor]:
-    """Padding on the right, none, on the left, inside; some real tokens are not scored."""
+    """Padding on the right, nowhere, on the left, inside. Some tokens are not scored."""
     generator = torch.Generator().manual_seed(seed)
     mask = torch.ones(5, 11, dtype=torch.long)
     mask[0, 7:] = 0
@@ -55,7 +55,7 @@ def make_inputs(seed: int = 0) -> dict[str, Tensor]:
 
 
 def masked(model, head_mask: Tensor, **inputs: Tensor):
-    """transformers' output with every head's columns of the output projection scaled."""
+    """transformers' output after scaling the columns of each head in the output projection."""
     name = "bert.encoder.layer.{}.attention.output.dense.weight"
     size = model.config.hidden_size // model.config.num_attention_heads
     weights = dict(model.named_parameters())
@@ -67,7 +67,7 @@ def masked(model, head_mask: Tensor, **inputs: Tensor):
 
 
 def expectations(model, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Everything that transformers computes on the way, at the T real tokens only."""
+    """All intermediate values of transformers, at the T real tokens only."""
     real = inputs["attention_mask"].bool()
     names = ("input_ids", "attention_mask", "token_type_ids", "labels")
     given = {name: inputs[name] for name in names}
@@ -98,10 +98,10 @@ def expectations(model, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     head_mask = inputs["head_mask"].clone().requires_grad_()
     masked_out = masked(model, head_mask, **given)
     masked_out.loss.backward()
-    every = torch.stack(out.hidden_states)  # (layers + 1, B, L, D)
+    hidden = torch.stack(out.hidden_states)  # (layers + 1, B, L, D)
     probs = torch.stack(out.attentions).transpose(2, 3)  # (layers, B, query, H, key)
     return {name: part[real].detach() for name, part in parts.items()} | {
-        "hidden_states": every[:, real].clone(),
+        "hidden_states": hidden[:, real].clone(),
         "attentions": probs[:, real].clone(),  # (layers, T, H, L)
         "logits": out.logits[real],
         "plain_logits": plain,  # (B, L, labels): of the ids alone, each of them real

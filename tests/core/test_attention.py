@@ -1,4 +1,4 @@
-"""Every way of fused attention against softmax spelled out, with its gradient."""
+"""All variants of fused attention, and their gradients, against an explicit softmax."""
 
 from itertools import accumulate, pairwise
 
@@ -22,10 +22,10 @@ def spelled_out(query, key, value, lengths):
 
 
 WAYS = {
-    "one by one": attend_loop,
-    "jagged": attend_nested,
+    "loop": attend_loop,
+    "nested": attend_nested,
     "chosen": attend,
-    "at once": lambda q, k, v, lengths, dropout: attend_batch(q, k, v, len(lengths), dropout),
+    "batch": lambda q, k, v, lengths, dropout: attend_batch(q, k, v, len(lengths), dropout),
 }
 
 
@@ -33,15 +33,17 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("lengths", [[5, 1, 8], [4, 4, 4], [6]])
 def test_attention_stays_within_each_sequence(way, lengths):
-    if way == "at once" and len(set(lengths)) > 1:
+    if way == "batch" and len(set(lengths)) > 1:
         pytest.skip("for sequences of one length")
     torch.manual_seed(0)
     shape = (sum(lengths), 3, 5)
     qkv = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for _ in range(3)]
     towards = torch.randn(shape, dtype=torch.float64)
     expected = spelled_out(*qkv, lengths)
-    found = WAYS[way](*qkv, lengths, 0.0)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    output = WAYS[way](*qkv, lengths, 0.0)
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-12)
     gradients = torch.autograd.grad((expected * towards).sum(), qkv)
-    for own, other in zip(torch.autograd.grad((found * towards).sum(), qkv), gradients):
-        torch.testing.assert_close(own, other, rtol=0, atol=1e-12)
+    for gradient, expected_gradient in zip(
+        torch.autograd.grad((output * towards).sum(), qkv), gradients
+    ):
+        torch.testing.assert_close(gradient, expected_gradient, rtol=0, atol=1e-12)

@@ -1,4 +1,4 @@
-"""config.json: what is read, what is refused, and that the message names the key."""
+"""config.json: fields that are read, values that are rejected, and messages with the key."""
 
 import json
 from dataclasses import fields
@@ -11,8 +11,7 @@ import ablate
 import prune
 import rank
 from minibert import BertConfig, InputError
-from minibert.keyphrases.phrases import PhraseSettings
-from minibert.keyphrases.ranker import LinkSettings, RankSettings
+from minibert.keyphrases.ranker import RankSettings
 from minibert.training.settings import TrainSettings
 
 GOOD = {
@@ -208,8 +207,6 @@ def test_constructor_checks_values(key):
 # Settings ---------------------------------------------------------------------------------------
 
 SETTINGS = {
-    PhraseSettings: {},
-    LinkSettings: {},
     RankSettings: {},
     TrainSettings: {},
     ablate.AblateSettings: {"run": Path("run")},
@@ -236,7 +233,7 @@ def test_settings_check_every_field(kind):
 @pytest.mark.parametrize(
     ("kind", "name", "value", "why"),
     [
-        (PhraseSettings, "aggregate", "max", "one of sum, mean, often, not 'max'"),
+        (RankSettings, "aggregate", "max", "one of sum, mean, often, not 'max'"),
         (RankSettings, "weights", "textrank", "one of received, pagerank, tagger"),
         (RankSettings, "top", "10", r"int \| None"),
         (TrainSettings, "precision", "float16", "one of auto, float32, bf16, fp16"),

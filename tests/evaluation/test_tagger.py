@@ -14,7 +14,6 @@ from minibert import BertForTokenClassification
 from minibert.data.batches import Split, Window, make_split, make_windows
 from minibert.data.corpus import load_corpus, parse_document
 from minibert.data.documents import Document, is_content_word, stop_words
-from minibert.data.words import normal_form, word_spans
 from minibert.evaluation.intervals import Score
 from minibert.evaluation.metrics import PrecisionRecallCurve
 from minibert.evaluation.tagger import (
@@ -34,12 +33,13 @@ from minibert.evaluation.tagger import (
     scores,
     word_prior,
 )
+from minibert.text.words import normal_form, word_spans
 
 LENGTH = 64
 
 
-def doc(text, id="d"):
-    return Document(id, text, word_spans(text), [])
+def doc(text):
+    return Document("d", text, word_spans(text), [])
 
 
 def make_tagger(pieces, labels, **sizes):
@@ -212,10 +212,10 @@ def test_word_prior_by_hand():
     assert prior(doc("frost the apple unseen")) == pytest.approx(expected, abs=1e-12)
 
 
-def tagged(id, text):
+def tagged(name, text):
     """A document of word/label pairs."""
     words, labels = zip(*(pair.split("/") for pair in text.split()))
-    return parse_document(json.dumps({"id": id, "words": words, "labels": labels}), "here")
+    return parse_document(json.dumps({"id": name, "words": words, "labels": labels}), "here")
 
 
 def test_commonest_label_by_hand():

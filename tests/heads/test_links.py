@@ -4,20 +4,23 @@ import networkx
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csc_array
 from tiny import tagger_for
 
 from minibert.data.batches import Window, make_windows
 from minibert.data.corpus import SAMPLE, read_documents
 from minibert.heads.links import (
     Block,
-    Links,
+    join_blocks,
     links_and_received,
     pagerank,
     received_by_head,
     received_by_word,
+    strongest_links,
     word_links,
 )
 from minibert.pruning import prune
+from minibert.text.words import word_spans
 
 pytestmark = pytest.mark.numeric
 
@@ -40,7 +43,7 @@ def bert(pieces):
     return tagger_for(pieces).bert
 
 
-def by_loops(bert, windows, documents, heads, strength="attention"):
+def by_loops(bert, windows, documents, heads):
     """(from, to) for each document, from the attentions that the model returns."""
     out = [np.zeros((len(d.words), len(d.words))) for d in documents]
     for window in windows:
@@ -49,8 +52,6 @@ def by_loops(bert, windows, documents, heads, strength="attention"):
             attentions = bert(ids, return_attentions=True).attentions
         for (layer, head), weight in heads.items():
             probs = attentions[layer][0, head]
-            if strength == "norm":
-                probs = probs * carried(bert, ids, layer, head)
             for i, sender in enumerate(window.owners):
                 for j, receiver in enumerate(window.owners):
                     if sender >= 0 and sender != receiver and receiver in window.words:
@@ -58,35 +59,13 @@ def by_loops(bert, windows, documents, heads, strength="attention"):
     return out
 
 
-def carried(bert, ids, layer, head):
-    """The length of each token's value, taken through the output projection, of one head."""
-    hidden = []
-    hook = bert.layers[layer].register_forward_pre_hook(lambda _, args: hidden.append(args[0]))
-    with torch.no_grad():
-        bert(ids)
-    hook.remove()
-    attention = bert.layers[layer].attention
-    size = attention.head_size
-    rows = slice(head * size, (head + 1) * size)
-    value = hidden[0] @ attention.value.weight[rows].T + attention.value.bias[rows]
-    return (value @ attention.output.weight[:, rows].T).norm(dim=1)
-
-
-def matrix(links: Links) -> np.ndarray:
-    out = np.zeros((links.count, links.count))
-    for i, j, strength in links.triples():
-        out[i, j] += strength
-    return out
-
-
-@pytest.mark.parametrize("strength", ["attention", "norm"])
-def test_links_are_what_loops_over_the_attentions_give(bert, windows, documents, strength):
-    expected = by_loops(bert, windows, documents, HEADS, strength)
+def test_links_are_sums_of_the_models_attentions(bert, windows, documents):
+    expected = by_loops(bert, windows, documents, HEADS)
     assert len(windows) > len(documents) + 2
-    for links, dense in zip(word_links(bert, windows, documents, HEADS, strength), expected):
-        np.testing.assert_allclose(matrix(links), dense, atol=1e-10)
-        np.testing.assert_allclose(links.received(), dense.sum(0), atol=1e-10)
-        np.testing.assert_allclose(links.sent(), dense.sum(1), atol=1e-10)
+    for links, dense in zip(word_links(bert, windows, documents, HEADS), expected):
+        np.testing.assert_allclose(links.toarray(), dense, atol=1e-10)
+        np.testing.assert_allclose(links.sum(axis=0), dense.sum(0), atol=1e-10)
+        np.testing.assert_allclose(links.sum(axis=1), dense.sum(1), atol=1e-10)
         for count in (1, 3, 500):
             best = [
                 (i, int(j), pytest.approx(row[j]))
@@ -94,27 +73,52 @@ def test_links_are_what_loops_over_the_attentions_give(bert, windows, documents,
                 for j in np.argsort(-row, kind="stable")[:count]
                 if row[j] > 0
             ]
-            assert links.strongest(count) == best
-        mass = np.random.default_rng(0).random(links.count)
-        np.testing.assert_allclose(links.spread(mass), mass @ dense, atol=1e-10)
+            assert strongest_links(links, count) == best
+        mass = np.random.default_rng(0).random(len(dense))
+        np.testing.assert_allclose(mass @ links, mass @ dense, atol=1e-10)
 
 
-def test_each_heads_received_attention_is_that_of_its_links(bert, windows, documents):
-    received = received_by_head(bert, windows, documents, "norm")
+def test_strongest_links_prefer_the_earlier_of_equals():
+    links = csc_array([[0.0, 1, 2, 1], [0, 0, 0, 0], [3, 1, 0, 0], [1, 1, 1, 0]])
+    best = [(0, 2, 2.0), (0, 1, 1.0), (2, 0, 3.0), (2, 1, 1.0), (3, 0, 1.0), (3, 1, 1.0)]
+    assert strongest_links(links, 2) == best
+
+
+def test_blocks_are_joined_by_column():
+    """Windows in any order; word 2 is punctuation that no window scores."""
+    first = Block(np.arange(4, dtype=np.int32), [0, 1], np.arange(8.0).reshape(4, 2))
+    second = Block(np.arange(1, 5, dtype=np.int32), [3, 4], np.arange(8.0, 16).reshape(4, 2))
+    expected = np.zeros((5, 5))
+    expected[0:4, [0, 1]], expected[1:5, [3, 4]] = first.strength, second.strength
+    assert join_blocks(5, [second, first]).toarray().tolist() == expected.tolist()
+    assert join_blocks(3, []).toarray().tolist() == np.zeros((3, 3)).tolist()
+
+
+def test_memory_of_links_does_not_grow_with_the_square_of_the_text(bert, pieces):
+    """Each word has links from the words of one window alone."""
+    (document,) = read_documents(SAMPLE / "dev.jsonl")[:1]
+    text = " ".join([document.text] * 20)
+    long = document._replace(text=text, words=word_spans(text))
+    (links,) = word_links(bert, make_windows([long], pieces, 64), [long], HEADS)
+    words = links.shape[0]
+    assert words > 1000
+    assert links.nnz <= 62 * words
+    assert links.indices.dtype == np.int32
+
+
+def test_attention_received_by_head_is_that_of_its_links(bert, windows, documents):
+    received = received_by_head(bert, windows, documents)
     for head in HEADS:
-        links = word_links(bert, windows, documents, {head: 1.0}, "norm")
-        for every, one in zip(received, links):
-            np.testing.assert_allclose(every[:, *head], one.received(), atol=1e-10)
+        links = word_links(bert, windows, documents, {head: 1.0})
+        for by_head, matrix in zip(received, links):
+            np.testing.assert_allclose(by_head[:, *head], matrix.sum(axis=0), atol=1e-10)
 
 
 @pytest.mark.parametrize("heads", [HEADS, {(1, 0): 2.0}, {}])
-def test_one_pass_gives_the_links_of_these_heads_and_what_all_receive(
-    bert, windows, documents, heads
-):
+def test_one_pass_returns_links_and_received(bert, windows, documents, heads):
     links, received = links_and_received(bert, windows, documents, heads)
     for both, alone in zip(links, word_links(bert, windows, documents, heads)):
-        np.testing.assert_allclose(matrix(both), matrix(alone), atol=1e-12)
-        assert [block[:2] for block in both.blocks] == [block[:2] for block in alone.blocks]
+        np.testing.assert_allclose(both.toarray(), alone.toarray(), atol=1e-12)
     for both, alone in zip(received, received_by_head(bert, windows, documents)):
         np.testing.assert_allclose(both, alone, atol=1e-12)
 
@@ -122,21 +126,21 @@ def test_one_pass_gives_the_links_of_these_heads_and_what_all_receive(
 def test_links_do_not_depend_on_the_rest_of_the_batch(bert, windows, documents):
     together = word_links(bert, windows, documents, HEADS)
     for number, document in enumerate(documents):
-        own = [w._replace(document=0) for w in windows if w.document == number]
-        (alone,) = word_links(bert, own[::-1], [document], HEADS)
-        np.testing.assert_allclose(matrix(alone), matrix(together[number]), atol=1e-12)
+        of_document = [w._replace(document=0) for w in windows if w.document == number]
+        (alone,) = word_links(bert, of_document[::-1], [document], HEADS)
+        np.testing.assert_allclose(alone.toarray(), together[number].toarray(), atol=1e-12)
 
 
-def test_a_head_that_was_pruned_gives_nothing(pieces, windows, documents):
+def test_pruned_heads_add_nothing(pieces, windows, documents):
     tagger = tagger_for(pieces)
     mask = torch.ones(3, 5)
     mask[0, 1] = mask[2] = 0
-    kept = prune(tagger, mask).bert
-    links = word_links(kept, windows, documents, {(0, 1): 1.0, (0, 4): 1.0, (2, 0): 1.0})
+    pruned = prune(tagger, mask).bert
+    links = word_links(pruned, windows, documents, {(0, 1): 1.0, (0, 4): 1.0, (2, 0): 1.0})
     expected = word_links(tagger.bert, windows, documents, {(0, 4): 1.0})
-    np.testing.assert_allclose(links[0].received(), expected[0].received(), atol=1e-10)
-    nothing = word_links(kept, windows, documents, {(2, 0): 1.0})
-    assert not nothing[0].received().any()
+    np.testing.assert_allclose(links[0].sum(axis=0), expected[0].sum(axis=0), atol=1e-10)
+    nothing = word_links(pruned, windows, documents, {(2, 0): 1.0})
+    assert not nothing[0].sum(axis=0).any()
 
 
 def test_a_word_receives_from_other_words_only():
@@ -147,28 +151,24 @@ def test_a_word_receives_from_other_words_only():
     assert received_by_word(probs, window).tolist() == [[from_word_6_to_word_7.item()]]
 
 
-@pytest.mark.parametrize("personal", [False, True])
 @pytest.mark.parametrize("damping", [0.85, 0.3])
-def test_pagerank_is_that_of_networkx(personal, damping):
+def test_pagerank_is_that_of_networkx(damping):
     """Ten words in two overlapping windows; word 3 links nowhere."""
     generator = np.random.default_rng(1)
-    first, second = generator.random((7, 5)), generator.random((8, 5))
-    first[3] = second[1] = 0
-    links = Links(10, [Block(0, 0, first), Block(2, 5, second)])
-    personalisation = generator.random(10) if personal else None
-    graph = networkx.DiGraph()
-    graph.add_nodes_from(range(10))
-    graph.add_weighted_edges_from(links.triples())
-    start = dict(enumerate(personalisation)) if personal else None
-    expected = networkx.pagerank(graph, damping, personalization=start, tol=1e-14, max_iter=1000)
-    rank = pagerank(links, damping, personalisation)
+    dense = np.zeros((10, 10))
+    dense[:7, :5] = generator.random((7, 5))
+    dense[2:, 5:] = generator.random((8, 5))
+    dense[3] = 0
+    graph = networkx.from_numpy_array(dense, create_using=networkx.DiGraph)
+    expected = networkx.pagerank(graph, damping, tol=1e-14, max_iter=1000)
+    rank = pagerank(csc_array(dense), damping)
     np.testing.assert_allclose(rank, [expected[i] for i in range(10)], atol=1e-10)
 
 
 def test_pagerank_of_damaged_links_ends():
-    assert np.isnan(pagerank(Links(2, [Block(0, 0, np.array([[0, np.nan], [1, 0]]))]))).any()
+    assert np.isnan(pagerank(csc_array([[0, np.nan], [1, 0]]))).any()
 
 
-def test_pagerank_without_links_is_where_it_starts():
-    start = np.array([1.0, 3.0])
-    np.testing.assert_allclose(pagerank(Links(2, []), personalisation=start), start / 4)
+def test_pagerank_without_links_is_uniform():
+    np.testing.assert_allclose(pagerank(csc_array((4, 4))), np.full(4, 0.25))
+    assert pagerank(csc_array((0, 0))).shape == (0,)

@@ -1,4 +1,4 @@
-"""Word weights by every way, against their parts; keyphrases of any text; baselines by hand."""
+"""Word weights against their parts; keyphrases of any text; baselines by hand."""
 
 import json
 import math
@@ -14,26 +14,21 @@ from hypothesis import strategies as st
 
 import train
 from minibert import InputError, load_pretrained, save_pretrained
-from minibert.data.batches import Split, make_windows
+from minibert.data.batches import Split, chunks, make_windows
 from minibert.data.corpus import SAMPLE, read_documents
-from minibert.data.documents import Document, content
-from minibert.data.words import word_spans
+from minibert.data.documents import Document, is_content_word
 from minibert.evaluation.tagger import by_document, predict
 from minibert.heads.links import pagerank, word_links
-from minibert.keyphrases.ranker import (
-    Ranker,
-    RankSettings,
-    Rarity,
-    chunks,
-    extract_keyphrases,
-    neighbours,
-)
+from minibert.keyphrases import extract_keyphrases
+from minibert.keyphrases.baselines import WordIdf, textrank
+from minibert.keyphrases.ranker import Ranker, RankSettings
 from minibert.pruning import prune
-from minibert.tokenizer import Tokenizer
+from minibert.text.tokenizer import Tokenizer
+from minibert.text.words import word_spans
 
 
-def text(words: str, id: str = "1") -> Document:
-    return Document(id, words, word_spans(words))
+def text(words: str) -> Document:
+    return Document("1", words, word_spans(words))
 
 
 @pytest.fixture(scope="module")
@@ -50,73 +45,73 @@ def run(encoder_folder, tmp_path_factory):
     return out
 
 
-def links_of(folder, documents, heads, strength="attention"):
+def links_of(folder, documents, heads):
     bert = load_pretrained(folder)
     tokenizer = Tokenizer.load(folder, bert.config.vocab_size)
     length = bert.config.max_position_embeddings
-    return word_links(bert, make_windows(documents, tokenizer, length), documents, heads, strength)
+    return word_links(bert, make_windows(documents, tokenizer, length), documents, heads)
 
 
-def test_weights_are_what_the_links_make_of_each_word(encoder_folder, documents):
+def test_weights_come_from_links(encoder_folder, documents):
     idf = SAMPLE / "train.jsonl"
-    rarity = Rarity(read_documents(idf))
-    links = links_of(encoder_folder, documents, {(1, 0): 1.0, (0, 1): 1.0}, "norm")
-    shared = {"model": str(encoder_folder), "heads": "L1H0,L0H1", "strength": "norm"}
+    word_idf = WordIdf(read_documents(idf))
+    links = links_of(encoder_folder, documents, {(1, 0): 1.0, (0, 1): 1.0})
+    shared = {"model": str(encoder_folder), "heads": "L1H0,L0H1"}
     ways = {
-        "received": (RankSettings(**shared), [found.received() for found in links]),
+        "received": (RankSettings(**shared), [matrix.sum(axis=0) for matrix in links]),
         "pagerank": (
-            RankSettings(**shared, weights="pagerank", damping=0.5, start="early", idf=idf),
+            RankSettings(**shared, weights="pagerank", damping=0.5, idf=idf),
             [
-                pagerank(found, 0.5, 1 / np.arange(1, found.count + 1)) * rarity.of(document)
-                for document, found in zip(documents, links)
+                pagerank(matrix, 0.5) * word_idf.of(document)
+                for document, matrix in zip(documents, links)
             ],
         ),
     }
     for settings, expected in ways.values():
-        for document, wanted, (weights, _) in zip(
+        for document, before, (weights, _) in zip(
             documents, expected, Ranker(settings).analyse(documents)
         ):
-            kept = content(document)
-            assert 0 < kept.sum() < len(kept)
-            np.testing.assert_allclose(weights, wanted * kept, rtol=1e-5)
+            is_content = is_content_word(document)
+            assert 0 < is_content.sum() < len(is_content)
+            np.testing.assert_allclose(weights, before * is_content, rtol=1e-5)
 
 
-def test_all_heads_weigh_where_none_are_named(encoder_folder, documents):
+def test_all_heads_are_the_default(encoder_folder, documents):
     ranker = Ranker(RankSettings(model=str(encoder_folder)))
     assert set(ranker.heads) == set(ranker.bert.config.present_heads)
 
 
-def test_results_do_not_depend_on_the_texts_around(encoder_folder, documents):
+def test_results_do_not_depend_on_other_texts(encoder_folder, documents):
     ranker = Ranker(RankSettings(model=str(encoder_folder)))
     together = ranker.analyse(documents)
     for document, (weights, runs) in zip(documents, together):
-        ((alone, found),) = ranker.analyse([document])
+        ((alone, runs_alone),) = ranker.analyse([document])
         np.testing.assert_allclose(weights, alone, rtol=1e-5)
-        assert runs == found
+        assert runs == runs_alone
 
 
-def test_a_tagger_weighs_and_marks(run, documents):
+def test_tagger_weighs_and_marks(run, documents):
     ranker = Ranker(RankSettings(model=str(run), weights="tagger", candidates="tagger"))
-    windows = make_windows(documents, ranker.tokenizer, ranker.longest)
+    windows = make_windows(documents, ranker.tokenizer, ranker.max_length)
     predictions = predict(ranker.tagger, Split(documents, windows, []))
     log_odds = by_document(predictions.log_odds[0], documents)
     threshold = json.loads((run / "results.json").read_text())["threshold"]
     marked = 0
     for document, odds, (weights, runs) in zip(documents, log_odds, ranker.analyse(documents)):
         probability = np.exp(odds) / (1 + np.exp(odds))  # of label I
-        np.testing.assert_allclose(weights, probability * content(document), rtol=1e-6)
+        np.testing.assert_allclose(weights, probability * is_content_word(document), rtol=1e-6)
         inside = {i for first, last in runs for i in range(first, last)}
         assert inside == set(np.flatnonzero(odds >= threshold))
         marked += len(inside)
     assert marked
 
 
-def test_candidates_of_ones_own(encoder_folder, tmp_path):
+def test_listed_candidates(encoder_folder, tmp_path):
     path = tmp_path / "phrases.txt"
     path.write_text("green hills\n\nlakes\nmoor\n")
     words = "Deep lakes, a green hill and a lake."
-    (found,) = extract_keyphrases(words, model=str(encoder_folder), phrases=path)
-    assert {phrase.text: phrase.spans for phrase in found} == {
+    (phrases,) = extract_keyphrases(words, model=str(encoder_folder), phrases=path)
+    assert {phrase.text: phrase.spans for phrase in phrases} == {
         "green hill": [(14, 24)],
         "lakes": [(5, 10), (31, 35)],
     }
@@ -125,7 +120,7 @@ def test_candidates_of_ones_own(encoder_folder, tmp_path):
         extract_keyphrases(words, model=str(encoder_folder), phrases=path)
 
 
-def test_files_are_named_by_text_or_path(encoder_folder, tmp_path):
+def test_paths_may_be_text(encoder_folder, tmp_path):
     lines = [json.dumps({"id": i, "text": t}) for i, t in enumerate(["A lake.", "A moor, a lake."])]
     files = {"idf": tmp_path / "corpus.jsonl", "phrases": tmp_path / "phrases.txt"}
     files["idf"].write_text("\n".join(lines))
@@ -134,21 +129,21 @@ def test_files_are_named_by_text_or_path(encoder_folder, tmp_path):
     files["heads"].write_text('{"heads": ["L0H1"]}')
     named = {name: str(path) for name, path in files.items()}
     words = "A lake and a moor."
-    found = extract_keyphrases(words, model=encoder_folder, **files)
-    assert found == extract_keyphrases(words, model=str(encoder_folder), **named)
-    scores = {phrase.text: phrase.score for phrase in found[0]}
+    (phrases,) = extract_keyphrases(words, model=encoder_folder, **files)
+    assert [phrases] == extract_keyphrases(words, model=str(encoder_folder), **named)
+    scores = {phrase.text: phrase.score for phrase in phrases}
     assert scores["lake"] == 0.0  # both texts have it
     assert scores["moor"] > 0
 
 
 @pytest.mark.parametrize("wrong", [None, float("nan"), 3, b"text", ["text"]])
-def test_which_text_is_no_text_is_said(wrong):
+def test_texts_must_be_strings(wrong):
     """Before a model is loaded: this one does not exist."""
     with pytest.raises(InputError, match=re.escape(f"text 2, counted from 0, is {wrong!r}, not")):
         extract_keyphrases(["A lake.", "", wrong, None], model="/no/such/model")
 
 
-def test_heads_that_are_gone_or_chosen_otherwise_are_refused(encoder_folder, tmp_path):
+def test_removed_heads_are_rejected(encoder_folder, tmp_path):
     model = load_pretrained(encoder_folder, ("O", "I"))
     mask = torch.ones(2, 3)
     mask[1] = 0
@@ -157,22 +152,18 @@ def test_heads_that_are_gone_or_chosen_otherwise_are_refused(encoder_folder, tmp
     Tokenizer.load(encoder_folder, model.config.vocab_size).save(tmp_path)
     with pytest.raises(InputError, match="has none of the heads L1H0"):
         Ranker(RankSettings(model=str(tmp_path), heads="L1H0"))
-    path = tmp_path / "heads.json"
-    path.write_text('{"heads": ["L0H1"], "strength": "norm"}')
-    with pytest.raises(InputError, match="--strength norm"):
-        Ranker(RankSettings(model=str(tmp_path), heads=str(path)))
-    assert Ranker(RankSettings(model=str(tmp_path), heads=str(path), strength="norm")).heads
+    assert Ranker(RankSettings(model=str(tmp_path), heads="L0H1")).heads == {(0, 1): 1.0}
 
 
-def test_attention_that_is_not_finite_is_refused(ranker, documents):
+def test_attention_must_be_finite(ranker, documents):
     weight = ranker.bert.layers[0].attention.query.weight
-    kept = weight.detach().clone()
+    original = weight.detach().clone()
     with torch.no_grad():
         weight[0, 0] = float("nan")
     with pytest.raises(InputError, match="damaged"):
         ranker.analyse(documents)
     with torch.no_grad():
-        weight.copy_(kept)
+        weight.copy_(original)
 
 
 def test_only_a_trained_tagger_marks(encoder_folder):
@@ -182,28 +173,34 @@ def test_only_a_trained_tagger_marks(encoder_folder):
 
 
 @pytest.mark.parametrize(
-    "way",
+    ("name", "value"),
     [
-        {"phrases": "x", "candidates": "words"},
-        {"damping": 1.0},
-        {"max_words": 0},
-        {"diversity": 2},
-        {"top": 0},
+        ("damping", 1.0),
+        ("max_words", 0),
+        ("diversity", -0.1),
+        ("diversity", 1.1),
+        ("diversity", 2),
+        ("top", 0),
     ],
 )
-def test_settings_out_of_range_are_refused(way):
-    with pytest.raises(InputError):
-        RankSettings(**way)
+def test_settings_out_of_range_are_rejected(name, value):
+    with pytest.raises(InputError, match=f"--{name.replace('_', '-')} "):
+        RankSettings(**{name: value})
+
+
+def test_listed_phrases_exclude_other_candidates():
+    with pytest.raises(InputError, match="leave out --candidates"):
+        RankSettings(phrases="x", candidates="words")
 
 
 ODD = ["", " ", "\n", "word", "the of and", "<b>bold</b> &amp; <script>x</script>", "…!?", "\u200b"]
 
 
-def test_odd_texts_have_phrases_or_none_but_no_error(encoder_folder):
-    found = extract_keyphrases(ODD, model=str(encoder_folder))
-    assert [bool(phrases) for phrases in found] == [*[False] * 3, True, False, True, False, False]
+def test_odd_texts_raise_no_error(encoder_folder):
+    lists = extract_keyphrases(ODD, model=str(encoder_folder))
+    assert [bool(phrases) for phrases in lists] == [*[False] * 3, True, False, True, False, False]
     assert extract_keyphrases("", model=str(encoder_folder)) == [[]]
-    assert found[3][0].spans == [(0, 4)]
+    assert lists[3][0].spans == [(0, 4)]
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +215,7 @@ LETTERS = st.text(alphabet="abz ,.-<\n\u05d0\u05d1\u0627\u65e5\u672c\u0301\U0001
 @hypothesis_settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-def test_spans_stand_in_the_text_whatever_it_is(ranker, words):
+def test_spans_lie_in_any_text(ranker, words):
     """Right-to-left, unspaced, with combining marks and emoji."""
     document = text(words)
     ((weights, runs),) = ranker.analyse([document])
@@ -229,13 +226,13 @@ def test_spans_stand_in_the_text_whatever_it_is(ranker, words):
         assert phrase.spans == sorted(set(phrase.spans))
 
 
-def test_rarity_by_hand():
-    rarity = Rarity([text("Wings of birds"), text("a wing, a wing")])
+def test_idf_by_hand():
+    idf = WordIdf([text("Wings of birds"), text("a wing, a wing")])
     expected = [math.log(3 / 3), math.log(3 / 2), math.log(3 / 1)]
-    np.testing.assert_allclose(rarity.of(text("winged bird kite")), expected)
+    np.testing.assert_allclose(idf.of(text("winged bird kite")), expected)
 
 
-def test_neighbours_are_textrank():
+def test_textrank_is_pagerank_over_neighbours():
     """Stems as nodes; "the" is a stop word but counts as a place between two words."""
     document = text("fast trains the rails trains bring fast snow")
     graph = networkx.Graph(
@@ -245,11 +242,11 @@ def test_neighbours_are_textrank():
     rank = networkx.pagerank(graph, 0.85, tol=1e-13, max_iter=500)
     stems = ["fast", "train", None, "rail", "train", "bring", "fast", "snow"]
     expected = [rank.get(stem, 0.0) for stem in stems]
-    np.testing.assert_allclose(neighbours(document), expected, atol=1e-9)
-    assert not neighbours(text("the of")).any()
+    np.testing.assert_allclose(textrank(document), expected, atol=1e-9)
+    assert not textrank(text("the of")).any()
 
 
-def test_chunks_read_only_what_is_asked_for():
+def test_chunks_read_lazily():
     """At most 64 texts, or 20,000 words, but for one text that is longer."""
     read = []
 

@@ -6,6 +6,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from minibert.data.batches import Split, Window
+from minibert.data.documents import Document
+from minibert.evaluation.tagger import predict
 from minibert.runtime import distributed
 
 
@@ -55,3 +58,14 @@ def test_single_process_shares_with_nobody():
     assert distributed.reduce_float(2.5) == 2.5
     array = np.arange(3.0)
     assert distributed.all_reduce_sum(array) is array
+
+
+def test_work_that_is_not_shared_is_computed_as_a_whole(tagger, monkeypatch):
+    """As in rank.py extract, where each process has texts of its own."""
+    documents = [Document(name, "one two", [(0, 3), (4, 7)]) for name in "abc"]
+    windows = [Window(i, [2, 7 + i, 9, 3], [0, 1], [1, 2], [-1, 0, 1, -1]) for i in range(3)]
+    split = Split(documents, windows, [])
+    alone = predict(tagger, split)
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    np.testing.assert_array_equal(predict(tagger, split, shared=False).labels, alone.labels)
+    assert alone.labels.size == 6

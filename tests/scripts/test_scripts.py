@@ -42,7 +42,7 @@ def arguments(corpus, encoder_folder, tmp_path, precision):
 
 
 def refused(capsys, arguments, *words: str) -> None:
-    """Exit code 2 and one sentence on stderr that has the words."""
+    """train.py exits with code 2; the last line on stderr is an error with these words."""
     assert train.main(arguments) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
@@ -50,7 +50,7 @@ def refused(capsys, arguments, *words: str) -> None:
         assert word in error
 
 
-def test_train_leaves_a_run_folder_and_prints_the_table(arguments, tmp_path, capsys):
+def test_train_writes_run_folder_and_prints_scores(arguments, tmp_path, capsys):
     assert train.main(arguments) == 0
     out = capsys.readouterr().out
     assert "word prior" in out
@@ -72,7 +72,7 @@ def test_train_leaves_a_run_folder_and_prints_the_table(arguments, tmp_path, cap
     assert json.loads((run / "run.json").read_text())["settings"]["epochs"] == 2
 
 
-def test_a_finished_run_is_shown_and_not_trained_again(arguments, tmp_path, capsys):
+def test_finished_run_is_shown_without_training(arguments, tmp_path, capsys):
     assert train.main(arguments) == 0
     weights = (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns
     first = capsys.readouterr().out
@@ -95,8 +95,8 @@ def assert_same_weights(one, two, precision):
 @pytest.mark.numeric
 @pytest.mark.parametrize("plan", ["plain", "layerwise"])
 def test_two_processes_train_the_same_model(arguments, tmp_path, plan, precision):
-    """With dropout: micro-batches are small enough to be cut alike for one process and for two.
-    The last window of an epoch holds one document: one process has nothing to do."""
+    """With dropout, which depends on the cut into micro-batches: they are so small that one process
+    and two make the same. The last step of an epoch has one document: one process has no work."""
     more = ["--tokens", "200", "--batch-size", "7", "--plan", plan, "--show", "1"]
     assert train.main([*arguments, *more]) == 0
     out = tmp_path / "two"
@@ -113,11 +113,11 @@ def test_two_processes_train_the_same_model(arguments, tmp_path, plan, precision
 
 
 @pytest.mark.numeric
-def test_training_goes_on_with_less_memory_when_it_runs_out(
+def test_training_continues_with_next_plan_when_out_of_memory(
     arguments, tmp_path, capsys, monkeypatch, precision
 ):
-    """The plain plan runs out in the second epoch; the model is that of a run with enough."""
-    assert train.main([*arguments, "--out", str(tmp_path / "enough")]) == 0
+    """Memory runs out in the second epoch; the model equals that of an undisturbed run."""
+    assert train.main([*arguments, "--out", str(tmp_path / "undisturbed")]) == 0
     set_rate = Stepper.set_rate
 
     def scarce(self, step):
@@ -127,15 +127,17 @@ def test_training_goes_on_with_less_memory_when_it_runs_out(
 
     monkeypatch.setattr(Stepper, "set_rate", scarce)
     assert train.main(arguments) == 0
-    assert "out of memory with --plan plain; layerwise goes on" in capsys.readouterr().err
-    one, two = (load_pretrained(tmp_path / name).state_dict() for name in ("enough", "run"))
-    assert_same_weights(one, two, precision)
+    assert "out of memory with --plan plain; continuing with layerwise" in capsys.readouterr().err
+    undisturbed, resumed = (
+        load_pretrained(tmp_path / name).state_dict() for name in ("undisturbed", "run")
+    )
+    assert_same_weights(undisturbed, resumed, precision)
     assert json.loads((tmp_path / "run" / "results.json").read_text())["plan"] == "layerwise"
 
 
 @pytest.mark.numeric
-def test_a_run_goes_on_in_the_precision_it_began_in(arguments, tmp_path, monkeypatch, capsys):
-    """As a run does that a GPU began: `auto` alone would be float32 on this CPU."""
+def test_resumed_run_keeps_its_precision(arguments, tmp_path, monkeypatch, capsys):
+    """`auto` alone would choose float32 on this CPU, as for a run that a GPU started."""
     began = [*arguments, "--precision", "bf16"]
     assert train.main([*began, "--out", str(tmp_path / "whole")]) == 0
     set_rate = Stepper.set_rate
@@ -154,7 +156,7 @@ def test_a_run_goes_on_in_the_precision_it_began_in(arguments, tmp_path, monkeyp
     refused(capsys, [*arguments, "--precision", "float32"], "precision = bf16, not float32")
 
 
-def test_the_record_holds_precision_device_and_threads(arguments, tmp_path):
+def test_record_holds_precision_device_and_threads(arguments, tmp_path):
     assert train.main([*arguments, "--precision", "auto"]) == 0
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["settings"]["precision"] == "float32"
@@ -162,14 +164,14 @@ def test_the_record_holds_precision_device_and_threads(arguments, tmp_path):
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_a_cpu_without_bf16_is_said(arguments, capsys, monkeypatch, native):
+def test_cpu_without_bf16_prints_warning(arguments, capsys, monkeypatch, native):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native)
     assert train.main([*arguments, "--precision", "bf16", "--show", "0"]) == 0
     slow = "this CPU has no bf16: a run with --precision float32 is faster\n"
     assert (slow in capsys.readouterr().err) is not native
 
 
-def test_a_run_folder_from_other_settings_is_refused(arguments, corpus, tmp_path, capsys):
+def test_run_folder_with_other_settings_is_rejected(arguments, corpus, tmp_path, capsys):
     assert train.main(arguments) == 0
     before = (tmp_path / "run" / "run.json").read_bytes()
     refused(capsys, [*arguments, "--seed", "7"], "seed = 0, not 7")
@@ -186,7 +188,7 @@ def test_bio_reports_entities(arguments, tmp_path):
 
 
 def test_given_labels_report_accuracy(arguments, tmp_path, capsys):
-    """Part of speech, say: here, whether a word is capitalised, which the word itself tells."""
+    """Labels without O: here, whether a word is long, which the word itself determines."""
     folder = tmp_path / "given"
     folder.mkdir()
     for split in ("train", "dev", "test"):
@@ -203,7 +205,7 @@ def test_given_labels_report_accuracy(arguments, tmp_path, capsys):
     refused(capsys, [*arguments, "--out", str(tmp_path / "io")], "--labels given")
 
 
-def test_help_explains_every_setting(capsys):
+def test_help_lists_settings(capsys):
     with pytest.raises(SystemExit) as stop:
         train.main(["--help"])
     assert stop.value.code == 0
@@ -212,7 +214,7 @@ def test_help_explains_every_setting(capsys):
         assert flag in text
 
 
-def test_bad_input_is_one_sentence_and_leaves_nothing(arguments, corpus, tmp_path, capsys):
+def test_bad_input_prints_one_line_and_writes_nothing(arguments, corpus, tmp_path, capsys):
     def broken(line: str) -> None:
         (corpus / "train.jsonl").write_text(line + "\n", encoding="utf-8")
 
@@ -238,8 +240,8 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(arguments, corpus, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def test_a_hub_that_does_not_answer_is_one_sentence(arguments, tmp_path, capsys, monkeypatch):
-    """For a model, a data set, and the model that a package carries where it is not installed."""
+def test_unreachable_hub_prints_one_line(arguments, tmp_path, capsys, monkeypatch):
+    """For a model, a data set, and the packaged model if its package is not installed."""
 
     def snapshot_download(*_, **__):
         raise TimeoutError("the read operation\ntimed out")
@@ -255,7 +257,7 @@ def test_a_hub_that_does_not_answer_is_one_sentence(arguments, tmp_path, capsys,
     assert not (tmp_path / "run").exists()
 
 
-def test_a_tokenizer_of_another_model_is_refused(arguments, encoder_folder, tmp_path, capsys):
+def test_tokenizer_of_another_model_is_rejected(arguments, encoder_folder, tmp_path, capsys):
     folder = tmp_path / "encoder"
     folder.mkdir()
     for name in ("model.safetensors", "config.json"):
@@ -268,7 +270,7 @@ def test_a_tokenizer_of_another_model_is_refused(arguments, encoder_folder, tmp_
     refused(capsys, arguments, "belongs to another model")
 
 
-def test_words_the_model_does_not_know_and_windows_line_ends_are_no_error(arguments, corpus):
+def test_unknown_words_and_windows_line_ends_are_accepted(arguments, corpus):
     odd = {"id": "odd", "text": "Ωμέγα qqq 漢字 naïve zzz", "keyphrases": ["qqq", "漢字"]}
     with (corpus / "train.jsonl").open("a", encoding="utf-8", newline="") as file:
         file.write(json.dumps(odd) + "\r\n")
@@ -350,7 +352,7 @@ def test_ablate_refuses_unfinished_or_changed_runs(run, corpus, capsys, tmp_path
     (run / "results.json").write_bytes(results)
     with (corpus / "test.jsonl").open("a") as file:
         file.write("\n")
-    refused("test.jsonl is not what it was")
+    refused("test.jsonl has changed since")
     (run / "run.json").unlink()
     refused("no run.json", "train.py")
 
@@ -436,8 +438,7 @@ def test_prune_by_order_at_random_and_further(run, tmp_path, capsys):
     two = run / "prune-order-mine" / "keep-2"
     assert load_pretrained(two).config.present_heads == [(0, 2), (1, 1)]
     assert pruned(run, "--keep", "3", "--random", "--seed", "5") == 0
-    kept = load_pretrained(run / "prune-random-5" / "keep-3").config.present_heads
-    assert len(kept) == 3
+    assert len(load_pretrained(run / "prune-random-5" / "keep-3").config.present_heads) == 3
     assert pruned(two, "--keep", "1", "--random") == 0
     (last,) = load_pretrained(two / "prune-random-0" / "keep-1").config.present_heads
     assert last in {(0, 2), (1, 1)}
@@ -548,19 +549,20 @@ def test_diverging_fine_tuning_writes_no_model(run, capsys):
     assert not (run / "prune-random-0-recover" / "keep-2" / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize(("before", "after", "kept"), [(0.5, 0.4, False), (0.4, 0.5, True)])
-def test_fine_tuning_is_kept_only_if_dev_improves(run, monkeypatch, before, after, kept):
+@pytest.mark.parametrize(("before", "after", "better"), [(0.5, 0.4, False), (0.4, 0.5, True)])
+def test_fine_tuning_is_kept_only_if_dev_improves(run, monkeypatch, before, after, better):
     assert pruned(run, "--keep", "2", "--random", "--out", str(run / "plain")) == 0
     scores = iter((before, after))
     monkeypatch.setattr(prune, "dev_score", lambda *_: next(scores))
-    assert (
-        pruned(run, "--keep", "2", "--random", "--recover", "3", "--out", str(run / "tuned")) == 0
-    )
+    more = ["--recover", "3", "--out", str(run / "tuned")]
+    assert pruned(run, "--keep", "2", "--random", *more) == 0
+
+    results = json.loads((run / "tuned" / "keep-2" / "results.json").read_text())
+    assert results["recovered"] is better
     plain, tuned = (
-        load_pretrained(run / way / "keep-2").state_dict() for way in ("plain", "tuned")
+        load_pretrained(run / folder / "keep-2").state_dict() for folder in ("plain", "tuned")
     )
-    assert json.loads((run / "tuned" / "keep-2" / "results.json").read_text())["recovered"] is kept
-    assert all(torch.equal(plain[name], tuned[name]) for name in plain) is not kept
+    assert all(torch.equal(plain[name], tuned[name]) for name in plain) is not better
 
 
 # report.html ------------------------------------------------------------------------------------

@@ -25,7 +25,6 @@ import prune
 import rank
 import train
 from minibert.evaluation import intervals
-from minibert.training import loop
 
 torch.set_num_threads(1)  # a process with threads must not fork
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -49,7 +48,7 @@ class Fault(NamedTuple):
     """What happens, and before which change in the folder (1: the first; 0: before none)."""
 
     kind: str = "none"
-    at: int = 0
+    change: int = 0
     size: int = 0  # of "torn" and "full": the bytes that still go into a file
 
 
@@ -67,7 +66,7 @@ def attempt(
     sys.stdout = os.fdopen(1, "w")  # the old one remembers whether its file could seek
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
-    train.fit = partial(loop.fit, save_every=0.0)  # a state after every step
+    train.fit = partial(train.fit, save_every=0.0)  # a state after every step
     resamples = intervals.resamples  # of these, and of figures, less is as good here
     intervals.resamples = lambda documents, count=0: resamples(documents, 10)
     Figure.savefig = lambda figure, path, **_: path.write_text("drawn")
@@ -81,7 +80,7 @@ def attempt(
 
 class Watch:
     """Counts what is about to change in a folder, and strikes. Libraries in Rust open and write
-    files unseen; the folder that is made before, and the rename after, are seen."""
+    files unseen; the empty file that is made before, and the rename after, are seen."""
 
     def __init__(self, folder: Path, fault: Fault, line: Connection):
         self.folder = str(folder)
@@ -95,8 +94,8 @@ class Watch:
         path = str(arguments[0])
         if path.startswith(self.folder) or not os.path.isabs(path):  # shutil.rmtree's are relative
             self.changes += 1
-            lasting = self.fault.kind == "refused" and self.changes > self.fault.at
-            if self.changes == self.fault.at or lasting:
+            lasting = self.fault.kind == "refused" and self.changes > self.fault.change
+            if self.changes == self.fault.change or lasting:
                 self.strike(path)
 
     def strike(self, path: str) -> None:

@@ -82,8 +82,8 @@ class Job:
 
     def files(self) -> set[Path]:
         """Those that are there to be read: a hidden one is nobody's business."""
-        every = (p.relative_to(self.folder) for p in self.folder.rglob("*"))
-        return {p for p in every if not any(part.startswith(".") for part in p.parts)}
+        paths = (p.relative_to(self.folder) for p in self.folder.rglob("*"))
+        return {p for p in paths if not any(part.startswith(".") for part in p.parts)}
 
     def result(self) -> dict[str, object]:
         """What is in every file, less what is measured. Fails where a file is not whole."""
@@ -183,10 +183,10 @@ def strike(whole: Whole, kinds: list[str], count: int) -> None:
         job.clear()
         left = whole.changes
         while left > 0 and count > 0:
-            at = draw.randint(1, left)
-            fault = Fault(draw.choice(kinds), at, int(2 ** draw.uniform(0, 17)))
+            change = draw.randint(1, left)
+            fault = Fault(draw.choice(kinds), change, int(2 ** draw.uniform(0, 17)))
             if struck(job, fault):
-                left -= at
+                left -= change
                 count -= 1
             else:
                 left = 0
@@ -252,8 +252,8 @@ def test_a_second_process_is_refused_and_the_first_unharmed(job, whole):
 @pytest.fixture(params=["train", "rank"])
 def printing(request, server, inputs, encoder_folder, tmp_path) -> Job:
     """A job that prints its result, or a table of it."""
-    every = commands(inputs, encoder_folder, tmp_path)
-    command = every["train"] if request.param == "train" else every["extract"][:-4]
+    all_commands = commands(inputs, encoder_folder, tmp_path)
+    command = all_commands["train"] if request.param == "train" else all_commands["extract"][:-4]
     return Job(server, command, tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Damaged and hostile model folders: each is refused in one sentence, or loads as what it says."""
+"""Damaged and hostile model folders: each is rejected in one sentence, or loads what it holds."""
 
 import json
 import random
@@ -36,7 +36,7 @@ SMALL = BertConfig(
     id2label={0: "O", 1: "I"},
 )
 DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
-MORE_MEMORY = 1 << 30  # bytes that loading a model of 400 numbers may not take
+MORE_MEMORY = 1 << 30  # bytes that are too much for loading a model of 400 numbers
 
 Files = dict[str, bytes]  # the files of a model folder
 Tensors = dict[str, tuple[list[int], np.ndarray]]  # shape, and all numbers in a row
@@ -51,7 +51,7 @@ def original(tmp_path_factory) -> Files:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """In memory where that is possible: thousands of files are written."""
+    """A folder in memory if possible, because thousands of files are written."""
     memory = Path("/dev/shm")
     with TemporaryDirectory(dir=memory if memory.is_dir() else None) as home:
         (Path(home) / "model").mkdir()
@@ -60,7 +60,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def little_memory() -> Iterator[None]:
-    """An allocation of gigabytes fails instead of being served."""
+    """Make allocations of gigabytes fail."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     statm = Path("/proc/self/statm")
     if statm.exists():
@@ -73,29 +73,30 @@ def little_memory() -> Iterator[None]:
 def fuzz(
     original: Files, folder: Path, mutate: Callable[[random.Random, Files], None], cases: int
 ) -> None:
-    """Every case is refused in one sentence or loads as its files say; both are seen often."""
+    """Check that each case is rejected in one sentence or loads what its files hold, and that both
+    occur often."""
     loaded = 0
-    there: Files = {}
+    previous: Files = {}
     for case in range(cases):
         files = dict(original)
         mutate(random.Random(case), files)
-        for name in there.keys() - files.keys():
+        for name in previous.keys() - files.keys():
             (folder / name).unlink()
         for name, content in files.items():
-            if there.get(name) != content:  # a new file: a model may have the old one mapped
+            if previous.get(name) != content:  # a new file: a model may have the old one mapped
                 (folder / name).unlink(missing_ok=True)
                 (folder / name).write_bytes(content)
-        there = files
+        previous = files
         try:
-            loaded += is_right_or_refused(folder, files)
+            loaded += loads_correctly(folder, files)
         except BaseException as error:
             error.add_note(f"case {case}")
             raise
     assert 0.05 < loaded / cases < 0.95
 
 
-def is_right_or_refused(folder: Path, files: Files) -> bool:
-    """Whether it is loaded."""
+def loads_correctly(folder: Path, files: Files) -> bool:
+    """Whether the folder loads. Fails if it loads wrongly."""
     try:
         model = load_pretrained(folder)
     except InputError as error:
@@ -107,18 +108,18 @@ def is_right_or_refused(folder: Path, files: Files) -> bool:
     parts = ["model.safetensors"]
     if parts[0] not in files:
         parts = json.loads(files["model.safetensors.index.json"])["weight_map"].values()
-    tensors = {k: v for part in parts for k, v in spelled_out(files[part]).items()}
+    tensors = {k: v for part in parts for k, v in parse_safetensors(files[part]).items()}
     check_weights(model, tensors)
     check_config(model, json.loads(files["config.json"]), tensors)
     return True
 
 
-def spelled_out(content: bytes) -> Tensors:
-    """A safetensors file as its format is described: length of the header, header, numbers."""
+def parse_safetensors(content: bytes) -> Tensors:
+    """Parse a safetensors file by its specification: length of the header, header, numbers."""
     length = int.from_bytes(content[:8], "little")
     header, numbers = json.loads(content[8 : 8 + length]), content[8 + length :]
     header.pop("__metadata__", None)
-    found = {}
+    stored = {}
     for name, tensor in header.items():
         start, end = tensor["data_offsets"]
         if tensor["dtype"] == "BF16":
@@ -126,19 +127,19 @@ def spelled_out(content: bytes) -> Tensors:
             flat = (halves.astype(np.uint32) << 16).view(np.float32)
         else:
             flat = np.frombuffer(numbers[start:end], DTYPES[tensor["dtype"]])
-        found[name] = tensor["shape"], flat
-    return found
+        stored[name] = tensor["shape"], flat
+    return stored
 
 
 def check_weights(model: torch.nn.Module, tensors: Tensors) -> None:
-    """Every number of the model is the file's, and finite."""
+    """Check that all numbers of the model are finite and equal those of the file."""
     for name, parameter in model.state_dict().items():
         theirs = their_name(name)
         kind = {"weight": "gamma", "bias": "beta"}[name.rpartition(".")[2]]
         names = {theirs, f"{theirs.rpartition('.')[0]}.{kind}"}
         names |= {n.removeprefix("bert.") for n in names} | {f"bert.{n}" for n in names}
-        [found] = names & tensors.keys()
-        shape, numbers = tensors[found]
+        [stored] = names & tensors.keys()
+        shape, numbers = tensors[stored]
         expected = numbers.astype(np.float32)
         assert list(parameter.shape) == shape
         assert parameter.numpy(force=True).tobytes() == expected.tobytes(), name
@@ -146,7 +147,7 @@ def check_weights(model: torch.nn.Module, tensors: Tensors) -> None:
 
 
 def check_config(model: torch.nn.Module, raw: dict, tensors: Tensors) -> None:
-    """Every field has the value that the file gives it, and nothing in the file is overruled."""
+    """Check that all fields have the values of the file, and that no key of it is ignored."""
     for f in fields(BertConfig):
         value = getattr(model.config, f.name)
         if f.default_factory is MISSING:
@@ -172,26 +173,26 @@ def check_config(model: torch.nn.Module, raw: dict, tensors: Tensors) -> None:
 
 
 def damage(draw: random.Random, content: bytes) -> bytes:
-    """A few bytes changed, lost, added or moved, mostly near the beginning."""
+    """Change, delete, insert or move a few bytes, mostly near the beginning."""
     changed = bytearray(content)
     for _ in range(draw.choice([1, 1, 1, 2, 5])):
         size = len(changed)
-        at = min(draw.randrange(size + 1), draw.randrange(size + 1)) if size else 0
+        place = min(draw.randrange(size + 1), draw.randrange(size + 1)) if size else 0
         reach = draw.choice([1, 1, 2, 8, 100])
         noise = draw.choice([draw.randbytes(reach), b"\0" * reach, b"\xff" * reach, b"9" * reach])
         kind = draw.choice(["flip", "flip", "overwrite", "insert", "delete", "repeat", "truncate"])
-        if kind == "flip" and at < size:
-            changed[at] ^= 1 << draw.randrange(8)
+        if kind == "flip" and place < size:
+            changed[place] ^= 1 << draw.randrange(8)
         elif kind == "overwrite":
-            changed[at : at + reach] = noise
+            changed[place : place + reach] = noise
         elif kind == "insert":
-            changed[at:at] = noise
+            changed[place:place] = noise
         elif kind == "delete":
-            del changed[at : at + reach]
+            del changed[place : place + reach]
         elif kind == "repeat":
-            changed[at:at] = changed[at : at + reach]
+            changed[place:place] = changed[place : place + reach]
         elif kind == "truncate" and draw.random() < 0.3:
-            del changed[at:]
+            del changed[place:]
     return bytes(changed)
 
 
@@ -230,20 +231,20 @@ NAMES += ["__metadata__", "bert.encoder.layer.9.output.dense.bias", "embeddings.
 
 
 def other(draw: random.Random, values: list) -> list:
-    """A list of numbers with one changed, lost, added or moved."""
+    """Change, delete, insert or move one number of a list."""
     values = list(values)
     kind = draw.choice(["change", "add", "lose", "swap", "halve"])
-    at = draw.randrange(len(values)) if values else 0
+    place = draw.randrange(len(values)) if values else 0
     if kind == "add" or not values:
-        values.insert(at, draw.choice(NUMBERS + ODD))
+        values.insert(place, draw.choice(NUMBERS + ODD))
     elif kind == "change":
-        values[at] = draw.choice([*NUMBERS, *ODD, values[at] + 4, values[at] - 4])
+        values[place] = draw.choice([*NUMBERS, *ODD, values[place] + 4, values[place] - 4])
     elif kind == "lose":
-        del values[at]
+        del values[place]
     elif kind == "swap":
         draw.shuffle(values)
     else:
-        values = [v // 2 if i == at else 2 * v for i, v in enumerate(values)]
+        values = [v // 2 if i == place else 2 * v for i, v in enumerate(values)]
     return values
 
 
@@ -254,41 +255,41 @@ def twins(name: str) -> list[str]:
 
 
 def tamper(draw: random.Random, entries: list[tuple[str, dict]]) -> None:
-    """One thing in a header, given as a list so that a name may be there twice."""
-    at = draw.randrange(len(entries))
-    name, tensor = entries[at]
+    """Change one entry of a header, given as a list so that a name can occur twice."""
+    place = draw.randrange(len(entries))
+    name, tensor = entries[place]
     kind = draw.choice(["dtype", "shape", "offsets", "name", "lose", "twice", "odd", "extra"])
     if kind == "lose":
-        del entries[at]
+        del entries[place]
     elif kind == "twice":
         entries.insert(draw.randrange(len(entries)), (name, draw.choice(entries)[1]))
     elif kind == "name":
-        entries[at] = (draw.choice([*NAMES, draw.choice(entries)[0], *twins(name)]), tensor)
+        entries[place] = (draw.choice([*NAMES, draw.choice(entries)[0], *twins(name)]), tensor)
     elif kind == "extra":
         zero = {"dtype": "F32", "shape": other(draw, [0, 6]), "data_offsets": [0, 0]}
         entries.append((draw.choice([*NAMES, "cls.x", name, *twins(name)]), zero))
     elif kind == "odd" or not isinstance(tensor, dict) or "data_offsets" not in tensor:
-        entries[at] = (name, draw.choice([*ODD, 3, {"a": "b"}, {"dtype": "F32"}]))
+        entries[place] = (name, draw.choice([*ODD, 3, {"a": "b"}, {"dtype": "F32"}]))
     elif kind == "dtype":
-        entries[at] = (name, tensor | {"dtype": draw.choice([*KINDS, 3, None])})
+        entries[place] = (name, tensor | {"dtype": draw.choice([*KINDS, 3, None])})
     else:
         key = {"shape": "shape", "offsets": "data_offsets"}[kind]
-        entries[at] = (name, tensor | {key: other(draw, tensor[key])})
+        entries[place] = (name, tensor | {key: other(draw, tensor[key])})
 
 
 def recast(draw: random.Random, entries: list, numbers: bytes) -> bytes:
-    """Every tensor in another type, as a file of that type would be: it may be right."""
+    """Convert all tensors to another type, as in a file of that type, which may be valid."""
     kind = draw.choice(["F64", "F16", "BF16", "I32", "I16", "BOOL"])
     types = {"F64": torch.float64, "F16": torch.float16, "BF16": torch.bfloat16}
     types |= {"I32": torch.int32, "I16": torch.int16, "BOOL": torch.bool}
     out = b""
-    for at, (name, tensor) in enumerate(entries):
+    for place, (name, tensor) in enumerate(entries):
         if "dtype" in tensor:
             a, b = tensor["data_offsets"]
             values = torch.from_numpy(np.frombuffer(numbers[a:b], np.float32).copy())
             more = values.to(types[kind]).view(torch.uint8).numpy().tobytes()
-            place = [len(out), len(out) + len(more)]
-            entries[at] = (name, tensor | {"dtype": kind, "data_offsets": place})
+            offsets = [len(out), len(out) + len(more)]
+            entries[place] = (name, tensor | {"dtype": kind, "data_offsets": offsets})
             out += more
     return out
 
@@ -347,17 +348,17 @@ KEYS = [*(f.name for f in fields(BertConfig)), *FIXED, "architectures", "auto_ma
 def tampered_config(draw: random.Random, files: Files) -> None:
     pairs = list(json.loads(files["config.json"]).items())
     for _ in range(draw.choice([1, 1, 2, 3])):
-        at = draw.randrange(len(pairs))
+        place = draw.randrange(len(pairs))
         kind = draw.choice(["change", "change", "set", "lose", "twice"])
         if kind == "change":
-            pairs[at] = (pairs[at][0], draw.choice(VALUES))
+            pairs[place] = (pairs[place][0], draw.choice(VALUES))
         elif kind == "set":
             key = draw.choice(KEYS)
             pairs = [*(p for p in pairs if p[0] != key), (key, draw.choice(VALUES))]
         elif kind == "lose":
-            del pairs[at]
+            del pairs[place]
         else:
-            pairs.insert(at, (draw.choice(pairs)[0], draw.choice(VALUES)))
+            pairs.insert(place, (draw.choice(pairs)[0], draw.choice(VALUES)))
     text = "{" + ", ".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in pairs) + "}"
     content = text.encode()
     if draw.random() < 0.1:
@@ -385,15 +386,15 @@ def test_absurd_sizes_are_rejected_before_allocation(original, folder, sizes):
     raw = json.loads(original["config.json"]) | {"pruned_heads": {}} | sizes
     (folder / "config.json").write_text(json.dumps(raw))
     (folder / "model.safetensors").write_bytes(original["model.safetensors"])
-    with pytest.raises(InputError, match=r"do not fit|at most \d|not a multiple|no such"):
+    with pytest.raises(InputError, match=r"do not fit|from 1 to \d|not a multiple|no such"):
         load_pretrained(folder)
 
 
 def test_classifier_of_empty_rows_is_rejected(original, folder):
-    """Its labels, which the config leaves out, are not counted by its rows."""
+    """The config has no labels, and rows without columns must not be counted as labels."""
     raw = {k: v for k, v in json.loads(original["config.json"]).items() if "label" not in k}
     (folder / "config.json").write_text(json.dumps(raw))
-    tensors = spelled_out(original["model.safetensors"])
+    tensors = parse_safetensors(original["model.safetensors"])
     tensors["classifier.weight"] = [10**9, 0], np.zeros(0, np.float32)
     (folder / "model.safetensors").write_bytes(as_file(tensors))
     with pytest.raises(InputError, match="classifier"):
@@ -407,12 +408,12 @@ FILES += ["config.json", "model.safetensors.index.json", "x" * 300, 3, None, [],
 
 
 def tampered_index(draw: random.Random, files: Files) -> None:
-    tensors = spelled_out(files.pop("model.safetensors"))
+    tensors = parse_safetensors(files.pop("model.safetensors"))
     shards = ["a.safetensors", "b.safetensors"]
     placed = {name: draw.choice(shards) for name in tensors}
     for file in shards:
-        kept = {n: t for n, t in tensors.items() if placed[n] == file or draw.random() < 0.003}
-        files[file] = as_file(kept)
+        part = {n: t for n, t in tensors.items() if placed[n] == file or draw.random() < 0.003}
+        files[file] = as_file(part)
     for _ in range(draw.choice([0, 1, 1, 2])):
         kind = draw.choice(["file", "name", "lose", "damage"])
         name = draw.choice(list(placed))
@@ -433,14 +434,14 @@ def tampered_index(draw: random.Random, files: Files) -> None:
 def as_file(tensors: Tensors) -> bytes:
     header, numbers = {}, b""
     for name, (shape, values) in tensors.items():
-        place = [len(numbers), len(numbers) + values.nbytes]
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": place}
+        offsets = [len(numbers), len(numbers) + values.nbytes]
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": offsets}
         numbers += values.tobytes()
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + numbers
 
 
 def test_tampered_index(original, folder):
-    """Beside the folder stands a file that would fit."""
+    """A file outside the folder would fit, but must not be read."""
     (folder.parent / "x.safetensors").write_bytes(original["model.safetensors"])
     fuzz(original, folder, tampered_index, 800)

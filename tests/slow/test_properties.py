@@ -1,4 +1,4 @@
-"""What holds for whatever comes in: labels, windows, padding, head masks, scores, JSON lines."""
+"""Properties of any input: labels, windows, padding, head masks, scores, JSON lines."""
 
 import json
 import re
@@ -21,11 +21,11 @@ from minibert.attention import Packing
 from minibert.data.batches import collate, make_batches, make_windows
 from minibert.data.corpus import parse_document, read_documents
 from minibert.data.documents import Document, find_phrases, word_labels
-from minibert.data.words import normal_form, word_spans
 from minibert.evaluation import intervals, metrics
 from minibert.evaluation.tagger import predicted_spans
 from minibert.model import IGNORED
 from minibert.pruning import prune
+from minibert.text.words import normal_form, word_spans
 
 EXACT = {"atol": 1e-10, "rtol": 1e-10}
 LAYERS, HEADS = TINY.num_hidden_layers, TINY.num_attention_heads
@@ -48,8 +48,8 @@ def doc(text: str, **others) -> Document:
 
 @settings(max_examples=200)
 @given(TEXTS | SHORT, st.data())
-def test_spans_of_characters_come_back_as_labels(text, drawn):
-    """Each span touches its first and its last word somewhere."""
+def test_word_labels_reproduce_character_spans(text, drawn):
+    """Each drawn span touches any part of its first and of its last word."""
     words = word_spans(text)
     tags = drawn.draw(st.lists(st.sampled_from("OBI"), min_size=len(words), max_size=len(words)))
     runs = sorted((first, last) for first, last, _ in metrics.spans(tags))
@@ -67,15 +67,15 @@ def test_spans_of_characters_come_back_as_labels(text, drawn):
 
 
 @pytest.mark.parametrize("text", ["カ\u3099ス", "か\u309aa", "\u3099", "a\u3099"])
-def test_a_text_of_letters_and_marks_is_found_in_itself(text):
+def test_text_of_letters_and_marks_is_found_in_itself(text):
     document = doc(text)
     assert find_phrases(document, [text]) == [[(0, len(document.words))]]
 
 
 @settings(max_examples=200)
 @given(TEXTS | SHORT, st.data())
-def test_keyphrases_come_back_as_labels(text, drawn):
-    """Against every run of words tried: those that spell a phrase, the longest first."""
+def test_word_labels_of_keyphrases_equal_search_of_all_runs(text, drawn):
+    """All runs of words are tried: those that spell a phrase, the longest first."""
     document = doc(text)
     count = len(document.words)
     places = st.integers(0, count - 1).flatmap(
@@ -84,33 +84,33 @@ def test_keyphrases_come_back_as_labels(text, drawn):
     chosen = drawn.draw(st.lists(places, max_size=4))
     words = document.words
     phrases = [text[words[first][0] : words[last - 1][1]] for first, last in chosen]
-    for place, found in zip(chosen, find_phrases(document, phrases)):
-        assert place in found
+    for place, runs in zip(chosen, find_phrases(document, phrases)):
+        assert place in runs
     phrases += drawn.draw(st.lists(st.text(ALPHABET, max_size=5), max_size=2))
     document = document._replace(keyphrases=phrases)
     forms = document.forms()
     wanted = {normal_form(phrase) for phrase in phrases}
-    every = [(i, j) for i in range(count) for j in range(i + 1, count + 1)]
-    runs = [(i, j) for i, j in every if "".join(forms[i:j]) in wanted]
+    all_runs = [(i, j) for i in range(count) for j in range(i + 1, count + 1)]
+    runs = [(i, j) for i, j in all_runs if "".join(forms[i:j]) in wanted]
     inside = {word for i, j in runs for word in range(i, j)}
     io = word_labels(document, "io")
     assert {word for word, label in enumerate(io) if label == "I"} == inside
     labelled = {(i, j) for i, j, _ in metrics.spans(word_labels(document, "bio"))}
     assert labelled <= set(runs)
-    for i, j in runs:  # left out only for what is as long
+    for i, j in runs:  # a run is unlabelled only beside one as long
         assert any(a < j and i < b and b - a >= j - i for a, b in labelled)
 
 
 @settings(max_examples=200)
 @given(TEXTS | SHORT, st.data())
-def test_predicted_words_come_back_as_labels_of_their_spans(text, drawn):
+def test_word_labels_of_predicted_spans_are_the_predicted_words(text, drawn):
     document = doc(text)
     inside = drawn.draw(arrays.arrays(bool, len(document.words)))
     spans = predicted_spans(document, inside)
     labels = word_labels(document._replace(spans=spans), "io")
     assert [label == "I" for label in labels] == inside.tolist()
     between = [text[a:b].strip() for (_, a), (b, _) in pairwise(spans)]
-    assert all(between), "neighbours with white space alone between them are one"
+    assert all(between), "spans with only white space between them are joined"
 
 
 # Windows ----------------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ def test_predicted_words_come_back_as_labels_of_their_spans(text, drawn):
 
 @settings(max_examples=100)
 @given(st.lists(TEXTS, min_size=1, max_size=3), st.integers(8, 20), st.integers(1, 40))
-def test_every_word_is_scored_once_in_a_batch(pieces, texts, max_length, tokens):
+def test_each_word_is_scored_once_in_batches(pieces, texts, max_length, tokens):
     documents = [doc(text * 3) for text in texts]
     counts = [len(document.words) for document in documents]
     targets, start = [], 0
@@ -170,15 +170,15 @@ def tokens(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
 
 @settings(max_examples=40)
 @given(MASKS, st.integers(0, 99), st.integers(0, 10))
-def test_padding_changes_nothing(mask, seed, more):
-    """Neither its place, nor its tokens, nor its amount, nor the rest of the batch."""
+def test_padding_does_not_change_outputs(mask, seed, more):
+    """Its place, tokens and amount make no difference, nor does the rest of the batch."""
     mask = torch.from_numpy(mask).long()
     ids = tokens(seed, mask.shape)
     logits = MODEL(ids, mask).logits
     other = torch.where(mask == 1, ids, tokens(seed + 1, mask.shape))
     wider = (torch.nn.functional.pad(x, (0, more)) for x in (other, mask))
-    found = MODEL(*wider).logits[:, : mask.shape[1]]
-    assert_close(found[mask == 1], logits[mask == 1], **EXACT)
+    padded = MODEL(*wider).logits[:, : mask.shape[1]]
+    assert_close(padded[mask == 1], logits[mask == 1], **EXACT)
     for row in range(len(mask)):
         alone = MODEL(ids[row : row + 1], mask[row : row + 1]).logits[0]
         assert_close(alone[mask[row] == 1], logits[row][mask[row] == 1], **EXACT)
@@ -195,7 +195,7 @@ def head_masks(*shape: int, elements: st.SearchStrategy = FACTORS) -> st.SearchS
 
 @settings(max_examples=40)
 @given(MASKS, st.integers(0, 99), head_masks(LAYERS, HEADS))
-def test_a_head_mask_scales_columns_of_the_output_projection(mask, seed, head_mask):
+def test_head_mask_equals_scaled_output_projection(mask, seed, head_mask):
     mask = torch.from_numpy(mask).long()
     scaled = deepcopy(MODEL)
     for layer, row in zip(scaled.bert.layers, head_mask):
@@ -206,7 +206,7 @@ def test_a_head_mask_scales_columns_of_the_output_projection(mask, seed, head_ma
 
 @settings(max_examples=40)
 @given(MASKS, st.integers(0, 99), head_masks(5, LAYERS, HEADS))
-def test_a_head_mask_for_each_sequence_is_one_by_one(mask, seed, head_masks):
+def test_head_mask_per_sequence_equals_one_at_a_time(mask, seed, head_masks):
     mask = torch.from_numpy(mask).long()
     ids = tokens(seed, mask.shape)
     together = MODEL(ids, mask, head_mask=head_masks[: len(ids)]).logits
@@ -217,7 +217,7 @@ def test_a_head_mask_for_each_sequence_is_one_by_one(mask, seed, head_masks):
 
 @settings(max_examples=20)
 @given(MASKS, st.integers(0, 99), head_masks(LAYERS, HEADS, elements=st.sampled_from([0.0, 1.0])))
-def test_heads_masked_are_heads_removed(mask, seed, head_mask):
+def test_masked_model_equals_pruned_model(mask, seed, head_mask):
     mask = torch.from_numpy(mask).long()
     ids = tokens(seed, mask.shape)
     smaller = prune(MODEL, head_mask)
@@ -248,7 +248,7 @@ RATIOS = {
 
 @settings(max_examples=60)
 @given(SCORED, st.sampled_from([-9.0, -1.0, 0.0, 3.0, 9.0]))
-def test_word_scores_are_sklearns_with_an_interval_around_them(documents, threshold):
+def test_word_scores_equal_sklearn_inside_their_interval(documents, threshold):
     gold, scores = documents
     predicted = [s >= threshold for s in scores]
     counts = metrics.confusion(gold, predicted)
@@ -265,7 +265,7 @@ def test_word_scores_are_sklearns_with_an_interval_around_them(documents, thresh
 
 @settings(max_examples=60)
 @given(SCORED, st.data())
-def test_average_precision_depends_on_the_order_of_scores_alone(documents, drawn):
+def test_average_precision_depends_only_on_the_order_of_scores(documents, drawn):
     gold, scores = documents
     assume(np.concatenate(gold).any())
     value = metrics.PrecisionRecallCurve(gold, scores).average_precision()
@@ -291,17 +291,17 @@ def test_resamples_are_the_sample_and_draws_of_its_size(documents, count, seed):
 
 @settings(max_examples=60)
 @given(arrays.arrays(np.float64, (40, 3), elements=st.floats(0, 1)))
-def test_a_change_there_and_back(values):
-    """Whichever of two is the reference: the same change with another sign."""
-    there = intervals.changes(values[:, :2])[0]
-    back = intervals.changes(values[:, 1::-1])[0]
-    assert there.value == values[0, 1] - values[0, 0]
-    assert (there.value, there.low, there.high) == pytest.approx(
-        (-back.value, -back.high, -back.low), abs=1e-12
+def test_reversed_change_has_the_opposite_sign(values):
+    """Whichever of two models is the reference."""
+    change = intervals.changes(values[:, :2])[0]
+    opposite = intervals.changes(values[:, 1::-1])[0]
+    assert change.value == values[0, 1] - values[0, 0]
+    assert (change.value, change.low, change.high) == pytest.approx(
+        (-opposite.value, -opposite.high, -opposite.low), abs=1e-12
     )
-    assert there.p == pytest.approx(back.p)
-    assert 0 <= there.p <= 1
-    assert there.significant == (there.p <= 0.05)
+    assert change.p == pytest.approx(opposite.p)
+    assert 0 <= change.p <= 1
+    assert change.significant == (change.p <= 0.05)
 
 
 LEVELS = st.lists(st.floats(0, 1) | st.sampled_from([0.01, 0.02, 0.05]), max_size=12)
@@ -309,7 +309,7 @@ LEVELS = st.lists(st.floats(0, 1) | st.sampled_from([0.01, 0.02, 0.05]), max_siz
 
 @settings(max_examples=100)
 @given(LEVELS, st.data())
-def test_benjamini_hochberg_rejects_the_smallest_and_more_at_a_higher_level(p, drawn):
+def test_benjamini_hochberg_rejects_the_smallest_p_values(p, drawn):
     p = np.array(p)
     rejected = intervals.benjamini_hochberg(p)
     cut = p[rejected].max(initial=-1)
@@ -352,7 +352,7 @@ def file(tmp_path_factory) -> Path:
 
 
 def check_document(document: Document, raw: dict) -> None:
-    """A right document, that says what its line says."""
+    """The document agrees with its JSON line."""
     assert document.id == str(raw["id"])
     ends = [0, *chain.from_iterable(document.words), len(document.text)]
     assert ends == sorted(ends)
@@ -378,13 +378,13 @@ def check_document(document: Document, raw: dict) -> None:
 @example({"id": "a", "text": "x\u2028y z"}, 1, "\n", False)  # a line end to Python's splitlines
 @example({"id": 10**4000, "text": "x"}, 1, "\n", True)
 @example({"a\nb": 1, "id": 1}, 0, "\n", True)
-def test_any_json_is_a_document_or_refused_by_its_line(file, raw, before, end, escaped):
+def test_any_json_is_read_or_rejected_with_its_line(file, raw, before, end, escaped):
     line = json.dumps(raw, ensure_ascii=escaped)
     lines = [*[""] * before, line, GOOD]
     file.write_bytes(end.join(lines).encode("utf-8", "surrogatepass"))
     number = 1 + before * end.count("\n")
     try:
-        found, _ = read_documents(file)
+        document, _ = read_documents(file)
     except InputError as error:
         message = str(error)
         assert message.startswith(f"{file}:{number}: ")
@@ -392,15 +392,20 @@ def test_any_json_is_a_document_or_refused_by_its_line(file, raw, before, end, e
         with pytest.raises(InputError):
             parse_document(line, "")
     else:
-        check_document(found, raw)
+        check_document(document, raw)
 
 
 @settings(max_examples=250)
 @given(st.binary(max_size=40) | st.text().map(str.encode), st.integers(0, len(GOOD)))
-def test_any_bytes_are_documents_or_refused_by_file_and_line(file, noise, at):
+def test_any_bytes_are_read_or_rejected_with_file_and_line(file, noise, offset):
     content = GOOD.encode()
     content = (
-        b"\n" + content[:at] + noise + content[at:] + b"\n" + GOOD.replace("good", "").encode()
+        b"\n"
+        + content[:offset]
+        + noise
+        + content[offset:]
+        + b"\n"
+        + GOOD.replace("good", "").encode()
     )
     file.write_bytes(content)
     try:

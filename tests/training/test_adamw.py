@@ -5,7 +5,7 @@ import torch
 from minibert.training.adamw import SLICE, AdamWBf16, rounded
 
 
-def test_rounding_goes_to_a_neighbour_and_is_right_on_average():
+def test_stochastic_rounding_is_unbiased():
     exact = torch.tensor([1.001, -3.0e-5, 0.0, 1.5, 7.7e8])
     generator = torch.Generator().manual_seed(0)
     draws = torch.stack([rounded(exact, generator).float() for _ in range(4000)])
@@ -13,12 +13,12 @@ def test_rounding_goes_to_a_neighbour_and_is_right_on_average():
     assert ((draws - exact).abs() < spacing).all()
     error = (draws.mean(0) - exact).abs() / spacing
     assert error.max() < 0.04  # the standard error is 0.008
-    assert draws[:, 3].unique().tolist() == [1.5]  # what bf16 holds stays
+    assert draws[:, 3].unique().tolist() == [1.5]  # exact in bf16
     assert len(draws[:, 0].unique()) == 2
 
 
 def trained(optimizer_of, steps: int, shape: tuple[int, ...]) -> torch.Tensor:
-    """A weight after steps towards a target under noise."""
+    """A weight after steps towards a target, with noisy gradients."""
     torch.manual_seed(1)
     weight = torch.randn(shape, requires_grad=True)
     target, noise = torch.randn(shape), torch.Generator().manual_seed(2)
@@ -30,22 +30,22 @@ def trained(optimizer_of, steps: int, shape: tuple[int, ...]) -> torch.Tensor:
     return weight.detach()
 
 
-def test_it_is_adamw_within_the_rounding():
+def test_update_equals_adamw_within_rounding():
     for shape, steps, tolerance in (((3, 5), 1, 1e-6), ((7, 11), 200, 0.02)):
         exact = trained(lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1), steps, shape)
-        half = trained(lambda p: AdamWBf16(p, 0.01, weight_decay=0.1), steps, shape)
-        torch.testing.assert_close(half, exact, rtol=0, atol=tolerance)
+        bf16 = trained(lambda p: AdamWBf16(p, 0.01, weight_decay=0.1), steps, shape)
+        torch.testing.assert_close(bf16, exact, rtol=0, atol=tolerance)
 
 
-def test_slices_cover_a_weight_larger_than_one():
+def test_slices_cover_a_large_weight():
     moved = trained(lambda p: AdamWBf16(p, 0.01), 1, (3, SLICE // 2))
     torch.manual_seed(1)
     start = torch.randn(3, SLICE // 2)
     assert ((moved - start).abs() > 1e-4).float().mean() > 0.99
 
 
-def test_the_second_moment_moves_although_its_steps_are_below_bf16():
-    """After n gradients of 1 it is 1 - 0.999^n; rounded to the nearest it would stay near 0.25."""
+def test_second_moment_accumulates_changes_below_bf16_resolution():
+    """After n gradients of 1 it is 1 - 0.999^n. Rounding to nearest would leave it near 0.25."""
     weight = torch.zeros(256, requires_grad=True)
     optimizer = AdamWBf16([{"params": [weight]}])
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""One step, the schedule, and the loop; test_faults.py kills it."""
+"""One optimizer step, the schedule and the loop of train.py; slow/test_faults.py kills it."""
 
 import copy
 import dataclasses
@@ -17,9 +17,10 @@ from minibert.evaluation.tagger import by_document, in_keyphrase, predict
 from minibert.gates import HardConcreteGates
 from minibert.heads.gate_training import GATE_RATE, step_gates
 from minibert.model import IGNORED
+from minibert.runtime.device import choose_device, choose_precision
 from minibert.training.loop import accumulation_windows
 from minibert.training.memory import PLANS
-from minibert.training.settings import TrainSettings, choose_device, choose_precision
+from minibert.training.settings import TrainSettings
 from minibert.training.step import Stepper, scored_words
 from train import fit, training_step
 
@@ -52,26 +53,28 @@ def stepped(model, settings, batches, number=0):
     return weights(model)
 
 
-def test_accumulation_equals_the_full_batch(split, encoder_folder):
+def test_accumulation_equals_full_batch(split, encoder_folder):
     results = []
     for tokens in (100_000, 150):
         torch.manual_seed(3)
         model = load_pretrained(encoder_folder, ("O", "I"), **STILL).double()
         groups = [collate(g, split.targets) for g in make_batches(split.windows, tokens)]
         results.append((len(groups), stepped(model, SETTINGS, groups)))
-    (one, whole), (many, cut) = results
-    assert one == 1
-    assert many > 4
-    for name in whole:
-        torch.testing.assert_close(whole[name], cut[name], rtol=0, atol=1e-10)
+
+    (batch_count, full), (micro_batch_count, accumulated) = results
+    assert batch_count == 1
+    assert micro_batch_count > 4
+    for name in full:
+        torch.testing.assert_close(full[name], accumulated[name], rtol=0, atol=1e-10)
 
 
-def test_a_step_is_adamw_on_the_clipped_mean_loss(split, model):
+def test_step_is_adamw_on_clipped_mean_loss(split, model):
     """By hand: gradient of the mean loss, clipped, then Adam's first step and decoupled decay."""
     batch = collate(split.windows, split.targets)
     settings = dataclasses.replace(SETTINGS, weight_decay=0.1, clip=0.01)
     loss = model.train()(batch.input_ids, batch.attention_mask, labels=batch.labels).loss
     loss.backward()
+
     before = weights(model)
     gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
     blocks = {name: ".".join(name.split(".")[: 3 if ".layers." in name else 2]) for name in before}
@@ -84,10 +87,12 @@ def test_a_step_is_adamw_on_the_clipped_mean_loss(split, model):
         sum((gradients[f"classifier.{n}"] ** 2).sum() for n in ("weight", "bias"))
     )
     assert all(norm > settings.clip for norm in norms.values())
+
     model.zero_grad()
     stepper = Stepper(model, settings, steps=10)
     value = stepper.step(0, [batch])
     assert value == pytest.approx(loss.item(), abs=1e-12)
+
     rate = stepper.rate(0)
     for name, after in weights(model).items():
         g = gradients[name] * settings.clip / (norms[blocks[name]] + 1e-6)
@@ -97,8 +102,8 @@ def test_a_step_is_adamw_on_the_clipped_mean_loss(split, model):
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_every_plan_gives_the_same_update(split, encoder_folder, frozen):
-    """Two steps of three micro-batches with dropout; with gates too, where weights are frozen."""
+def test_all_plans_give_the_same_update(split, encoder_folder, frozen):
+    """Two steps of three micro-batches, with dropout and gates, for trained and frozen weights."""
     results = []
     for name in PLANS:
         torch.manual_seed(3)
@@ -109,6 +114,7 @@ def test_every_plan_gives_the_same_update(split, encoder_folder, frozen):
             )
         )  # fmt: skip
         model.train().requires_grad_(not frozen)
+
         gates = HardConcreteGates(model.config).double()
         settings = dataclasses.replace(SETTINGS, plan=name, clip=0.05)
         stepper = Stepper(model, settings, 10)
@@ -119,8 +125,10 @@ def test_every_plan_gives_the_same_update(split, encoder_folder, frozen):
         for number in range(2):
             losses.append(stepper.step(number, batches, gates.sample))
             step_gates(stepper, optimizer, gates, price)
+
         assert all(p.grad is None for p in model.parameters())
         results.append([losses, *weights(model).values(), gates.log_alpha.detach().clone()])
+
     for plain, other in zip(*results):
         torch.testing.assert_close(plain, other, rtol=0, atol=1e-10)
     assert results[0][0][0] != results[0][0][1]
@@ -140,35 +148,38 @@ def test_train_script_step_equals_stepper_step(split, encoder_folder, plan):
     assert all(map(torch.equal, *results))
 
 
-def test_a_layerwise_step_never_has_more_than_one_blocks_gradient(split, model, monkeypatch):
+def test_layerwise_step_holds_one_gradient_block_at_a_time(split, model, monkeypatch):
     stepper = Stepper(model.train(), dataclasses.replace(SETTINGS, plan="layerwise"), 10)
-    seen = []
+    calls = []
+    apply_block = stepper.apply_block
 
-    def spy(stage: int) -> None:
-        held = {name.split(".")[2] for name, p in model.named_parameters() if p.grad is not None
-                if ".layers." in name}  # fmt: skip
-        seen.append((stage, held))
-        apply(stage)
+    def spy(block: int) -> None:
+        layers_with_gradient = {
+            name.split(".")[2]
+            for name, p in model.named_parameters()
+            if p.grad is not None and ".layers." in name
+        }
+        calls.append((block, layers_with_gradient))
+        apply_block(block)
 
-    apply = stepper.apply_block
     monkeypatch.setattr(stepper, "apply_block", spy)
     stepper.step(0, [collate(split.windows[:3], split.targets)] * 2)
-    assert seen == [(-1, set()), (2, {"1"}), (1, {"0"}), (0, set())]
+    assert calls == [(-1, set()), (2, {"1"}), (1, {"0"}), (0, set())]
 
 
-def test_the_rate_climbs_to_the_peak_and_falls_to_zero(model):
+def test_learning_rate_warms_up_and_decays(model):
     stepper = Stepper(model, dataclasses.replace(SETTINGS, warmup=0.2), steps=10)
     rates = [stepper.rate(i) / SETTINGS.learning_rate for i in range(10)]
     assert rates[:3] == pytest.approx([1 / 3, 2 / 3, 1.0])
     assert rates[3:] == pytest.approx([7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8])
 
 
-def test_a_run_that_only_warms_up_still_has_rates(model):
+def test_learning_rate_with_warmup_only(model):
     stepper = Stepper(model, dataclasses.replace(SETTINGS, warmup=0.99), steps=4)
     assert [stepper.rate(i) / SETTINGS.learning_rate for i in range(4)] == [0.25, 0.5, 0.75, 1]
 
 
-def test_every_window_comes_once_an_epoch_in_a_new_order(split):
+def test_epoch_shuffles_every_window_once(split):
     def order(epoch):
         batches = [b for window in accumulation_windows(split, SETTINGS, epoch) for b in window]
         return [w.document for b in batches for w in b.windows]
@@ -178,21 +189,23 @@ def test_every_window_comes_once_an_epoch_in_a_new_order(split):
     assert order(0) == order(0)
 
 
-def test_training_learns_the_sample_and_keeps_the_best_epoch(split, model, tmp_path):
+def test_training_learns_sample_and_saves_best_epoch(split, model, tmp_path):
     settings = dataclasses.replace(SETTINGS, out=tmp_path, epochs=12, learning_rate=1e-2)
     best = fit(model, split, split, settings)
+
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
     losses = [line["loss"] for line in lines if "loss" in line]
     scores = [line["dev_score"] for line in lines if "dev_score" in line]
     assert np.mean(losses[-3:]) < 0.6 * losses[0]
     assert best == {"best_epoch": int(np.argmax(scores)), "dev_score": max(scores)}
-    kept = load_pretrained(tmp_path)
-    ranks = by_document(predict(kept, split).log_odds[0], split.documents)
+
+    saved = load_pretrained(tmp_path)
+    ranks = by_document(predict(saved, split).log_odds[0], split.documents)
     ap = PrecisionRecallCurve(in_keyphrase(split.targets, ("O", "I")), ranks).average_precision()
     assert ap == pytest.approx(max(scores), abs=1e-6)
 
 
-def test_non_finite_loss_stops_and_names_the_step(split, model, tmp_path):
+def test_non_finite_loss_raises_with_step(split, model, tmp_path):
     with torch.no_grad():
         model.classifier.bias[0] = float("nan")
     with pytest.raises(InputError, match="step 0"):
@@ -200,19 +213,19 @@ def test_non_finite_loss_stops_and_names_the_step(split, model, tmp_path):
     assert not (tmp_path / "model.safetensors").exists()
 
 
-def test_dropout_is_drawn_anew_each_step_and_the_same_on_resume(split, encoder_folder):
-    def loss(number: int, drawn_before: int) -> float:
+def test_dropout_depends_on_step_only(split, encoder_folder):
+    def loss(step: int, rng_seed: int) -> float:
         torch.manual_seed(3)
         model = load_pretrained(encoder_folder, ("O", "I"), hidden_dropout_prob=0.3).train()
-        torch.manual_seed(drawn_before)
+        torch.manual_seed(rng_seed)
         stepper = Stepper(model, SETTINGS, steps=10)
-        return stepper.step(number, [collate(split.windows, split.targets)])
+        return stepper.step(step, [collate(split.windows, split.targets)])
 
     assert loss(1, 0) == loss(1, 99)
     assert loss(1, 0) != loss(2, 0)
 
 
-def test_every_micro_batch_draws_its_own_dropout_and_gates(split, encoder_folder):
+def test_each_micro_batch_draws_its_own_gates(split, encoder_folder):
     torch.manual_seed(3)
     model = load_pretrained(encoder_folder, ("O", "I"), hidden_dropout_prob=0.3).train()
     gates = HardConcreteGates(model.config)
@@ -231,29 +244,29 @@ def test_every_micro_batch_draws_its_own_dropout_and_gates(split, encoder_folder
     assert len(masks.unique(dim=0)) == len(masks) == 6
 
 
-def test_the_best_epoch_is_kept_not_the_last(split, model, tmp_path, monkeypatch):
-    seen = []
+def test_best_epoch_is_saved_not_last(split, model, tmp_path, monkeypatch):
+    epochs = []
 
     def score(model, dev, tokens):
-        seen.append(weights(model))
-        return [0.5, 0.7, 0.7, 0.6][len(seen) - 1]
+        epochs.append(weights(model))
+        return [0.5, 0.7, 0.7, 0.6][len(epochs) - 1]
 
     monkeypatch.setattr("train.dev_score", score)
     best = fit(model, split, split, dataclasses.replace(SETTINGS, out=tmp_path, epochs=4))
     assert best == {"best_epoch": 1, "dev_score": 0.7}
-    kept = load_pretrained(tmp_path, dtype=torch.float64)
-    for name, tensor in kept.named_parameters():
-        assert torch.equal(tensor, seen[1][name])
-    assert not torch.equal(kept.classifier.weight, seen[2]["classifier.weight"])
+    saved = load_pretrained(tmp_path, dtype=torch.float64)
+    for name, tensor in saved.named_parameters():
+        assert torch.equal(tensor, epochs[1][name])
+    assert not torch.equal(saved.classifier.weight, epochs[2]["classifier.weight"])
 
 
-def test_settings_out_of_range_are_refused():
+def test_settings_out_of_range_are_rejected():
     for name, value in (("epochs", 0), ("dropout", 1.0), ("learning_rate", -1.0), ("tokens", 0)):
         with pytest.raises(InputError, match=name.replace("_", "-")):
             TrainSettings(**{name: value})
 
 
-def test_device_and_precision(monkeypatch):
+def test_device_and_precision_choice(monkeypatch):
     assert choose_device("cpu").type == "cpu"
     with pytest.raises(InputError, match="--device abacus"):
         choose_device("abacus")
@@ -280,7 +293,7 @@ def test_bf16_follows_float32(split, encoder_folder):
     assert results[1] != results[0]
 
 
-def test_ignored_labels_do_not_count(split, model):
+def test_ignored_labels_do_not_change_loss(split, model):
     batch = collate(split.windows, split.targets)
     fewer = batch.labels.clone()
     fewer[0] = IGNORED
@@ -294,31 +307,34 @@ def test_ignored_labels_do_not_count(split, model):
 
 
 @pytest.mark.parametrize("plan", PLANS)
-def test_a_teacher_adds_how_far_its_answers_are(split, model, plan):
-    """By hand, for every word: cross-entropy, and the teacher's distribution against ours."""
+def test_teacher_adds_divergence_to_loss(split, model, plan):
+    """Against a sum over words of cross-entropy and KL divergence, and its gradient."""
     teacher = randomise(copy.deepcopy(model), seed=5).eval()
     groups = [collate(g, split.targets) for g in make_batches(split.windows, 150)]
     by_hand, words = torch.zeros((), dtype=torch.float64), 0
     for batch in groups:
-        ours, theirs = (m(batch.input_ids, batch.attention_mask).logits for m in (model, teacher))
+        student = model(batch.input_ids, batch.attention_mask).logits
+        answers = teacher(batch.input_ids, batch.attention_mask).logits.detach()
         for row, column in (batch.labels != IGNORED).nonzero().tolist():
-            p, q = (x[row, column].softmax(0) for x in (theirs.detach(), ours))
+            p, q = answers[row, column].softmax(0), student[row, column].softmax(0)
             by_hand = by_hand - q[batch.labels[row, column]].log() + (p * (p / q).log()).sum()
             words += 1
     expected = torch.autograd.grad(by_hand / words, list(model.parameters()))
-    taken = []
+
     settings = dataclasses.replace(SETTINGS, plan=plan, clip=1e9)
     stepper = Stepper(model.train(), settings, steps=10, teacher=teacher)
     before = weights(teacher)
-    apply = stepper.apply_block
+    gradients = {}
+    apply_block = stepper.apply_block
 
-    def look(stage: int) -> None:
-        taken.extend((p, p.grad.clone()) for p in model.parameters() if p.grad is not None)
-        apply(stage)
+    def spy(block: int) -> None:
+        for parameter in model.parameters():
+            if parameter.grad is not None:  # the first one that is seen is not clipped yet
+                gradients.setdefault(parameter, parameter.grad.clone())
+        apply_block(block)
 
-    stepper.apply_block = look
+    stepper.apply_block = spy
     assert stepper.step(0, groups) == pytest.approx(by_hand.item() / words, abs=1e-10)
-    found = dict(reversed(taken))  # of each parameter the first gradient that was seen
     for parameter, gradient in zip(model.parameters(), expected):
-        torch.testing.assert_close(found[parameter], gradient, rtol=0, atol=1e-10)
+        torch.testing.assert_close(gradients[parameter], gradient, rtol=0, atol=1e-10)
     assert all(torch.equal(before[name], p) for name, p in teacher.named_parameters())

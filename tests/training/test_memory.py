@@ -1,4 +1,4 @@
-"""Peak memory against sums done by hand, and on fake tensors as on real ones."""
+"""Peak memory against sums by hand, on fake tensors and on real ones."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ from minibert.training.memory import (
 from minibert.training.settings import TrainSettings
 
 
-def test_the_peak_is_what_is_alive_at_once():
+def test_peak_counts_live_tensors():
     before = torch.zeros(256)  # 1024 bytes
     with PeakMeter([before, before.view(2, 128)]) as meter:
         assert meter.now == 1024
@@ -57,65 +57,67 @@ def peak_of_two_steps(plan: str) -> int:
 
 
 @pytest.mark.parametrize("plan", PLANS)
-def test_fake_tensors_take_what_real_ones_would(plan):
+def test_peak_of_fake_tensors_equals_real_ones(plan):
     real = peak_of_two_steps(plan)
     with FakeTensorMode(allow_non_fake_inputs=True):
         fake = peak_of_two_steps(plan)
     assert fake == pytest.approx(real, rel=0.01)
 
 
-def test_plans_that_keep_less_take_less():
+def test_layerwise_plan_has_lower_peak():
     plain, layerwise = map(peak_of_two_steps, PLANS)
     assert layerwise < plain
 
 
 WINDOWS = [Window(i, [0] * n, [0, 1], [1, 2], []) for i, n in enumerate((19, 11, 7, 5))]
-ASKED = TrainSettings(tokens=64, batch_size=3, precision="float32", memory_limit=1000)
+SETTINGS = TrainSettings(tokens=64, batch_size=3, precision="float32", memory_limit=1000)
 
 
 def peak_at(plan: str, tokens: int, windows=tuple(WINDOWS[:3])) -> float:
-    return predicted_peak(TINY, replace(ASKED, plan=plan, tokens=tokens), windows)
+    return predicted_peak(TINY, replace(SETTINGS, plan=plan, tokens=tokens), windows)
 
 
-def choose(limit_mib: float, settings=ASKED) -> TrainSettings:
-    asked = replace(settings, memory_limit=limit_mib)
-    return choose_plan(TINY, asked, WINDOWS, torch.device("meta")).settings
+def choose(limit_mib: float, settings=SETTINGS) -> TrainSettings:
+    limited = replace(settings, memory_limit=limit_mib)
+    return choose_plan(TINY, limited, WINDOWS, torch.device("meta"))[0]
 
 
-def test_auto_takes_the_fastest_plan_that_fits_and_the_most_tokens_in_it():
-    """The longest three of the windows count; 38 tokens, tried after 19, hold all three too."""
-    most, least = peak_at("plain", 64), peak_at("plain", 19)
-    assert least < most
-    chosen = choose(most)
+def test_auto_chooses_fastest_plan_with_most_tokens():
+    """The longest three windows count. 38 tokens, which are tried after 19, hold all three."""
+    highest, lowest = peak_at("plain", 64), peak_at("plain", 19)
+    assert lowest < highest
+    chosen = choose(highest)
     assert (chosen.plan, chosen.tokens) == ("plain", 64)
-    chosen = choose(most - 0.001)
+
+    chosen = choose(highest - 0.001)
     assert (chosen.plan, chosen.tokens) == ("plain", 19)
-    chosen = choose(least - 0.001)
+
+    chosen = choose(lowest - 0.001)
     assert (chosen.plan, chosen.tokens) != ("plain", 19)
-    assert peak_at(chosen.plan, chosen.tokens) < least
+    assert peak_at(chosen.plan, chosen.tokens) < lowest
 
 
-def test_a_limit_that_nothing_fits_is_refused_with_the_least_that_would():
-    least = peak_at("layerwise", 19)
-    assert choose(least).plan == "layerwise"
-    with pytest.raises(InputError, match=f"takes {least:.0f} at least, with --plan layerwise"):
-        choose(least - 0.001)
+def test_limit_too_small_raises_with_minimum():
+    lowest = peak_at("layerwise", 19)
+    assert choose(lowest).plan == "layerwise"
+    with pytest.raises(InputError, match=f"takes {lowest:.0f} at least, with --plan layerwise"):
+        choose(lowest - 0.001)
 
 
-def test_a_named_plan_is_taken_as_it_is_and_a_cpu_has_no_limit():
-    assert choose(0.001, replace(ASKED, plan="layerwise")).plan == "layerwise"
-    free = replace(ASKED, memory_limit=0)
-    assert choose_plan(TINY, free, WINDOWS, torch.device("cpu")).settings.plan == "plain"
+def test_named_plan_is_unchecked_and_cpu_has_no_limit():
+    assert choose(0.001, replace(SETTINGS, plan="layerwise")).plan == "layerwise"
+    free = replace(SETTINGS, memory_limit=0)
+    assert choose_plan(TINY, free, WINDOWS, torch.device("cpu"))[0].plan == "plain"
 
 
-def test_options_that_save_memory_save_what_they_should():
-    """Two moments, of float32 or bf16, in blocks; none, and no gradient, for frozen embeddings."""
+def test_memory_options_save_expected_bytes():
+    """Moments in bf16 take half; frozen embeddings have neither moments nor a gradient."""
     exact, half, frozen = (
-        predicted_peak(TINY, replace(ASKED, plan="layerwise", **more), WINDOWS[:1])
+        predicted_peak(TINY, replace(SETTINGS, plan="layerwise", **more), WINDOWS[:1])
         for more in ({}, {"states": "bf16"}, {"states": "bf16", "freeze_embeddings": True})
     )
-    tensors = BertForTokenClassification(TINY).named_parameters()
-    sizes = {name: p.numel() for name, p in tensors}
+    parameters = BertForTokenClassification(TINY).named_parameters()
+    sizes = {name: parameter.numel() for name, parameter in parameters}
     saved = sum(2 * (blocks(4 * n) - blocks(2 * n)) for n in sizes.values())
     assert (exact - half) * MIB == pytest.approx(saved, rel=0.15)
     states = sum(2 * blocks(2 * n) for name, n in sizes.items() if "embeddings" in name)
@@ -126,7 +128,7 @@ def blocks(size: int) -> int:
     return -(-size // 512) * 512
 
 
-def test_memory_that_runs_out_steps_down_one_plan_at_a_time(capsys):
+def test_out_of_memory_steps_down_one_plan(capsys):
     tried = []
 
     def attempt(settings):
@@ -135,8 +137,10 @@ def test_memory_that_runs_out_steps_down_one_plan_at_a_time(capsys):
             raise torch.OutOfMemoryError("2 GiB")
         return 42
 
-    assert stepping_down(replace(ASKED, plan="plain"), attempt) == 42
+    assert stepping_down(replace(SETTINGS, plan="plain"), attempt) == 42
     assert tried == ["plain", "layerwise"]
-    assert "out of memory with --plan plain; layerwise goes on" in capsys.readouterr().err
+    assert "out of memory with --plan plain; continuing with layerwise" in capsys.readouterr().err
     with pytest.raises(torch.OutOfMemoryError):
-        stepping_down(replace(ASKED, plan="layerwise"), lambda s: attempt(replace(s, plan="plain")))
+        stepping_down(
+            replace(SETTINGS, plan="layerwise"), lambda s: attempt(replace(s, plan="plain"))
+        )

@@ -11,33 +11,25 @@ import numpy as np
 import pytest
 
 from minibert.data.documents import Document
-from minibert.data.words import word_spans
 from minibert.errors import InputError
-from minibert.keyphrases.search import (
-    Collection,
-    Index,
+from minibert.search.bm25 import Index, best, impacts, mean_idf, terms, uniform, whole_vector
+from minibert.search.collection import Collection, collection_files, read_collection
+from minibert.search.tuning import (
     Setting,
     average,
-    best,
-    collection_files,
     cross_validate,
     grid,
-    impacts,
     judge,
     randomisation_test,
-    rarity,
-    read_collection,
-    terms,
-    uniform,
-    whole_vector,
 )
+from minibert.text.words import word_spans
 
 WORDS = ["wing", "flow", "shock", "layer", "heat", "plate", "panel", "flutter", "orbit", "laser"]
 VOCABULARY = [*WORDS, "probe", "gas"]
 
 
-def document(text: str, id: str = "d") -> Document:
-    return Document(id, text, word_spans(text))
+def document(text: str, name: str = "d") -> Document:
+    return Document(name, text, word_spans(text))
 
 
 def documents(*texts: str) -> list[Document]:
@@ -48,9 +40,9 @@ def plain(corpus: list[Document]) -> Index:
     return Index.build([impacts(d, uniform(d), 0) for d in corpus])
 
 
-def found(corpus: list[Document], query: str, k1: float = 1.5, b: float = 0.75) -> np.ndarray:
+def scores_of(corpus: list[Document], query: str, k1: float = 1.5, b: float = 0.75) -> np.ndarray:
     index = plain(corpus)
-    return index.scores(index.match([document(query)]), k1, b)[0]
+    return index.scores(index.weigh_queries([document(query)]), k1, b)[0]
 
 
 def random_collection(seed: int = 0, size: int = 60, queries: int = 23) -> Collection:
@@ -74,15 +66,15 @@ def random_weights(collection: Collection, seed: int = 0) -> list[np.ndarray]:
     return [draw.exponential(size=len(d.words)) for d in collection.documents]
 
 
-def test_minibert_does_not_need_the_extra():
-    code = "import sys, minibert; sys.exit('minibert.retrieval' in sys.modules)"
+def test_package_import_needs_no_extra():
+    code = "import sys, minibert; sys.exit('ir_measures' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 # Terms and impacts ------------------------------------------------------------------------------
 
 
-def test_terms_are_stems_of_the_parts_between_hyphens_without_stop_words():
+def test_terms_are_stems_of_hyphenated_parts_without_stop_words():
     text = "The Multi-Agent systems, don't U.S. state-of-the-art, blunt\u2010body -"
     assert terms(document(text)) == [
         (),
@@ -107,7 +99,7 @@ def test_impacts_by_hand():
     assert impacts(document("the"), np.ones(1), 0.5) == {}
 
 
-def test_a_hyphenated_word_gives_its_weight_to_each_part():
+def test_hyphenated_word_gives_its_weight_to_each_part():
     d = document("multi-agent wing")
     assert impacts(d, np.array([1.0, 4.0]), 1) == pytest.approx(
         {"multi": 0.5, "agent": 0.5, "wing": 2}
@@ -122,7 +114,7 @@ def test_length_does_not_depend_on_weights(mixing):
 
 
 @pytest.mark.parametrize("weights", [[1, -1], [1, math.nan], [math.inf, 1], [1], [1, 1, 1]])
-def test_weights_that_cannot_be_are_refused(weights):
+def test_invalid_weights_are_rejected(weights):
     with pytest.raises(ValueError, match=r"negative|zip"):
         impacts(document("gas flow"), np.array(weights, float), 0.5)
 
@@ -145,7 +137,7 @@ def test_bm25_by_hand():
     corpus = documents("wing wing gas", "wing", "the")
     wing, gas = math.log(1 + 1.5 / 2.5), math.log(1 + 2.5 / 1.5)
     long, short = 2 * (0.5 + 0.5 * 9 / 4), 2 * (0.5 + 0.5 * 3 / 4)
-    scores = found(corpus, "gas of wings, gas", k1=2, b=0.5)
+    scores = scores_of(corpus, "gas of wings, gas", k1=2, b=0.5)
     expected = [wing * 2 / (2 + long) + 2 * gas / (1 + long), wing / (1 + short), 0]
     assert scores == pytest.approx(expected, abs=1e-12)
 
@@ -154,7 +146,7 @@ def test_bm25_by_hand():
 def test_plain_bm25_is_bm25s(k1, b):
     collection = random_collection()
     index = plain(collection.documents)
-    ours = index.scores(index.match(collection.queries), k1, b)
+    ours = index.scores(index.weigh_queries(collection.queries), k1, b)
     peer = bm25s.BM25(k1=k1, b=b, method="lucene")
     words = [[t for w in terms(d) for t in w] for d in collection.documents]
     peer.index(words, show_progress=False)
@@ -165,36 +157,36 @@ def test_plain_bm25_is_bm25s(k1, b):
 
 
 @pytest.mark.parametrize("mixing", [0, 0.3, 1])
-def test_mixed_indexes_are_the_index_of_mixed_impacts(mixing):
+def test_mixed_index_equals_index_of_mixed_impacts(mixing):
     collection = random_collection()
     weights = random_weights(collection)
-    none, some, full = (
+    none, partial, full = (
         Index.build([impacts(d, w, m) for d, w in zip(collection.documents, weights)])
         for m in (0, mixing, 1)
     )
-    matches = none.match(collection.queries)
-    mixed = none.mixed(full, mixing).scores(matches, 1.5, 0.75)
-    expected = some.scores(some.match(collection.queries), 1.5, 0.75)
+    queries = none.weigh_queries(collection.queries)
+    mixed = none.mixed(full, mixing).scores(queries, 1.5, 0.75)
+    expected = partial.scores(partial.weigh_queries(collection.queries), 1.5, 0.75)
     np.testing.assert_allclose(mixed, expected, rtol=0, atol=1e-12)
 
 
-def test_a_term_without_weight_is_held_but_not_found():
+def test_term_without_weight_counts_for_idf_only():
     index = Index.build([{"gas": 0.0, "wing": 2.0}, {"gas": 1.0}, {"wing": 1.0}])
     assert index.idf() == pytest.approx([math.log(1 + 1.5 / 2.5)] * 2)
-    scores = index.scores(index.match([document("gas")]), 1.5, 0.75)
+    scores = index.scores(index.weigh_queries([document("gas")]), 1.5, 0.75)
     assert [ranking.tolist() for ranking in best(scores)] == [[1]]
 
 
-def test_an_unknown_query_finds_nothing_and_is_counted():
+def test_query_without_known_term_retrieves_nothing():
     index = plain(documents("gas flow", "wing"))
-    matches = index.match([document("the orbit"), document("gas"), document("")])
-    assert matches.unmatched == 2
-    assert [r.tolist() for r in best(index.scores(matches, 1.5, 0.75))] == [[], [0], []]
-    nothing = index.match([document("orbit")])
+    queries = index.weigh_queries([document("the orbit"), document("gas"), document("")])
+    assert np.diff(queries.indptr).tolist() == [0, 1, 0]
+    assert [r.tolist() for r in best(index.scores(queries, 1.5, 0.75))] == [[], [0], []]
+    nothing = index.weigh_queries([document("orbit")])
     assert not index.scores(nothing, 1.5, 0.75).any()
 
 
-def test_the_best_are_cut_with_ties_in_the_order_of_the_corpus():
+def test_best_breaks_ties_by_corpus_order():
     scores = np.array([[1.0, 3.0, 1.0, 0.0, 1.0, 2.0], [0.0] * 6])
     assert [r.tolist() for r in best(scores, 4)] == [[1, 5, 0, 2], []]
     assert best(scores)[0].tolist() == [1, 5, 0, 2, 4]
@@ -203,11 +195,11 @@ def test_the_best_are_cut_with_ties_in_the_order_of_the_corpus():
     assert best(ties)[0].tolist() == list(range(5, 1005))
 
 
-def test_rarity_by_hand():
+def test_mean_idf_by_hand():
     corpus = documents("the gas-wing gas", "gas")
     gas, wing = math.log(1 + 0.5 / 2.5), math.log(1 + 1.5 / 1.5)
     expected = [0, (gas + wing) / 2, gas]
-    assert rarity(corpus[0], plain(corpus)) == pytest.approx(expected, abs=1e-12)
+    assert mean_idf(corpus[0], plain(corpus)) == pytest.approx(expected, abs=1e-12)
 
 
 # Scores -----------------------------------------------------------------------------------------
@@ -215,7 +207,7 @@ def test_rarity_by_hand():
 
 def by_definition(ranking: list[str], grades: dict[str, int]) -> tuple[float, float, float]:
     """nDCG@10 with linear gains (Järvelin and Kekäläinen 2002), AP and recall at 100."""
-    gains = [max(grades.get(id, 0), 0) for id in ranking]
+    gains = [max(grades.get(document, 0), 0) for document in ranking]
     ideal = sorted(grades.values(), reverse=True)
     dcg, most = (
         sum(g / math.log2(place + 2) for place, g in enumerate(column[:10]))
@@ -230,7 +222,7 @@ def by_definition(ranking: list[str], grades: dict[str, int]) -> tuple[float, fl
 def test_measures_are_their_definitions():
     collection = random_collection(size=400)
     index = plain(collection.documents)
-    rankings = best(index.scores(index.match(collection.queries), 1.5, 0.75))
+    rankings = best(index.scores(index.weigh_queries(collection.queries), 1.5, 0.75))
     rankings[3] = rankings[3][:0]
     values = judge(collection, rankings)
     assert max(map(len, rankings)) > 100
@@ -240,23 +232,24 @@ def test_measures_are_their_definitions():
         assert [v[number] for v in values.values()] == pytest.approx(expected, abs=1e-9)
 
 
-def test_ties_are_judged_in_our_order():
+def test_ties_are_judged_in_corpus_order():
     corpus = documents("gas", "gas")
     index = plain(corpus)
     query = document("gas", "q")
-    rankings = best(index.scores(index.match([query]), 1.5, 0.75))
+    rankings = best(index.scores(index.weigh_queries([query]), 1.5, 0.75))
     for relevant, expected in (("d0", 1.0), ("d1", 0.5)):
         collection = Collection(corpus, [query], {"q": {relevant: 1}})
         assert judge(collection, rankings)["MAP"].tolist() == [expected]
 
 
-def test_randomisation_is_exact_enumeration():
+def test_randomisation_test_agrees_with_enumeration():
     draw = np.random.default_rng(3)
     a, b = draw.random(9), draw.random(9) - 0.25
     sums = [abs(np.dot(signs, a - b)) for signs in product([1, -1], repeat=9)]
     exact = np.mean(np.array(sums) >= abs((a - b).sum()) - 1e-9)
     assert 0.02 < exact < 0.5
-    assert randomisation_test(a, b) == pytest.approx(exact, abs=0.015)
+    assert randomisation_test(a, b) == pytest.approx(exact, abs=1e-12)
+    assert randomisation_test(a, b, draws=400) == pytest.approx(exact, abs=0.05)
     assert randomisation_test(b, a) == randomisation_test(a, b)
     assert randomisation_test(a, a) == 1
     assert randomisation_test(np.ones(40), np.zeros(40)) == pytest.approx(1 / 10_001)
@@ -276,11 +269,11 @@ def scored(collection: Collection, weights: list[np.ndarray], setting: Setting) 
     """Every query under one setting, straight from its impacts."""
     vectors = [impacts(d, w, setting.mixing) for d, w in zip(collection.documents, weights)]
     index = Index.build(vectors)
-    scores = index.scores(index.match(collection.queries), setting.k1, setting.b)
+    scores = index.scores(index.weigh_queries(collection.queries), setting.k1, setting.b)
     return judge(collection, best(scores))
 
 
-def test_each_fold_is_scored_under_what_is_best_on_the_others():
+def test_each_fold_uses_the_best_setting_of_the_others():
     collection = random_collection()
     weights = random_weights(collection)
     settings = grid([0.0, 0.5, 1.0])
@@ -298,7 +291,7 @@ def test_each_fold_is_scored_under_what_is_best_on_the_others():
 
 
 @pytest.mark.parametrize("fold", range(5))
-def test_held_out_judgements_do_not_choose(fold):
+def test_held_out_judgements_do_not_affect_choice(fold):
     collection = random_collection()
     weights = random_weights(collection)
     before = cross_validate(collection, weights, grid())
@@ -309,11 +302,11 @@ def test_held_out_judgements_do_not_choose(fold):
         qrels[query] = {f"d{d}": int(1 + draw.integers(3)) for d in others}
     after = cross_validate(collection._replace(qrels=qrels), weights, grid())
     assert after.chosen[fold] == before.chosen[fold]
-    assert after.chosen != before.chosen  # the others do learn from them
+    assert after.chosen != before.chosen  # the other folds use them
     assert not np.array_equal(after.values["MAP"], before.values["MAP"])
 
 
-def test_uniform_weights_change_nothing_whatever_the_mixing():
+def test_uniform_weights_equal_counts_for_any_mixing():
     collection = random_collection()
     weights = [uniform(d) for d in collection.documents]
     baseline = cross_validate(collection, weights, grid([0.0]))
@@ -323,7 +316,7 @@ def test_uniform_weights_change_nothing_whatever_the_mixing():
         assert mixed.values[measure].tolist() == values.tolist()
 
 
-def test_weights_that_know_the_answer_are_chosen():
+def test_informative_weights_are_chosen():
     """Four documents of each word, of which the last is relevant and alone means it."""
     corpus = documents(*(f"{word} gas" for word in WORDS for _ in range(4)))
     queries = [document(word, f"q{i}") for i, word in enumerate(WORDS)]
@@ -336,7 +329,7 @@ def test_weights_that_know_the_answer_are_chosen():
     assert mixed.values["MAP"].tolist() == [1.0] * 10
 
 
-def test_too_few_queries_to_hold_some_out():
+def test_too_few_queries_are_rejected():
     with pytest.raises(InputError, match="4 judged queries are too few for 5 folds"):
         cross_validate(random_collection(queries=4), [], [Setting()])
 
@@ -370,7 +363,7 @@ MIXED_SPACE = "qid 0 docid rel\n1  0\t7 2 \n1 0 a 0\n2 0 c 1\n2 0 c 1\n3 0 a 0"
 
 
 @pytest.mark.parametrize("qrels", [BEIR, TREC, TREC_TABS, POINT_ZERO, MARK_AND_CRLF, MIXED_SPACE])
-def test_collections_of_both_kinds_are_read(tmp_path, qrels):
+def test_beir_and_trec_collections_are_read(tmp_path, qrels):
     collection = read(tmp_path, qrels=qrels)
     assert [(d.id, d.text) for d in collection.documents] == [
         ("a", "Gas\nflow"),
@@ -388,8 +381,8 @@ def test_collections_of_both_kinds_are_read(tmp_path, qrels):
         ({"corpus": []}, "corpus.jsonl: no texts in it"),
         ({"queries": []}, "queries.jsonl: no texts in it"),
         ({"corpus": [{"id": "a", "text": "the of"}]}, "corpus.jsonl: no document has a word"),
-        ({"corpus": [*CORPUS, {"id": 7, "text": "x"}]}, "corpus.jsonl:4: the id '7' is there"),
-        ({"queries": [QUERIES[0]] * 2}, "queries.jsonl:2: the id '1' is there already"),
+        ({"corpus": [*CORPUS, {"id": 7, "text": "x"}]}, "corpus.jsonl:4: the id '7' occurs twice"),
+        ({"queries": [QUERIES[0]] * 2}, "queries.jsonl:2: the id '1' occurs twice"),
         ({"corpus": [{"text": "x"}]}, "corpus.jsonl:1: no field 'id'"),
         ({"corpus": [{"id": "a"}]}, "corpus.jsonl:1: no field 'text'"),
         ({"corpus": [{"id": "a", "title": 3, "text": "x"}]}, "corpus.jsonl:1: title must be"),
@@ -408,13 +401,13 @@ def test_collections_of_both_kinds_are_read(tmp_path, qrels):
         ({"qrels": ""}, "qrels.tsv: no query has a relevant document"),
     ],
 )
-def test_what_is_wrong_is_said_with_its_place(tmp_path, change, message):
+def test_errors_name_file_and_line(tmp_path, change, message):
     with pytest.raises(InputError) as error:
         read(tmp_path, **change)
     assert message in str(error.value)
 
 
-def test_unknown_documents_count_as_not_found(tmp_path):
+def test_unknown_documents_count_as_not_retrieved(tmp_path):
     """x is relevant and not in the corpus: recall and AP of query 1 are 1/2, of query 2 are 0."""
     qrels = "1 7 1\n1 x 1\n1 y 0\n2 x 2\n9 7 1\n9 x 1\n"
     collection = read(tmp_path, qrels=qrels)
@@ -424,12 +417,12 @@ def test_unknown_documents_count_as_not_found(tmp_path):
     assert values["MAP"].tolist() == [0.5, 0]
     assert values["nDCG@10"].tolist() == pytest.approx([1 / (1 + 1 / math.log2(3)), 0])
     assert collection.note == (
-        "judgements of unknown documents, which count as not found: 3; judgements of unknown "
-        "queries, passed over: 2; queries without a relevant document, passed over: 1"
+        "judgements of unknown documents, which count as not retrieved: 3; judgements of unknown "
+        "queries, skipped: 2; queries without a relevant document, skipped: 1"
     )
 
 
-def test_ids_with_spaces_stand_between_tabs(tmp_path):
+def test_ids_with_spaces_between_tabs(tmp_path):
     corpus = [{"_id": "my doc 1", "text": "gas"}, {"_id": "my", "text": "wing"}]
     queries = [{"_id": "query one", "text": "gas", "metadata": {"url": "x"}}]
     for qrels in ("query one\tmy doc 1\t1\n", "query one\t0\tmy doc 1\t1\t\n"):
@@ -438,7 +431,7 @@ def test_ids_with_spaces_stand_between_tabs(tmp_path):
         assert collection.note == ""
 
 
-def test_judgements_lie_beside_the_corpus_or_in_a_folder_as_in_beir(tmp_path):
+def test_judgements_lie_beside_corpus_or_in_folder(tmp_path):
     assert collection_files(tmp_path)[2] == tmp_path / "qrels.tsv"
     (tmp_path / "qrels").mkdir()
     (tmp_path / "qrels" / "dev.tsv").write_text(BEIR)
@@ -448,12 +441,12 @@ def test_judgements_lie_beside_the_corpus_or_in_a_folder_as_in_beir(tmp_path):
     assert collection_files(tmp_path)[2] == tmp_path / "qrels.tsv"
 
 
-def test_what_is_not_there_is_said(tmp_path):
+def test_missing_file_is_reported(tmp_path):
     with pytest.raises(InputError, match=r"none\.jsonl: not readable"):
         read_collection(*[tmp_path / "none.jsonl"] * 3)
 
 
-def test_a_document_without_words_is_never_found(tmp_path):
+def test_document_without_words_is_never_retrieved(tmp_path):
     collection = read(tmp_path)
-    scores = found(collection.documents, "gas wing of")
+    scores = scores_of(collection.documents, "gas wing of")
     assert (scores > 0).tolist() == [True, True, False]

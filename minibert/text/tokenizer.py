@@ -12,8 +12,7 @@ from tokenizers.implementations import BertWordPieceTokenizer
 
 from minibert.errors import InputError, check
 from minibert.files import read_object, refuse_pointer, write_json, write_text
-
-Span = tuple[int, int]  # characters (start, end), end exclusive
+from minibert.text.words import Span
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -68,6 +67,7 @@ class Tokenizer:
         """
         folder = Path(folder)
         settings = _read_settings(folder)
+
         path = folder / "tokenizer.json"
         path = path if path.exists() else folder / "vocab.txt"
         check(path.exists(), f"{folder}: no tokenizer.json and no vocab.txt")
@@ -83,6 +83,7 @@ class Tokenizer:
         if settings.get("tokenizer_class") not in RULES_FROM_FILE:
             _check_rules(path, pieces, settings)
         _check_added_tokens(path, pieces, settings)
+
         largest = max(pieces.get_vocab().values(), default=0)
         check(
             vocab_size is None or largest < vocab_size,
@@ -195,7 +196,7 @@ def _rules(pieces: PieceTokenizer) -> dict[str, Any]:
 
 def _check_added_tokens(path: Path, pieces: PieceTokenizer, settings: dict[str, Any]) -> None:
     """Raises InputError if transformers adds other tokens to the vocabulary than `pieces`."""
-    present = {token.content: id for id, token in pieces.get_added_tokens_decoder().items()}
+    present = {token.content: number for number, token in pieces.get_added_tokens_decoder().items()}
     given = settings | _read_optional(path.with_name("special_tokens_map.json"))
     named = [v for k, v in given.items() if k.endswith("_token") and not isinstance(v, bool)]
     added = _read_optional(path.with_name("added_tokens.json"))
@@ -206,9 +207,9 @@ def _check_added_tokens(path: Path, pieces: PieceTokenizer, settings: dict[str, 
         wrong = {_content(token) for token in named} - {None} - present.keys()
 
         if (decoder := settings.get("added_tokens_decoder")) is not None:
-            added = {_content(token): int(id) for id, token in decoder.items()}
+            added = {_content(token): int(number) for number, token in decoder.items()}
             wrong |= present.keys() - added.keys()
-        wrong |= {token for token, id in added.items() if present.get(token) != id}
+        wrong |= {token for token, number in added.items() if present.get(token) != number}
     except (AttributeError, TypeError, ValueError):
         raise InputError(f"{path.parent}: damaged list of added tokens") from None
 

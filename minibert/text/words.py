@@ -4,7 +4,7 @@ import re
 import unicodedata
 from functools import cache, lru_cache
 
-from minibert.tokenizer import Span
+Span = tuple[int, int]  # characters (start, end), end exclusive
 
 # Scripts written without spaces. Each character is a word, as in BERT's own tokenizer, with the
 # voicing marks after it, which NFD separates.

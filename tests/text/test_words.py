@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import TEXT
 
-from minibert.data.words import normal_form, word_spans
+from minibert.text.words import normal_form, word_spans
 
 
 def words_of(text):
@@ -174,7 +174,7 @@ def test_every_letter_and_number_is_in_a_word(text):
 @settings(deadline=None)
 @given(TEXT, st.data())
 def test_words_are_the_same_in_part_of_a_text(text, drawn):
-    """Otherwise a phrase taken from a text would not be found there."""
+    """Otherwise a phrase taken from a text would not be found in it."""
     spans = word_spans(text)
     first = drawn.draw(st.integers(0, len(spans)))
     part = spans[first : drawn.draw(st.integers(first, len(spans)))]

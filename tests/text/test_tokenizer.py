@@ -12,21 +12,21 @@ from tokenizers import Tokenizer as PieceTokenizer
 from tokenizers.implementations import BertWordPieceTokenizer
 
 from minibert.data.corpus import SAMPLE, read_documents
-from minibert.data.words import word_spans
 from minibert.errors import InputError
-from minibert.tokenizer import Tokenizer
+from minibert.text.tokenizer import Tokenizer
+from minibert.text.words import word_spans
 
 SMALL = [*SPECIAL, "the", "multi", "##ple", "agent", "##s", "client", "server", "-", "/", "(", ")"]
 SMALL += [".", "apple", "Apple", "深", "学"]
 
 
 def spans_of(text, words):
-    """Where these words stand, looked up from left to right."""
-    spans, at = [], 0
+    """The spans of these words, searched from left to right."""
+    spans, offset = [], 0
     for word in words:
-        at = text.index(word, at)
-        spans.append((at, at + len(word)))
-        at += len(word)
+        offset = text.index(word, offset)
+        spans.append((offset, offset + len(word)))
+        offset += len(word)
     return spans
 
 
@@ -81,7 +81,7 @@ def test_unknown_words_and_chinese_characters(small):
 
 
 def test_words_that_share_a_piece(small):
-    """The library makes one piece of "multiple"; the given words cut it in three."""
+    """The library makes one piece of "multi", which overlaps two of the given words."""
     assert encode(small, "multiple the", [(0, 2), (2, 5), (5, 8), (9, 12)]) == [
         ("multi", 0),
         ("[UNK]", 1),
@@ -126,27 +126,27 @@ def test_dropped_word_keeps_its_place_in_punctuation(small):
 
 
 def check_alignment(pieces, spans):
-    """Every word has a piece, all its pieces are neighbours, and words come in order."""
+    """Every word has pieces, which are adjacent, and words are in order."""
     runs = [word for word, _ in groupby(pieces.words) if word >= 0]
     assert runs == list(range(len(spans)))
     assert len(pieces.ids) == len(pieces.words)
 
 
 def test_context_does_not_change_pieces_of_a_word(pieces):
-    """And all that is left over is punctuation between words."""
+    """All other pieces are punctuation between words."""
     documents = read_documents(SAMPLE / "test.jsonl")
     encoded = pieces.encode([d.text for d in documents], [d.words for d in documents])
     assert len(encoded) == len(documents)
-    for document, found in zip(documents, encoded):
-        check_alignment(found, document.words)
+    for document, result in zip(documents, encoded):
+        check_alignment(result, document.words)
         words = [document.text[a:b] for a, b in document.words]
         alone = pieces.encode(words, [[(0, len(word))] for word in words])
         for number, expected in enumerate(alone):
-            assert [i for i, w in zip(found.ids, found.words) if w == number] == expected.ids
+            assert [i for i, w in zip(result.ids, result.words) if w == number] == expected.ids
         ends = [0, *(b for _, b in document.words)]
         starts = [*(a for a, _ in document.words), len(document.text)]
         between = [document.text[a:b].split() for a, b in zip(ends, starts)]
-        assert found.words.count(-1) == sum(len(mark) for marks in between for mark in marks)
+        assert result.words.count(-1) == sum(len(mark) for marks in between for mark in marks)
 
 
 @settings(deadline=None)
@@ -155,17 +155,17 @@ def test_context_does_not_change_pieces_of_a_word(pieces):
 @example("한국어 İstanbul ﷺ \u200b a\u0301")
 def test_any_text_is_aligned(pieces, text):
     spans = word_spans(text)
-    [found] = pieces.encode([text], [spans])
-    check_alignment(found, spans)
-    assert all(0 <= i < pieces.size for i in found.ids)
+    [result] = pieces.encode([text], [spans])
+    check_alignment(result, spans)
+    assert all(0 <= i < pieces.size for i in result.ids)
 
 
 @settings(deadline=None)
 @given(words=st.lists(TEXT.filter(str.strip), max_size=8))
 def test_any_given_words_are_aligned(pieces, words):
     text = " ".join(words)
-    [found] = pieces.encode([text], [spans_of(text, words)])
-    check_alignment(found, words)
+    [result] = pieces.encode([text], [spans_of(text, words)])
+    check_alignment(result, words)
 
 
 # Files ------------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ STANDARD = {str(i): EXTRA | {"content": token} for i, token in enumerate(SPECIAL
 
 
 def write_folder(folder, files):
-    """Files by name, objects as JSON; tokenizer.json is given by its changes of the normalizer."""
+    """Write files by name, objects as JSON. For tokenizer.json, `files` holds changes only."""
     (folder / "config.json").write_text('{"model_type": "bert"}')
     (folder / "vocab.txt").write_text("\n".join(ACCENTS) + "\n", encoding="utf-8")
     for name, content in files.items():
@@ -226,7 +226,7 @@ def write_folder(folder, files):
 
 
 def same_ids(folder):
-    """Whether transformers gives the same ids as we."""
+    """Whether transformers gives the same ids."""
     transformers = pytest.importorskip("transformers")
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     words = [match.span() for match in re.finditer(r"\S+", ACCENTED)]
@@ -281,7 +281,7 @@ def test_ids_equal_transformers(tmp_path, files):
 
 
 @pytest.mark.parametrize(
-    ("files", "said"),
+    ("files", "message"),
     [
         ({"tokenizer_config.json": {"tokenize_chinese_chars": False}}, "tokenize_chinese_chars is"),
         ({"tokenizer_config.json": {"split_special_tokens": True}}, "split_special_tokens is True"),
@@ -331,9 +331,9 @@ def test_ids_equal_transformers(tmp_path, files):
         ({"added_tokens.json": []}, "added_tokens.json: expected a JSON object"),
     ],
 )
-def test_folder_with_other_ids_in_transformers_is_rejected(tmp_path, files, said):
+def test_folder_with_other_ids_in_transformers_is_rejected(tmp_path, files, message):
     write_folder(tmp_path, files)
-    assert re.search(said, refused(tmp_path))
+    assert re.search(message, refused(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["vocab.txt", "tokenizer.json", "tokenizer_config.json"])

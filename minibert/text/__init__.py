@@ -1,0 +1,1 @@
+"""Words of a text, and the word pieces that the model reads."""
