@@ -27,6 +27,7 @@ from minibert.heads import ablation
 from minibert.heads.ablation import masks_without
 from minibert.heads.importance import attention_profile, by_importance
 from minibert.report import figures, page, tables
+from minibert.report.results import Ablation
 from minibert.runtime import cli, distributed
 from minibert.runtime.device import choose_device
 from minibert.runtime.folder import once, open_run
@@ -99,30 +100,30 @@ def ablate(settings: AblateSettings) -> None:
     out = settings.out or settings.run / f"ablation-{settings.ablation}"
     inputs = {"model.safetensors": sha256(settings.run / "model.safetensors")}
     with open_run(out, settings, inputs, free=("orders", "random"), device=device):
-        results = Study(run, settings, out).results()
+        results = Ablation.from_parts(Study(run, settings, out).results())
 
         if writes:
             write_figures(results, run.model.config, out)
             print(*tables.ablation_answers(results), "", sep="\n")
-            print(tables.as_text(tables.curve_rows(results["curves"])))
+            print(tables.as_text(tables.curve_rows(results.curves)))
             print(f"\nTables and figures are in {out}")
             page.update_report(settings.run, out)
 
 
-def write_figures(results: dict, config: BertConfig, folder: Path) -> None:
+def write_figures(results: Ablation, config: BertConfig, folder: Path) -> None:
     """Write heads.txt and heads.png (the effect of masking each head) and curves.png."""
     write_text(folder / "heads.txt", tables.as_text(tables.head_rows(results)) + "\n")
 
     effects = np.full((config.num_hidden_layers, config.num_attention_heads), np.nan)
     insignificant = np.zeros_like(effects, dtype=bool)
-    for name, changes in results["single-dev"]["heads"].items():
+    for name, changes in results.single["dev"].heads.items():
         head = parse_head(name)
-        effects[head] = changes["loss"]["value"]
-        insignificant[head] = not changes["loss"]["significant"]
+        effects[head] = changes["loss"].value
+        insignificant[head] = not changes["loss"].significant
     title = "Change of the loss when a head is masked (dev)"
-    figures.heat_map(folder / "heads.png", effects, insignificant, title)
+    figures.draw_heat_map(folder / "heads.png", effects, insignificant, title)
 
-    figures.draw_curves(folder / "curves.png", results["curves"])
+    figures.draw_curves(folder / "curves.png", results.curves)
 
 
 class Study:

@@ -33,6 +33,7 @@ from minibert.heads.gate_training import Budget, GateProgress, Goal, Penalty, le
 from minibert.model import BertForTokenClassification
 from minibert.pruning import at_full_shape, prune
 from minibert.report import figures, page, tables
+from minibert.report.results import read_pruned
 from minibert.runtime import cli
 from minibert.runtime.device import choose_device, choose_precision, slow_precision
 from minibert.runtime.folder import inherit, open_run
@@ -350,12 +351,12 @@ def save(model: BertForTokenClassification, settings: PruneSettings, folder: Pat
 
 def show(settings: PruneSettings) -> None:
     """Print and write the table of all smaller models, and draw the training of their gates."""
-    stages = {path.name: read_json(path / "results.json") for path in settings.targets}
-    table = tables.as_text(tables.pruning_rows(stages))
+    models = {path.name: read_pruned(path / "results.json") for path in settings.targets}
+    table = tables.as_text(tables.pruning_rows(models))
     print(f"{table}\n\nThe models are in {settings.folder}")
     write_text(settings.folder / "table.txt", table + "\n")
     if settings.selection == "gates":
-        figures.draw_gates(settings.folder / "gates.png", stages)
+        figures.draw_gates(settings.folder / "gates.png", models)
 
 
 class ResampledScores(NamedTuple):

@@ -36,6 +36,7 @@ from minibert.heads.links import received_by_head
 from minibert.hub import find_model
 from minibert.model import BertForTokenClassification, summed_loss
 from minibert.report import figures, page
+from minibert.report.results import from_json
 from minibert.report.tables import as_text, marked, score_rows
 from minibert.runtime import cli, distributed
 from minibert.runtime.device import choose_device, choose_precision, slow_precision
@@ -298,10 +299,7 @@ def show_texts(texts: Sequence[dict]) -> None:
 
 
 def show_scores(results: dict, page_path: Path) -> None:
-    scores = {
-        system: {measure: Score(**value) for measure, value in values.items()}
-        for system, values in results["test"].items()
-    }
+    scores = from_json(dict[str, dict[str, Score]], results["test"])
     print(f"\nBest epoch on dev: {results['best_epoch'] + 1}. Test, 95 % intervals over documents:")
     print(as_text(score_rows(scores)))
     print(f"\nModel, settings and scores are in {page_path.parent}; the report is {page_path}")

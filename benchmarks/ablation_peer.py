@@ -1,9 +1,9 @@
-"""The loop that users of transformers write: one full evaluation for every silenced head.
+"""The loop that users of transformers write: one full evaluation for each masked head.
 
-ablation_peer.py MODEL WINDOWS: prints the version of transformers; then reads lists of (layer,
+ablation_peer.py MODEL WINDOWS prints the version of transformers. Then it reads lists of (layer,
 head) from standard input, runs the loop over each, and prints its seconds and for each head the sum
-of the logits' absolute values. transformers 4 takes `head_mask`; transformers 5 does not, so there
-the head's columns of the output projection are zeroed.
+of the logits' absolute values. transformers 4 takes `head_mask`. transformers 5 does not, so there
+the head's columns of the output projection are set to zero.
 """
 
 import json
@@ -31,14 +31,15 @@ size = model.config.hidden_size // heads
 
 def evaluate(head_mask: torch.Tensor | None = None) -> float:
     total = 0.0
-    for at in range(0, len(windows), BATCH):
-        some = windows[at : at + BATCH]
-        longest = max(map(len, some))
-        ids = torch.tensor([w + [0] * (longest - len(w)) for w in some])
-        mask = torch.tensor([[1] * len(w) + [0] * (longest - len(w)) for w in some])
-        more = {"head_mask": head_mask} if head_mask is not None else {}
-        total += model(ids, attention_mask=mask, **more).logits[mask.bool()].double().abs().sum()
-    return float(total)
+    for start in range(0, len(windows), BATCH):
+        batch = windows[start : start + BATCH]
+        length = max(map(len, batch))
+        ids = torch.tensor([w + [0] * (length - len(w)) for w in batch])
+        mask = torch.tensor([[1] * len(w) + [0] * (length - len(w)) for w in batch])
+        masking = {"head_mask": head_mask} if head_mask is not None else {}
+        logits = model(ids, attention_mask=mask, **masking).logits
+        total += float(logits[mask.bool()].double().abs().sum())
+    return total
 
 
 def without(layer: int, head: int) -> float:
@@ -46,12 +47,13 @@ def without(layer: int, head: int) -> float:
         mask = torch.ones(layers, heads)
         mask[layer, head] = 0
         return evaluate(mask)
+
     weight = model.bert.encoder.layer[layer].attention.output.dense.weight
     columns = slice(head * size, (head + 1) * size)
-    kept = weight[:, columns].clone()
+    original = weight[:, columns].clone()
     weight[:, columns] = 0
     total = evaluate()
-    weight[:, columns] = kept
+    weight[:, columns] = original
     return total
 
 

@@ -1,10 +1,10 @@
 """One forward pass beside the other engines that run a BERT on a CPU.
 
 python -m benchmarks.forward. Ours and the peers are loaded from one folder, run in one process on
-the same batches with the same threads, and take turns. Every batch is padded to its longest and
-comes with its attention mask, as people use them. Before anything is timed, what comes out at real
-tokens must be what ours gives in float32, to 1e-4; in int8 and bf16 the correlation is printed.
-A ratio above 1 says that ours is faster: in the same precision, for int8 than ours in float32.
+the same batches with the same threads, and take turns. Each batch is padded to its longest sequence
+and has its attention mask, as in usual code. Before the timing, the hidden states at real tokens
+must equal ours in float32 to 1e-4; in int8 and bf16 their correlation with ours is printed. A ratio
+above 1 means that ours is faster in the same precision, or ours in float32 for int8.
 """
 
 import sys
@@ -15,7 +15,7 @@ from functools import cache, partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from minibert.files import read_json, write_json
 from minibert.heads.costs import take_turns
 from minibert.runtime import cli
 
+if TYPE_CHECKING:
+    from transformers import BertModel
+
 Precision = Literal["float32", "int8", "bf16"]
 Encoder = Callable[[Tensor, Tensor], Tensor]  # ids and mask (B, L) -> hidden states (B, L, D)
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
@@ -37,7 +40,7 @@ OURS = "minibert float32"
 @dataclass(frozen=True)
 class Settings(Workload):
     precisions: tuple[Precision, ...] = ("float32", "int8")
-    """Each engine runs in those of them that it has. Ours in float32 is always there."""
+    """Each engine runs in those that it supports. Ours always runs in float32."""
 
 
 def with_minibert(folder: Path, threads: int, precision: Precision) -> Encoder:
@@ -46,15 +49,17 @@ def with_minibert(folder: Path, threads: int, precision: Precision) -> Encoder:
 
 
 def with_transformers(attention: str, folder: Path, threads: int, precision: Precision) -> Encoder:
-    model = _transformers(folder, attention).to(DTYPES[precision])
+    model: torch.nn.Module = _transformers(folder, attention)
+    model = model.to(DTYPES[precision])
     return lambda ids, mask: model(ids, attention_mask=mask).last_hidden_state
 
 
-def _transformers(folder: Path, attention: str) -> torch.nn.Module:
+def _transformers(folder: Path, attention: str) -> "BertModel":
     from transformers import BertModel
 
-    more = {"add_pooling_layer": False, "attn_implementation": attention}
-    return BertModel.from_pretrained(folder, **more).eval()
+    return BertModel.from_pretrained(
+        folder, add_pooling_layer=False, attn_implementation=attention
+    ).eval()
 
 
 def with_onnxruntime(folder: Path, threads: int, precision: Precision) -> Encoder:
@@ -63,9 +68,10 @@ def with_onnxruntime(folder: Path, threads: int, precision: Precision) -> Encode
 
     file = _onnx(folder)
     if precision == "int8":
-        # Reduced range: without VNNI, products of whole bytes overflow their sums.
+        # Reduced range: without VNNI, the sums of products of whole bytes overflow.
         quantize_dynamic(file, folder / "int8.onnx", per_channel=True, reduce_range=True)
         file = folder / "int8.onnx"
+
     options = SessionOptions()
     options.intra_op_num_threads = threads
     session = InferenceSession(file, options, providers=["CPUExecutionProvider"])
@@ -79,7 +85,7 @@ def with_onnxruntime(folder: Path, threads: int, precision: Precision) -> Encode
 
 @cache
 def _onnx(folder: Path) -> Path:
-    """The model exported from transformers, and its operations fused by ONNX Runtime's own tool."""
+    """Export the model of transformers and fuse its operations by ONNX Runtime's own tool."""
     from onnxruntime.transformers.optimizer import optimize_model
 
     model = _transformers(folder, "sdpa")
@@ -108,7 +114,7 @@ def with_openvino(folder: Path, threads: int, precision: Precision) -> Encoder:
     options = {
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
-        "ENABLE_CPU_PINNING": False,  # no thread waits for a core that something else uses
+        "ENABLE_CPU_PINNING": False,  # a pinned thread would wait for a busy core
         "INFERENCE_PRECISION_HINT": "f32" if precision == "float32" else precision,
     }
     model = openvino.convert_model(_transformers(folder, "sdpa"), example_input=_example())
@@ -125,7 +131,7 @@ def with_ctranslate2(folder: Path, threads: int, precision: Precision) -> Encode
     from ctranslate2 import Encoder, StorageView
     from ctranslate2.converters import TransformersConverter
 
-    config = read_json(folder / "config.json")  # it asks for a field that transformers 5 dropped
+    config = read_json(folder / "config.json")  # the converter needs a field of transformers 4
     write_json(folder / "config.json", config | {"position_embedding_type": "absolute"})
     converted = folder / "ctranslate2"
     TransformersConverter(str(folder)).convert(str(converted), force=True)
@@ -139,9 +145,13 @@ def with_ctranslate2(folder: Path, threads: int, precision: Precision) -> Encode
 
 
 class Engine(NamedTuple):
-    load: Callable[..., Encoder]  # of folder, threads and precision
+    load: Callable[[Path, int, Precision], Encoder]
+    """From a folder, a number of threads and a precision."""
+
     precisions: tuple[Precision, ...]
-    packages: tuple[str, ...] = ()  # the first one's version is printed
+
+    packages: tuple[str, ...] = ()
+    """The packages that it needs. The version of the first one is printed."""
 
 
 ENGINES = {
@@ -161,13 +171,14 @@ ENGINES = {
 
 
 def load(folder: Path, settings: Settings) -> dict[str, Encoder]:
-    """Every engine that is installed, in every precision asked for that it has on this CPU; tells
-    what is left out."""
+    """Each installed engine in each precision of the settings that it has on this CPU. Prints what
+    is left out."""
     encoders = {}
     for name, engine in ENGINES.items():
         if missing := [package for package in engine.packages if not find_spec(package)]:
             print(f"{name}: left out; for it: pip install {' '.join(missing)}")
             continue
+
         for precision in engine.precisions:
             title = f"{name} {precision}"
             if precision not in settings.precisions and title != OURS:
@@ -184,16 +195,17 @@ def encode(encoder: Encoder, batches: Sequence[Batch]) -> list[Tensor]:
 
 
 def real_tokens(encoder: Encoder, batches: Sequence[Batch]) -> Tensor:
-    """(T, D): what comes out at the real tokens of all batches."""
+    """(T, D): the hidden states at the real tokens of all batches."""
     hidden = encode(encoder, batches)
     return torch.cat([h[b.attention_mask.bool()].float() for h, b in zip(hidden, batches)])
 
 
 def compare(name: str, hidden: Tensor, ours: Tensor) -> str:
-    """How near two outputs are. Raises AssertionError where float32 is not equal to 1e-4."""
+    """How close two outputs are. Raises AssertionError if float32 differs by more than 1e-4."""
     if name.endswith("float32"):
         torch.testing.assert_close(hidden, ours, atol=1e-4, rtol=0, msg=lambda m: f"{name}: {m}")
         return f"differs by {float((hidden - ours).abs().max()):.0e} at most"
+
     both = torch.stack([hidden.flatten(), ours.flatten()])
     return f"correlation {float(torch.corrcoef(both)[0, 1]):.4f}"
 
@@ -204,14 +216,18 @@ def run(settings: Settings) -> None:
     model = make_model(settings.shape).bert
     batches = settings.batches(model.config)
     print(settings.describe(batches), flush=True)
+
     with tempfile.TemporaryDirectory() as folder:
         save(model, Path(folder))
         encoders = load(Path(folder), settings)
+
         ours = real_tokens(encoders[OURS], batches)
         notes = {n: compare(n, real_tokens(e, batches), ours) for n, e in encoders.items()}
         notes[OURS] = ""
+
         jobs = {name: partial(encode, e, batches) for name, e in encoders.items()}
         seconds = take_turns(jobs, settings.rounds)
+
     tokens = sum(int(b.attention_mask.sum()) for b in batches)
     for name in seconds:
         same = f"minibert {name.split()[-1]}"

@@ -1,7 +1,7 @@
 """Keyphrases per second, beside KeyBERT with the same model, and beside the bare forward pass.
 
-python -m benchmarks.keyphrases --data FILE, JSON lines with texts. KeyBERT embeds each document and
-each of its n-grams; ours reads the attention of one pass over the document.
+python -m benchmarks.keyphrases --data FILE. KeyBERT embeds each document and each of its n-grams;
+ours reads the attention of one forward pass over the document.
 """
 
 import sys
@@ -26,9 +26,12 @@ from minibert.runtime import cli
 @dataclass(frozen=True)
 class Settings:
     data: Path
-    """JSON lines with texts."""
+    """JSONL of texts."""
+
     documents: int = 40
+
     rounds: int = 5
+
     threads: int = 1
 
 
@@ -45,8 +48,8 @@ def run(settings: Settings) -> None:
     peer = KeyBERT(SentenceTransformer(str(find_model(DEFAULT_MODEL)), device="cpu"))
 
     def ours() -> None:
-        for document, found in zip(documents, ranker.analyse(documents)):
-            ranker.keyphrases(document, *found)
+        for document, analysis in zip(documents, ranker.analyse(documents)):
+            ranker.keyphrases(document, *analysis)
 
     @torch.no_grad()
     def forward() -> None:
@@ -55,9 +58,9 @@ def run(settings: Settings) -> None:
             batch = collate(group)
             ranker.bert(batch.input_ids, batch.attention_mask)
 
-    def theirs(longest: int) -> None:
+    def theirs(words: int) -> None:
         peer.extract_keywords(
-            texts, keyphrase_ngram_range=(1, longest), stop_words="english", top_n=10
+            texts, keyphrase_ngram_range=(1, words), stop_words="english", top_n=10
         )
 
     jobs = {
@@ -67,10 +70,11 @@ def run(settings: Settings) -> None:
         "KeyBERT, one to three words": lambda: theirs(3),
     }
     seconds = take_turns(jobs, settings.rounds)
+
     print(f"{len(texts)} documents, {machine()}, {settings.threads} thread(s), medians")
-    for name, taken in seconds.items():
-        ratio = median(t / own for t, own in zip(taken, seconds["ours"]))
-        print(f"{name:30}{len(texts) / median(taken):8.2f} documents/s, {ratio:5.2f}x our time")
+    for name, times in seconds.items():
+        ratio = median(time / ours for time, ours in zip(times, seconds["ours"]))
+        print(f"{name:30}{len(texts) / median(times):8.2f} documents/s, {ratio:5.2f}x our time")
 
 
 main = partial(cli.run, run, Settings, __doc__)

@@ -1,9 +1,8 @@
-"""What one optimizer step takes at most, by every memory plan, without a GPU.
+"""The peak memory of one optimizer step under each memory plan, without a GPU.
 
-python -m benchmarks.memory. The steps run on fake tensors (minibert/training/memory.py says what
-is counted).
-Where there is a GPU, real steps are measured beside them, with the allocator held to 2 GiB less a
-CUDA context of 500 MiB.
+python -m benchmarks.memory. The steps run on fake tensors (minibert/training/memory.py says what is
+counted). On a machine with a GPU, real steps are measured beside them, in an allocator that is
+limited to 2 GiB less a CUDA context of 500 MiB.
 """
 
 import sys
@@ -27,37 +26,38 @@ FUSED = replace(BERT_BASE, attention_probs_dropout_prob=0.0)
 @dataclass(frozen=True)
 class Settings:
     length: int = 512
-    """Word pieces of every document."""
+    """Word pieces of each document."""
+
     documents: int = 8
-    """Of the larger window; each is a micro-batch of its own."""
+    """Documents of the larger accumulation window; each is a micro-batch of its own."""
 
 
 def run(settings: Settings) -> None:
     print(f"BERT-base, documents of {settings.length} pieces: MiB at most")
     window = Window(0, [0] * settings.length, [0], [1], [])
+    step = TrainSettings(tokens=settings.length, precision="float32")
+
     for plan in PLANS:
         for documents in (1, settings.documents):
-            asked = TrainSettings(plan=plan, tokens=settings.length, precision="float32")
-            windows = [window] * documents
-            most = f"{predicted_peak(FUSED, asked, windows):8.0f}"
+            planned, windows = replace(step, plan=plan), [window] * documents
+            line = f"{predicted_peak(FUSED, planned, windows):8.0f}"
             if torch.cuda.is_available():
-                most += f"{measured_peak(asked, windows):8.0f} measured"
-            print(f"all weights, {plan:12} {documents} documents {most}", flush=True)
-    for states, frozen in (("bf16", False), ("bf16", True)):
-        asked = TrainSettings(
-            plan="layerwise", tokens=settings.length, precision="float32",
-            states=states, freeze_embeddings=frozen,
-        )  # fmt: skip
-        most = predicted_peak(FUSED, asked, [window])
-        print(f"layerwise, states in {states}{', embeddings frozen' * frozen}: {most:.0f}")
-    asked = TrainSettings(plan="layerwise", tokens=settings.length, precision="float32")
-    for dtype in (torch.float32, torch.bfloat16):
-        most = predicted_peak(FUSED, asked, [window], frozen=True, gates=True, dtype=dtype)
-        print(f"gates only, layerwise    {str(dtype).removeprefix('torch.'):11} {most:8.0f}")
+                line += f"{measured_peak(planned, windows):8.0f} measured"
+            print(f"all weights, {plan:12} {documents} documents {line}", flush=True)
+
+    layerwise = replace(step, plan="layerwise")
+    for title, frozen in (("", False), (", embeddings frozen", True)):
+        smaller = replace(layerwise, states="bf16", freeze_embeddings=frozen)
+        peak = predicted_peak(FUSED, smaller, [window])
+        print(f"layerwise, states in bf16{title}: {peak:.0f}")
+
+    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        peak = predicted_peak(FUSED, layerwise, [window], frozen=True, gates=True, dtype=dtype)
+        print(f"gates only, layerwise    {name:11} {peak:8.0f}")
 
 
 def measured_peak(settings: TrainSettings, windows: Sequence[Window]) -> float:
-    """MiB of two real steps on the GPU; infinite where they do not fit."""
+    """MiB of two real steps on the GPU; infinity if they do not fit."""
     torch.cuda.set_per_process_memory_fraction(
         1548 * MIB / torch.cuda.get_device_properties(0).total_memory
     )

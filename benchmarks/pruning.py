@@ -1,8 +1,8 @@
-"""What is left of a tagger's score when heads go: learned ways beside orders and chance.
+"""The share of a tagger's score that remains with fewer heads: gates, orders and random heads.
 
 python -m benchmarks.pruning --runs runs/a-0 runs/a-1 runs/a-2, run folders of train.py that differ
-in their seed. Everything is chosen on train and dev; the table is for test. What takes long is kept
-in the run folders and not done again.
+in their seed. All choices are made on train and dev; the table is of test. Slow results are stored
+in the run folders and read from there the next time.
 """
 
 import sys
@@ -21,6 +21,7 @@ from minibert.evaluation.tagger import measures
 from minibert.files import read_json, write_json
 from minibert.heads.ablation import ablate, masks_without
 from minibert.heads.importance import by_importance, by_value
+from minibert.report.results import read_pruned
 from minibert.runtime import cli
 from minibert.training.trained import TrainedTagger, load_run
 
@@ -31,34 +32,45 @@ Share = tuple[float, float, float]  # of the dense model's score, and its interv
 class Settings:
     runs: tuple[Path, ...]
     """Run folders of train.py."""
+
     keep: tuple[int, ...] = (54, 36, 18, 12, 6)
-    """Heads to keep, falling."""
+    """Numbers of heads to keep, falling."""
+
     recovered: tuple[int, ...] = (36, 18, 6)
-    """Of these, the ones to fine-tune afterwards as well."""
+    """Those of them to fine-tune as well."""
+
     steps: int = 200
-    """Most steps of the gates for each."""
+    """Largest number of steps of gate training for each."""
+
     recover: int = 150
     """Steps of fine-tuning for each."""
+
     learning_rate: float = 1e-4
-    """Of the fine-tuning."""
+    """Learning rate of the fine-tuning."""
+
     batch_size: int = 4
+
     documents: int = 0
     """Documents of dev and of test to measure on; 0: all."""
+
     random: int = 3
     """Draws of random heads."""
+
     out: Path | None = None
     """File for the rows as JSON."""
 
 
 def run(settings: Settings) -> None:
-    found: dict[tuple[int, str], list[Share]] = {}
+    results: dict[tuple[int, str], list[Share]] = {}
     for folder in settings.runs:
         for keep, way, share in [*learned(folder, settings), *controls(folder, settings)]:
-            found.setdefault((keep, way), []).append(share)
+            results.setdefault((keep, way), []).append(share)
+
     rows = []
-    for (keep, way), shares in sorted(found.items(), key=lambda row: -row[0][0]):
+    for (keep, way), shares in sorted(results.items(), key=lambda row: -row[0][0]):
         value, low, high = np.array(shares).T
         rows.append((keep, way, value.mean(), low.min(), high.max()))
+
     print(f"share of the dense model's score on test, {len(settings.runs)} run(s): mean, and the")
     print("lowest and highest end of their 95 % intervals over documents")
     for keep, way, value, low, high in rows:
@@ -68,45 +80,47 @@ def run(settings: Settings) -> None:
 
 
 def learned(folder: Path, settings: Settings) -> list[tuple[int, str, Share]]:
-    """(heads kept, way, share) of prune.py with gates: weights frozen, or fine-tuned after."""
+    """(heads kept, way, share) of prune.py with gates: weights unchanged, or fine-tuned."""
     shared = ["--run", folder, "--batch-size", settings.batch_size, "--steps", settings.steps]
     shared += ["--documents", settings.documents]
     recovery = ["--recover", settings.recover, "--learning-rate", settings.learning_rate]
-    ways = {
+    ways: dict[str, tuple[str, tuple[int, ...], list]] = {
         "gates": ("prune-keep", settings.keep, []),
         "gates, recovered": ("prune-keep-recover", settings.recovered, recovery),
     }
-    out = []
-    for way, (place, keep, more) in ways.items():
-        if prune.main([str(word) for word in [*shared, *more, "--keep", *keep]]):
+    results = []
+    for way, (out, keep, options) in ways.items():
+        if prune.main([str(word) for word in [*shared, *options, "--keep", *keep]]):
             sys.exit(f"{folder}: {way} failed")
         for number in keep:
-            stage = read_json(folder / place / f"keep-{number}" / "results.json")
-            out.append((number, way, tuple(stage["share"].values())))
-    return out
+            model = read_pruned(folder / out / f"keep-{number}" / "results.json")
+            results.append((number, way, astuple(model.share)))
+    return results
 
 
 def controls(folder: Path, settings: Settings) -> list[tuple[int, str, Share]]:
-    """The same for orders made on dev, and for random heads, weights as they are."""
+    """The same for orders made on dev and for random heads, with unchanged weights."""
     path = folder / "pruning-controls.json"
-    asked = [list(settings.keep), settings.documents, settings.random]
-    if not path.exists() or read_json(path)["asked"] != asked:
+    options = [list(settings.keep), settings.documents, settings.random]
+    if not path.exists() or read_json(path)["options"] != options:
         dense = load_run(folder).first_documents_only(settings.documents)
         orders = make_orders(dense, settings.random)
         names = [(keep, way) for way in orders for keep in settings.keep]
-        silenced = [orders[way][: len(orders[way]) - keep] for keep, way in names]
-        masks = masks_without(dense.model.config, silenced)
+        masked = [orders[way][: len(orders[way]) - keep] for keep, way in names]
+        masks = masks_without(dense.model.config, masked)
         rows = [[*name, share] for name, share in zip(names, shares_of(dense, masks))]
-        write_json(path, {"asked": asked, "rows": rows})
+        write_json(path, {"options": options, "rows": rows})
     return read_json(path)["rows"]
 
 
 def make_orders(dense: TrainedTagger, random: int) -> dict[str, list[Head]]:
+    """{way: the heads in the order of their removal}, from dev."""
     model, dev = dense.model, dense.splits["dev"]
     heads = model.config.present_heads
-    alone = masks_without(model.config, [[head] for head in heads])
-    losses = ablate(model, dev, alone, progress=tqdm).loss.sum(1)[1:]
+    masks = masks_without(model.config, [[head] for head in heads])
+    losses = ablate(model, dev, masks, progress=tqdm).loss.sum(1)[1:]
     losses = losses.reshape(model.config.num_hidden_layers, -1)
+
     orders = {
         "single-head order": by_value(losses, heads),
         "gradient order": by_importance(model, dev, tqdm),
@@ -118,7 +132,7 @@ def make_orders(dense: TrainedTagger, random: int) -> dict[str, list[Head]]:
 
 
 def shares_of(dense: TrainedTagger, masks: Tensor) -> list[Share]:
-    """AP on test under each mask, over that of the dense model, with its interval."""
+    """AP on test under each mask relative to that of the dense model, with its interval."""
     test = dense.splits["test"]
     predictions = ablate(dense.model, test, masks, progress=tqdm)
     draws = intervals.resamples(len(test.documents), 300)

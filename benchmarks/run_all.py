@@ -1,7 +1,7 @@
 """Every benchmark that needs neither a trained run nor data -> benchmarks/RESULTS.md.
 
-make bench, or python -m benchmarks.run_all. Each one is a process of its own; its command and what
-it prints are written as soon as it has ended. The ablation needs the peer that make peers builds.
+make bench, or python -m benchmarks.run_all. Each runs in its own process. Its command and its
+output are written as soon as it ends. The ablation needs the peer that `make peers` builds.
 """
 
 import os
@@ -24,16 +24,18 @@ from minibert.runtime import cli
 class Settings:
     data: Path | None = None
     """JSONL of documents; without it random ones, and the bundled sample for the ablation."""
+
     threads: int = 1
+
     out: Path = Path(__file__).parent / "RESULTS.md"
 
 
 def commands(settings: Settings) -> list[list[str]]:
-    """The module of each benchmark, and what it is given."""
+    """The module of each benchmark with its options."""
     threads = ["--threads", str(settings.threads)]
     shared = [*threads, *(["--data", str(settings.data)] if settings.data else [])]
     base = ["--shape", "bert-base", "--documents", "16"]
-    listed = [
+    benchmarks = [
         ["benchmarks.startup"],
         ["benchmarks.memory"],
         ["benchmarks.forward", *shared],
@@ -44,8 +46,8 @@ def commands(settings: Settings) -> list[list[str]]:
     ]
     if all(python.exists() for python in Ablation.peers):
         data = str(settings.data or SAMPLE / "test.jsonl")
-        listed.append(["benchmarks.ablation", *threads, "--data", data])
-    return listed
+        benchmarks.append(["benchmarks.ablation", *threads, "--data", data])
+    return benchmarks
 
 
 def run(settings: Settings) -> None:
@@ -57,14 +59,15 @@ def run(settings: Settings) -> None:
     for command in commands(settings):
         words = ["-m", *command]
         print("python", *words, flush=True)
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, *words], env=environment, capture_output=True, text=True
         )
-        printed = done.stdout
-        if done.returncode:
-            printed += "failed: " + done.stderr.strip().rpartition("\n")[2] + "\n"
-        print(printed, flush=True)
-        text += f"\n`python {' '.join(words)}`\n\n```text\n{printed}```\n"
+        output = process.stdout
+        if process.returncode:
+            output += "failed: " + process.stderr.strip().rpartition("\n")[2] + "\n"
+        print(output, flush=True)
+
+        text += f"\n`python {' '.join(words)}`\n\n```text\n{output}```\n"
         write_text(settings.out, text)
 
 

@@ -1,14 +1,18 @@
-"""What `import minibert` and loading MiniLM add to `import torch`: seconds and MB of memory.
+"""Seconds and MB that `import minibert` and loading MiniLM take beyond `import torch`.
 
-python -m benchmarks.startup [MODEL]
+python -m benchmarks.startup
 """
 
 import resource
 import statistics
 import subprocess
 import sys
+from dataclasses import dataclass
+from functools import partial
 
-REPEATS = 7
+from minibert.hub import DEFAULT_MODEL
+from minibert.runtime import cli
+
 BARE = "import torch"
 OURS = BARE + "; from minibert import load_pretrained; load_pretrained({model!r})"
 MEASURE = """
@@ -21,20 +25,31 @@ print(took, pages * {page} / 2**20)
 """
 
 
+@dataclass(frozen=True)
+class Settings:
+    model: str = DEFAULT_MODEL
+    """A folder or a Hub id."""
+
+    repeats: int = 7
+
+
 def measure(code: str) -> tuple[float, float]:
+    """Seconds and MB of the code in a new process."""
     program = MEASURE.format(code=code, page=resource.getpagesize())
-    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
-    seconds, megabytes = map(float, printed.stdout.split())
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    seconds, megabytes = map(float, process.stdout.split())
     return seconds, megabytes
 
 
-def main() -> None:
-    model = sys.argv[1] if len(sys.argv) > 1 else "sentence-transformers/all-MiniLM-L6-v2"
-    pairs = [(measure(BARE), measure(OURS.format(model=model))) for _ in range(REPEATS)]
+def run(settings: Settings) -> None:
+    model = settings.model
+    pairs = [(measure(BARE), measure(OURS.format(model=model))) for _ in range(settings.repeats)]
     seconds = statistics.median(ours[0] - bare[0] for bare, ours in pairs)
     memory = statistics.median(ours[1] - bare[1] for bare, ours in pairs)
     print(f"import minibert and load {model}: {seconds:.2f} s, {memory:.0f} MB above import torch")
 
 
+main = partial(cli.run, run, Settings, __doc__)
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

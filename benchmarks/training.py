@@ -1,11 +1,11 @@
 """One training step of the token classifier beside transformers' Trainer.
 
-python -m benchmarks.training. The Trainer runs its own loop; whenever it has finished a step, ours
-takes one on the same batch, with the same weights at the start. Its model has its default
-attention, sdpa. Timed are forward, backward, clipping, AdamW and the schedule, and the Trainer's
-bookkeeping between on_step_begin and on_step_end; batches are made before. Dropout on hidden states
-is 0.1 in both; on attention probabilities first 0.1 in both, then ours has its default, none, then
-both have none. A ratio above 1 says that ours is faster. Logits must be equal before.
+python -m benchmarks.training. The Trainer runs its own loop. After each of its steps, ours takes
+one on the same batch; both start from the same weights, with equal logits. The Trainer's model has
+its default attention, sdpa. The times include forward and backward pass, clipping, AdamW, the
+schedule and the Trainer's bookkeeping between on_step_begin and on_step_end; batches are made
+before. Dropout on hidden states is 0.1 in both. Dropout on attention probabilities is 0.1 in both,
+then 0 in ours (its default), then 0 in both. A ratio above 1 means that ours is faster.
 """
 
 import sys
@@ -43,12 +43,13 @@ DROPOUTS = ((0.1, 0.1), (0.1, 0.0), (0.0, 0.0))  # on attention probabilities: t
 @dataclass(frozen=True)
 class Settings(Workload):
     documents: int = 32
+
     precision: Literal["float32", "bf16"] = "float32"
-    """bf16: autocast, in both."""
+    """bf16: autocast in both."""
 
 
 class Beside(TrainerCallback):
-    """Times every step of the Trainer, and a step of ours after it."""
+    """Times each step of the Trainer, and a step of ours after it."""
 
     def __init__(self, stepper: Stepper, batches: Sequence[Batch]):
         self.stepper = stepper
@@ -66,9 +67,9 @@ class Beside(TrainerCallback):
         self.ours.append(seconds_of(lambda: self.stepper.step(number, [batch])))
 
     def by_round(self, steps: Sequence[float]) -> list[float]:
-        """Seconds of all batches together in each round; the first one only warmed up."""
+        """Seconds of all batches together in each round, without the first one, a warm-up."""
         size = len(self.batches)
-        return [sum(steps[at : at + size]) for at in range(size, len(steps), size)]
+        return [sum(steps[start : start + size]) for start in range(size, len(steps), size)]
 
 
 def side_by_side(
@@ -79,28 +80,16 @@ def side_by_side(
         folder, attention_probs_dropout_prob=dropouts[0]
     )
     ours = load_pretrained(folder, attention_probs_dropout_prob=dropouts[1])
+    assert isinstance(ours, BertForTokenClassification)
     check(ours, theirs, batches[0])
-    both = TrainSettings(precision=settings.precision)
+
+    training = TrainSettings(precision=settings.precision)
     steps = (1 + settings.rounds) * len(batches)
-    beside = Beside(Stepper(ours.train(), both, steps), batches)
-    arguments = TrainingArguments(
-        output_dir=str(folder / "trainer"),
-        per_device_train_batch_size=1,  # each item of the data set is a whole batch
-        train_sampling_strategy="sequential",
-        num_train_epochs=1 + settings.rounds,
-        learning_rate=both.learning_rate,
-        warmup_steps=both.warmup,
-        weight_decay=both.weight_decay,
-        max_grad_norm=both.clip,
-        bf16=settings.precision == "bf16",
-        use_cpu=True,
-        save_strategy="no",
-        logging_strategy="no",
-        disable_tqdm=True,
-    )
+    beside = Beside(Stepper(ours.train(), training, steps), batches)
+
     trainer = Trainer(
         theirs,
-        arguments,
+        trainer_arguments(folder / "trainer", settings, training),
         data_collator=lambda items: items[0],
         train_dataset=[
             {"input_ids": b.input_ids, "attention_mask": b.attention_mask, "labels": b.labels}
@@ -113,9 +102,28 @@ def side_by_side(
     return beside.by_round(beside.theirs), beside.by_round(beside.ours)
 
 
+def trainer_arguments(out: Path, settings: Settings, training: TrainSettings) -> TrainingArguments:
+    """The Trainer's arguments for the same training as ours."""
+    return TrainingArguments(
+        output_dir=str(out),
+        per_device_train_batch_size=1,  # each item of the data set is a whole batch
+        train_sampling_strategy="sequential",
+        num_train_epochs=1 + settings.rounds,
+        learning_rate=training.learning_rate,
+        warmup_steps=training.warmup,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.clip,
+        bf16=settings.precision == "bf16",
+        use_cpu=True,
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+    )
+
+
 @torch.no_grad()
 def check(ours: BertForTokenClassification, theirs: torch.nn.Module, batch: Batch) -> None:
-    """Raises AssertionError where the logits of real tokens differ."""
+    """Raises AssertionError if the logits of real tokens differ."""
     real = batch.attention_mask.bool()
     expected = ours(batch.input_ids, batch.attention_mask).logits[real]
     logits = theirs.eval()(batch.input_ids, attention_mask=batch.attention_mask).logits[real]
@@ -125,11 +133,13 @@ def check(ours: BertForTokenClassification, theirs: torch.nn.Module, batch: Batc
 def run(settings: Settings) -> None:
     if not find_spec("accelerate"):
         raise InputError("the Trainer needs accelerate: pip install accelerate")
+
     torch.set_num_threads(settings.threads)
     model = make_model(settings.shape)
     batches = settings.batches(model.config)
     print(f"{settings.precision}, {settings.describe(batches)}", flush=True)
     tokens = sum(int(b.attention_mask.sum()) for b in batches)
+
     with tempfile.TemporaryDirectory() as folder:
         save(model, Path(folder))
         for dropouts in DROPOUTS:
@@ -138,6 +148,7 @@ def run(settings: Settings) -> None:
             named = dict(zip(titles, seconds))
             for title in titles:
                 print(row(title, named, titles[1], tokens), flush=True)
+
     print(", ".join(f"{p} {version(p)}" for p in ("torch", "transformers", "accelerate")))
 
 

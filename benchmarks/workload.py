@@ -1,4 +1,4 @@
-"""What the benchmarks share: models, documents, the machine, and the table of times."""
+"""Shared by the benchmarks: models, documents, the machine's name, and the table of times."""
 
 import platform
 import random
@@ -12,7 +12,13 @@ from typing import Literal
 
 import torch
 
-from minibert import BertConfig, BertForTokenClassification, load_pretrained, save_pretrained
+from minibert import (
+    Bert,
+    BertConfig,
+    BertForTokenClassification,
+    load_pretrained,
+    save_pretrained,
+)
 from minibert.data.batches import Batch, Split, Window, collate, make_split
 from minibert.data.corpus import read_documents
 from minibert.hub import DEFAULT_MODEL, find_model
@@ -25,32 +31,38 @@ Shape = Literal["minilm", "bert-base"]
 
 @dataclass(frozen=True)
 class Workload:
-    """The settings of every benchmark that times models on documents."""
+    """The settings of the benchmarks that time models on documents."""
 
     data: Path | None = None
-    """JSONL of documents; without it they are random, of 100 to 512 pieces, evenly mixed."""
+    """JSONL of documents; without it, random documents of 100 to 512 pieces, evenly mixed."""
+
     shape: Shape = "minilm"
     """minilm has its real weights, bert-base random ones: speed does not depend on them."""
+
     documents: int = 64
+
     batch_size: int = 8
+
     by_length: bool = False
     """Sort the documents by length first, which leaves little padding."""
+
     rounds: int = 7
-    """Times that everything is computed, after one round that warms up."""
+    """Number of timed rounds, after one round of warming up."""
+
     threads: int = 1
 
     def batches(self, config: BertConfig) -> list[Batch]:
-        """Each padded to its longest document."""
+        """The documents as batches, each padded to its longest."""
         if self.data:
             split = read_split(self.data, self.documents, config)
         else:
-            split = drawn(self.documents, config)
+            split = random_split(self.documents, config)
         windows = split.windows
         if self.by_length:
             windows = sorted(windows, key=lambda w: len(w.input_ids))
         return [
-            collate(windows[at : at + self.batch_size], split.targets)
-            for at in range(0, len(windows), self.batch_size)
+            collate(windows[start : start + self.batch_size], split.targets)
+            for start in range(0, len(windows), self.batch_size)
         ]
 
     def describe(self, batches: Sequence[Batch]) -> str:
@@ -65,26 +77,28 @@ class Workload:
 
 def make_model(shape: Shape) -> BertForTokenClassification:
     torch.manual_seed(0)
-    if shape == "minilm":
-        return load_pretrained(DEFAULT_MODEL, labels=LABELS)
-    return BertForTokenClassification(BERT_BASE).eval()
+    if shape == "bert-base":
+        return BertForTokenClassification(BERT_BASE).eval()
+    model = load_pretrained(DEFAULT_MODEL, labels=LABELS)
+    assert isinstance(model, BertForTokenClassification)
+    return model
 
 
-def save(model: torch.nn.Module, folder: Path) -> None:
-    """Write a model folder, with a tokenizer, from which ours and every peer is loaded."""
+def save(model: Bert | BertForTokenClassification, folder: Path) -> None:
+    """Write a model folder with a tokenizer, from which ours and the peers are loaded."""
     save_pretrained(model, folder)
     for file in find_model(DEFAULT_MODEL).glob("tokenizer*.json"):
         shutil.copy(file, folder)
 
 
 def read_split(data: Path, documents: int, config: BertConfig) -> Split:
-    """The first documents of a JSONL, in windows of at most 512 pieces."""
+    """The first documents of a JSONL file, in windows of at most 512 pieces."""
     tokenizer = Tokenizer.load(find_model(DEFAULT_MODEL), config.vocab_size)
     return make_split(read_documents(data)[:documents], tokenizer, "io", LABELS, 512)
 
 
-def drawn(documents: int, config: BertConfig) -> Split:
-    """Documents of 100 to 512 random pieces, a word and a random label each; always the same."""
+def random_split(documents: int, config: BertConfig) -> Split:
+    """Documents of 100 to 512 random pieces, each a word with a random label; always the same."""
     draw = random.Random(0)
     windows, targets = [], []
     for number in range(documents):
@@ -96,10 +110,10 @@ def drawn(documents: int, config: BertConfig) -> Split:
 
 
 def machine() -> str:
-    """The CPU's name, and the widest instructions that torch finds on it."""
+    """The CPU's name, and the widest vector instructions that torch uses on it."""
     info = Path("/proc/cpuinfo")
-    named = re.search(r"model name\s*: (.+)", info.read_text()) if info.exists() else None
-    name = named[1] if named else platform.processor() or platform.machine()
+    match = re.search(r"model name\s*: (.+)", info.read_text()) if info.exists() else None
+    name = match[1] if match else platform.processor() or platform.machine()
     return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
 
 
@@ -110,9 +124,10 @@ def row(
     tokens: int,
     note: str = "",
 ) -> str:
-    """One line: speed, the ratio of its median time to ours, and that ratio's range by round."""
+    """A line of the table: the speed of `name`, the ratio of its median time to that of `ours`, and
+    the range of the ratios of single rounds."""
     middle = median(seconds[name])
-    ratios = [theirs / own for theirs, own in zip(seconds[name], seconds[ours])]
+    ratios = [time / our_time for time, our_time in zip(seconds[name], seconds[ours])]
     return (
         f"{name:36}{tokens / middle:8,.0f} tokens/s{middle / median(seconds[ours]):7.2f}x "
         f"[{min(ratios):.2f}, {max(ratios):.2f}]  {note}"

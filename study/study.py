@@ -1,9 +1,9 @@
-"""The whole study: every experiment on every collection, and docs/study.md from what it found.
+"""The whole study: every experiment on every collection, and docs/study.md from the results.
 
-make study DATA=DIR, or python -m study.study --data DIR, where DIR holds kpcrowd500, inspec,
-semeval2017 and, for search, ir_cranfield and ir_scifact. Every experiment is a process of one of
-the scripts, with a log of its own; a study that was killed goes on, and what is finished is only
-read.
+make study DATA=DIR, or python -m study.study --data DIR. DIR holds kpcrowd500, inspec, semeval2017
+and, for search, ir_cranfield and ir_scifact. Each experiment runs one of the scripts in its own
+process and with its own log. After a kill, the same command continues: it reads the results of
+finished experiments.
 """
 
 import os
@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader
 from tqdm import tqdm
@@ -27,7 +27,7 @@ from minibert.errors import InputError
 from minibert.evaluation.intervals import Score
 from minibert.files import read_json, write_text
 from minibert.report import figures, tables
-from minibert.report.results import read_ablations
+from minibert.report.results import from_json, read_ablations
 from minibert.runtime import cli
 from study import tagger
 
@@ -35,14 +35,23 @@ HERE = Path(__file__).parent
 
 
 class Collection(NamedTuple):
-    """How a collection is studied. What is chosen here was chosen on dev."""
+    """A collection and its options, which were chosen on dev."""
 
     title: str
+
     task: tagger.Name
-    ablated: int  # documents of dev and of test to silence heads on: 5,000 to 7,000 words
-    marking: tuple[str, ...]  # of a trained tagger's candidates
-    pruning: tuple[str, ...] = ()  # of benchmarks.pruning; none: its heads are not removed
-    unseen: str = "test"  # what untrained heads are scored on
+
+    ablated: int
+    """Documents of dev and of test to mask heads on: 5,000 to 7,000 words."""
+
+    marking: tuple[str, ...]
+    """Options of rank.py for a trained tagger."""
+
+    pruning: tuple[str, ...] = ()
+    """Options of benchmarks.pruning; without any, the taggers are not pruned."""
+
+    unseen: str = "test"
+    """The documents that untrained heads are scored on."""
 
 
 BY_MEAN = ("--candidates", "tagger", "--aggregate", "mean")
@@ -60,16 +69,22 @@ SEARCHES = {"ir_cranfield": "Cranfield", "ir_scifact": "SciFact"}
 class Settings:
     data: Path
     """Folder with the collections."""
+
     out: Path = Path("runs/study")
     """Folder for the runs."""
+
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Of the taggers."""
+    """Seeds of the taggers; the first one's heads are masked."""
+
     pruned: int = 1
-    """Of these seeds, so many are pruned. Heads are silenced in the first."""
+    """Number of seeds whose taggers are pruned."""
+
     stride: int = 6
     """Heads masked at each step of a curve."""
+
     processes: int = 2
-    """Experiments at a time; they share the processors."""
+    """Experiments at a time; they share the processor cores."""
+
     page: Path = HERE.parent / "docs" / "study.md"
 
 
@@ -78,43 +93,57 @@ def run(settings: Settings) -> None:
     cli.require("search")
     names = tuple(collection.task for collection in COLLECTIONS.values())
     tagger.run(tagger.Settings(settings.data, settings.out, settings.seeds, names))
+
     began = time.monotonic()
     study = Study(settings)
-    with ThreadPoolExecutor(settings.processes) as pool:
-        first = pool.submit(study.choose)
-        others = [pool.submit(study.prune, name) for name in PRUNED]
-        jobs = (study.ablate, study.mark)
-        others += [pool.submit(job, name) for job in jobs for name in COLLECTIONS]
-        first.result()
-        others += [pool.submit(study.rank, name) for name in COLLECTIONS]
-        others += [pool.submit(study.search, name) for name in SEARCHES]
-        try:
-            for job in tqdm(others, desc="experiments"):
-                job.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    loader = FileSystemLoader(HERE)
-    environment = Environment(loader=loader, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["spread"] = spread
-    page = environment.get_template("study.md.j2").render(
-        study.facts(), collections=COLLECTIONS, settings=settings, search_rows=tables.search_rows
-    )
-    write_text(settings.page, page)
+    run_experiments(study, settings.processes)
+    write_text(settings.page, make_page(study))
     print(f"The study is in {settings.page}; {(time.monotonic() - began) / 60:.0f} minutes")
 
 
+def run_experiments(study: "Study", processes: int) -> None:
+    with ThreadPoolExecutor(processes) as pool:
+        choice = pool.submit(study.choose)
+        experiments = [pool.submit(study.prune, name) for name in PRUNED]
+        experiments += [pool.submit(study.ablate, name) for name in COLLECTIONS]
+        experiments += [pool.submit(study.mark, name) for name in COLLECTIONS]
+
+        choice.result()  # the next ones use the chosen heads
+        experiments += [pool.submit(study.rank, name) for name in COLLECTIONS]
+        experiments += [pool.submit(study.search, name) for name in SEARCHES]
+
+        try:
+            for experiment in tqdm(experiments, desc="experiments"):
+                experiment.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def make_page(study: "Study") -> str:
+    loader = FileSystemLoader(HERE)
+    environment = Environment(loader=loader, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["spread"] = spread
+    return environment.get_template("study.md.j2").render(
+        study.results(),
+        collections=COLLECTIONS,
+        settings=study.settings,
+        search_rows=tables.search_rows,
+    )
+
+
 class Study:
-    """Experiments, each of which leaves files, and what the files tell."""
+    """The experiments, which leave files, and the results read from these files."""
 
     def __init__(self, settings: Settings):
         self.settings = settings
         self.out, self.data = settings.out, settings.data
 
     def call(self, log: str, *words: object) -> None:
-        """Run `python WORDS` with its output in a log."""
+        """Run `python WORDS` with its output in a log. Raises InputError if it fails."""
         path = self.out / "logs" / f"{log}.log"
         path.parent.mkdir(exist_ok=True)
+
         threads = max(1, (os.cpu_count() or 1) // self.settings.processes)
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         with path.open("w", encoding="utf-8") as file:
@@ -124,9 +153,10 @@ class Study:
             )
         if done.returncode:
             last = path.read_text(encoding="utf-8").strip().splitlines()[-1:]
-            raise InputError(f"{log} stopped: {''.join(last)} (all of it is in {path})")
+            raise InputError(f"{log} stopped: {''.join(last)} (the whole log: {path})")
 
     def tagger(self, name: str, seed: int | None = None) -> Path:
+        """The run folder of the tagger of a collection."""
         seed = self.settings.seeds[0] if seed is None else seed
         task = COLLECTIONS[name].task.replace(" ", "-")
         return (self.out / f"{task}-{seed}").resolve()
@@ -144,29 +174,29 @@ class Study:
         self.call(f"prune-{name}", "-m", "benchmarks.pruning", "--runs", *runs, *how)
 
     def choose(self) -> None:
-        """The heads that pick keyphrases best on dev of Inspec, from the untrained model."""
+        """Choose the heads of the untrained model that extract keyphrases best on dev of Inspec."""
         self.once(self.heads, "fit", self.data / "inspec" / "dev.jsonl")
 
     def rank(self, name: str) -> None:
-        """Untrained heads as rankers, on documents that no choice has seen."""
+        """Score keyphrases by untrained heads, on documents that no choice has seen."""
         data = self.data / name
         heads = ["--heads", self.heads, "--idf", data / "train.jsonl", "--dev", data / "dev.jsonl"]
         test = data / f"{COLLECTIONS[name].unseen}.jsonl"
         self.once(self.file("ranked", name), "evaluate", test, *heads)
 
     def mark(self, name: str) -> None:
-        """The trained tagger as ranker."""
+        """Score keyphrases by the trained tagger."""
         model = ["--model", self.tagger(name), "--weights", "tagger", *COLLECTIONS[name].marking]
         self.once(self.file("marked", name), "evaluate", self.data / name / "test.jsonl", *model)
 
     def search(self, name: str) -> None:
+        """Score search with weights by the chosen heads, if the collection exists."""
         if (self.data / name).exists():
-            self.once(
-                self.file("searched", name), "search", self.data / name, "--heads", self.heads
-            )
+            out = self.file("searched", name)
+            self.once(out, "search", self.data / name, "--heads", self.heads)
 
     def once(self, out: Path, command: str, data: Path, *words: object) -> None:
-        """rank.py with its result in a file, if it is not there yet."""
+        """Run a command of rank.py that writes the file `out`, unless it exists."""
         if not out.exists():
             self.call(out.stem, "rank.py", command, data.resolve(), *words, "--out", out)
 
@@ -177,10 +207,10 @@ class Study:
     def file(self, experiment: str, name: str) -> Path:
         return (self.out / f"{experiment}-{name}.json").resolve()
 
-    # What they found --------------------------------------------------------------------------
+    # The results ------------------------------------------------------------------------------
 
-    def facts(self) -> dict:
-        """Everything that the page tells."""
+    def results(self) -> dict[str, Any]:
+        """The values in the page."""
         return {
             "taggers": {name: self.trained(name) for name in COLLECTIONS},
             "ablation": {name: self.ablated(name) for name in COLLECTIONS},
@@ -198,63 +228,68 @@ class Study:
     def trained(self, name: str) -> dict[str, list[float]]:
         """{system: AP by seed}."""
         folders = [self.tagger(name, seed) for seed in self.settings.seeds]
-        found = [read_json(folder / "results.json")["test"] for folder in folders]
-        return {s: [100 * scores[s]["AP"]["value"] for scores in found] for s in found[0]}
-
-    def ablated(self, name: str) -> dict:
-        folder = self.tagger(name)
-        parts = read_ablations(folder)["ablation-zero"]
+        scores = [read_json(folder / "results.json")["test"] for folder in folders]
         return {
-            "answers": tables.ablation_answers(parts),
-            "orders": tables.curve_rows(parts["curves"]),
-            "heads": self.figure(folder / "ablation-zero" / "heads.png", f"study-heads-{name}.png"),
-            "curves": self.figure(
-                folder / "ablation-zero" / "curves.png", f"study-curves-{name}.png"
-            ),
+            system: [100 * of_seed[system]["AP"]["value"] for of_seed in scores]
+            for system in scores[0]
         }
 
-    def pruned(self, name: str) -> dict:
+    def ablated(self, name: str) -> dict[str, Any]:
+        ablation = read_ablations(self.tagger(name))["ablation-zero"]
+        folder = self.tagger(name) / "ablation-zero"
+        return {
+            "answers": tables.ablation_answers(ablation),
+            "orders": tables.curve_rows(ablation.curves),
+            "heads": self.figure(folder / "heads.png", f"study-heads-{name}.png"),
+            "curves": self.figure(folder / "curves.png", f"study-curves-{name}.png"),
+        }
+
+    def pruned(self, name: str) -> dict[str, Any]:
         """{"shares": {heads kept: {way: (share, low, high)}}, "chance": {heads kept: shares of
-        random draws}, "figure"}."""
-        shares: dict[int, dict[str, tuple]] = defaultdict(dict)
+        random draws}, "figure": its name}."""
+        shares: dict[int, dict[str, list[float]]] = defaultdict(dict)
         chance: dict[int, list[float]] = defaultdict(list)
+        lines: dict[str, dict[int, Score]] = defaultdict(dict)
+
         for keep, way, *share in read_json(self.file("pruned", name)):
             if way.startswith("random"):
                 chance[keep].append(share[0])
             else:
                 shares[keep][way] = share
+                lines[way][keep] = Score(*share)
+
         figure = f"study-pareto-{name}.png"
-        ways = sorted({way for found in shares.values() for way in found})
-        lines = {
-            way: {k: found[way] for k, found in shares.items() if way in found} for way in ways
-        }
         figures.draw_kept(
-            self.settings.page.parent / figure, lines, chance, 1.0, "share of the dense AP on test"
+            self.settings.page.parent / figure,
+            dict(sorted(lines.items())),
+            chance,
+            1.0,
+            "share of the dense AP on test",
         )
         return {"shares": shares, "chance": chance, "figure": figure}
 
-    def ranked(self, name: str) -> dict:
+    def ranked(self, name: str) -> dict[str, Any]:
         """{"test": {way: {measure: Score}}, "alone": F1@10 of every head}."""
         alone = read_json(self.file("ranked", name))["f1_by_head"]
         return {"test": self.scores("ranked", name), "alone": [100 * f1 for f1 in alone.values()]}
 
-    def scores(self, experiment: str, name: str) -> dict:
-        """{way: {measure: Score, or a p value as it is}} of rank.py on test."""
-        found = read_json(self.file(experiment, name))["test"]
+    def scores(self, experiment: str, name: str) -> dict[str, dict[str, Score | float]]:
+        """{way: {measure: Score, or a p-value as a number}} of rank.py on test."""
+        record = read_json(self.file(experiment, name))["test"]
         return {
-            way: {m: v if isinstance(v, float) else Score(**v) for m, v in values.items()}
-            for way, values in found.items()
+            way: {m: v if isinstance(v, float) else from_json(Score, v) for m, v in values.items()}
+            for way, values in record.items()
         }
 
     def figure(self, source: Path, name: str) -> str:
-        """Copied beside the page; its name there."""
+        """Copy a figure beside the page under this name, which is returned."""
         self.settings.page.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, self.settings.page.parent / name)
         return name
 
 
 def spread(values: Sequence[float]) -> str:
-    """The mean, and how far the largest and the smallest are apart."""
+    """The mean, and in brackets the largest less the smallest value."""
     return f"{statistics.mean(values):.1f} ({max(values) - min(values):.1f})"
 
 

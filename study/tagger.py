@@ -1,16 +1,16 @@
 """Train the tagger on each collection with several seeds; print mean and spread of the test scores.
 
-The table in the README: python -m study.tagger --data DIR, where DIR holds kpcrowd500,
-inspec and semeval2017. Every run has its own folder and goes on after a kill; finished runs are
-only read.
+python -m study.tagger --data DIR, where DIR holds kpcrowd500, inspec and semeval2017. Each run has
+its own folder. After a kill, the same command continues: it reads the results of finished runs.
 """
 
 import statistics
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import train
 from minibert.data.documents import Scheme
@@ -22,9 +22,15 @@ from minibert.training.settings import TrainSettings
 @dataclass(frozen=True)
 class Task:
     data: str
+    """The collection in the folder of the collections, as train.py takes it."""
+
     labels: Scheme
+
     epochs: int
+
     measures: tuple[str, ...]
+    """Rows of the table."""
+
     learning_rate: float = TrainSettings.learning_rate
 
 
@@ -41,9 +47,12 @@ TASKS: dict[Name, Task] = {
 class Settings:
     data: Path
     """Folder with the collections."""
+
     out: Path = Path("runs/tagger")
-    """Folder for the runs, one each."""
+    """Folder for the run folders."""
+
     seeds: tuple[int, ...] = (0, 1, 2)
+
     tasks: tuple[Name, ...] = tuple(TASKS)
 
 
@@ -54,7 +63,7 @@ def run(settings: Settings) -> None:
             train.train(
                 TrainSettings(
                     data=str(settings.data / task.data),
-                    out=settings.out / f"{name.replace(' ', '-')}-{seed}",
+                    out=run_folder(settings, name, seed),
                     labels=task.labels,
                     epochs=task.epochs,
                     learning_rate=task.learning_rate,
@@ -62,20 +71,34 @@ def run(settings: Settings) -> None:
                     show=0,
                 )
             )
+
     print(f"\n{'':14}{'measure':12}{'mean':>7}{'spread':>9}   seeds {settings.seeds}; baseline")
     for name in settings.tasks:
-        results = [
-            read_json(settings.out / f"{name.replace(' ', '-')}-{seed}" / "results.json")["test"]
+        scores = [
+            read_json(run_folder(settings, name, seed) / "results.json")["test"]
             for seed in settings.seeds
         ]
         for measure in TASKS[name].measures:
-            values = [100 * r["minibert"][measure]["value"] for r in results]
-            others = [s for s in results[0] if s != "minibert" and measure in results[0][s]]
-            baselines = (f"{s} {100 * results[0][s][measure]['value']:.1f}" for s in others)
-            print(
-                f"{name:14}{measure:12}{statistics.mean(values):7.1f}"
-                f"{max(values) - min(values):9.1f}   {', '.join(baselines)}"
-            )
+            print(row(name, measure, scores))
+
+
+def run_folder(settings: Settings, name: Name, seed: int) -> Path:
+    return settings.out / f"{name.replace(' ', '-')}-{seed}"
+
+
+def row(name: Name, measure: str, scores: Sequence[dict[str, Any]]) -> str:
+    """A line of the table. `scores`: for each seed {system: {measure: score}}. The baselines use no
+    random numbers, so their first score stands for all."""
+    values = [100 * systems["minibert"][measure]["value"] for systems in scores]
+    baselines = [
+        f"{system} {100 * measures[measure]['value']:.1f}"
+        for system, measures in scores[0].items()
+        if system != "minibert" and measure in measures
+    ]
+    spread = max(values) - min(values)
+    return (
+        f"{name:14}{measure:12}{statistics.mean(values):7.1f}{spread:9.1f}   {', '.join(baselines)}"
+    )
 
 
 main = partial(cli.run, run, Settings, __doc__)

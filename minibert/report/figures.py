@@ -1,153 +1,166 @@
 """Figures of a run, as PNG files."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from minibert.evaluation.metrics import main_measure
+from minibert.evaluation.intervals import Score
+from minibert.evaluation.metrics import Array, main_measure
 from minibert.files import atomic_path
+from minibert.report.results import Curve, PrunedModel, Prunings
 
-ENDS = ("value", "low", "high")  # of a score
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+GREY = "0.85"  # of the band of random orders or heads
 
 
 def draw_training(path: str | Path, log: Sequence[Mapping]) -> None:
-    """The lines of metrics.jsonl: loss by step, and the score on dev after each epoch."""
+    """Loss by step and score on dev after each epoch, from the lines of metrics.jsonl."""
     figure, axes = _figure(7.5, 3.5)
-    losses = np.array([(x["step"], x["loss"]) for x in log if "loss" in x])
-    width = max(1, len(losses) // 50)
+
+    losses = np.array([(line["step"], line["loss"]) for line in log if "loss" in line])
+    width = max(1, len(losses) // 50)  # a long run as about 50 points
     means = losses[: len(losses) // width * width].reshape(-1, width, 2).mean(1)
-    axes.plot(
-        *means.T,
-        ".-",
-        color="0.4",
-        markersize=2,
-        label="loss" if width == 1 else f"loss, mean of {width} steps",
-    )
+    label = "loss" if width == 1 else f"loss, mean of {width} steps"
+    axes.plot(*means.T, ".-", color="0.4", markersize=2, label=label)
     axes.set(xlabel="step", ylabel="loss per word", ylim=(0, None), title="Training")
-    score = axes.twinx()
-    steps, scores = zip(*((x["step"], x["dev_score"]) for x in log if "dev_score" in x))
-    score.plot(steps, scores, "o-", color="C1", label="dev after each epoch")
-    score.set(ylabel="score on dev", ylim=(0, 1))
+
+    scores = np.array([(line["step"], line["dev_score"]) for line in log if "dev_score" in line])
+    score_axes = axes.twinx()
+    score_axes.plot(*scores.T, "o-", color="C1", label="dev after each epoch")
+    score_axes.set(ylabel="score on dev", ylim=(0, 1))
+
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     _save(figure, path)
 
 
-def heat_map(path: str | Path, values: np.ndarray, undecided: np.ndarray, title: str) -> None:
-    """(layers, heads) as colours about zero; a dot marks the undecided, missing ones are blank."""
+def draw_heat_map(path: str | Path, values: Array, insignificant: np.ndarray, title: str) -> None:
+    """(layers, heads) as colours, white at zero. A dot marks insignificant values; missing heads
+    are NaN and stay blank."""
     figure, axes = _figure(0.55 * values.shape[1] + 1.8, 0.5 * values.shape[0] + 1.4)
     limit = float(np.nanmax(np.abs(values))) or 1.0
     image = axes.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit)
-    rows, columns = np.nonzero(undecided)
-    axes.scatter(columns, rows, s=12, color="0.35")
-    key = "   (dot: not told from noise)" if undecided.any() else ""
-    axes.set(xlabel=f"head{key}", ylabel="layer", title=title)
+
+    layers, heads = np.nonzero(insignificant)
+    axes.scatter(heads, layers, s=12, color="0.35")
+    xlabel = "head   (dot: not significant)" if insignificant.any() else "head"
+    axes.set(xlabel=xlabel, ylabel="layer", title=title)
     axes.set_xticks(range(values.shape[1]))
     axes.set_yticks(range(values.shape[0]))
+
     figure.colorbar(image, ax=axes, shrink=0.9)
     _save(figure, path)
 
 
-def draw_curves(path: str | Path, curves: Mapping[str, dict]) -> None:
-    """Score against heads masked, one line an order; random orders as a band."""
+def draw_curves(path: str | Path, curves: Mapping[str, Curve]) -> None:
+    """Score by number of heads masked: one line for each order, and a band for random orders."""
     figure, axes = _figure(7.5, 4.5)
     first = next(iter(curves.values()))
-    measure, masked = main_measure(first["steps"]), first["masked"]
-    lines = {name: np.array(curve["steps"][measure]) for name, curve in curves.items()}
+    measure, masked = main_measure(first.steps), first.masked
+    lines = {name: np.array(curve.steps[measure]) for name, curve in curves.items()}
+
     random = [line for name, line in lines.items() if name.startswith("random")]
     if random:
-        axes.fill_between(
-            masked, np.min(random, 0), np.max(random, 0), color="0.85", label="random orders"
-        )
+        low, high = np.min(random, 0), np.max(random, 0)
+        axes.fill_between(masked, low, high, color=GREY, label="random orders")
     for name, line in lines.items():
         if not name.startswith("random"):
             axes.plot(masked, line, label=name)
+
     full = next(iter(lines.values()))[0]
     axes.axhline(0.99 * full, color="0.5", linewidth=0.8, linestyle=":", label="full less 1 %")
-    axes.set(
-        xlabel="heads masked", ylabel=f"{measure} on test", title="Masking more and more heads"
-    )
+    axes.set(xlabel="heads masked", ylabel=f"{measure} on test", title="Heads masked cumulatively")
     axes.legend(frameon=False)
     _save(figure, path)
 
 
-def draw_gates(path: str | Path, stages: Mapping[str, dict]) -> None:
-    """How gate training went, one stage of prune.py after the other: heads open, undecided and
-    expected open, by step."""
+def draw_gates(path: str | Path, models: Mapping[str, PrunedModel]) -> None:
+    """Numbers of open, undecided, closed and expected open gates by step of their training, for
+    one smaller model after the other."""
     figure, axes = _figure(7.5, 3.5)
-    steps = [step for stage in stages.values() for step in stage["gates"]]
-    names = ("open", "undecided", "closed")
-    axes.stackplot(
-        range(1, len(steps) + 1),
-        *([step[name] for step in steps] for name in names),
-        labels=names,
-        colors=("#7fb3d5", "#f5cba7", "0.9"),
-    )
-    axes.plot(range(1, len(steps) + 1), [s["expected"] for s in steps], "k", label="expected open")
-    ends = np.cumsum([len(stage["gates"]) for stage in stages.values()])
-    for name, end in zip(stages, ends):
-        axes.axvline(end, color="0.3", linewidth=0.8)
-        axes.annotate(name, (end, 0), (-3, 3), textcoords="offset points", ha="right", rotation=90)
-    axes.set(
-        xlabel="step", ylabel="heads", xlim=(0.5, len(steps) + 0.5), title="Gates while they learn"
-    )
+    states = [state for model in models.values() for state in model.gates]
+    steps = range(1, len(states) + 1)
+
+    counts = {
+        "open": [state.open for state in states],
+        "undecided": [state.undecided for state in states],
+        "closed": [state.closed for state in states],
+    }
+    colours = ("#7fb3d5", "#f5cba7", "0.9")
+    axes.stackplot(steps, *counts.values(), labels=list(counts), colors=colours)
+    axes.plot(steps, [state.expected for state in states], "k", label="expected open")
+
+    last_steps = np.cumsum([len(model.gates) for model in models.values()])
+    for name, step in zip(models, last_steps):
+        axes.axvline(step, color="0.3", linewidth=0.8)
+        axes.annotate(name, (step, 0), (-3, 3), textcoords="offset points", ha="right", rotation=90)
+
+    limits = (0.5, len(states) + 0.5)
+    axes.set(xlabel="step", ylabel="heads", xlim=limits, title="Gates during training")
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     _save(figure, path)
 
 
-def draw_pareto(path: str | Path, ways: Mapping[str, Mapping[str, dict]]) -> None:
-    """Score against heads kept: one line for every folder of prune.py, and a band for random heads
+def draw_pareto(path: str | Path, prunings: Prunings) -> None:
+    """Score by number of heads: one line for every folder of prune.py, and a band for random heads
     without fine-tuning."""
-    lines: dict[str, dict[int, list[float]]] = {}
+    lines: dict[str, dict[int, Score]] = {}
     random: dict[int, list[float]] = {}
-    for way, stages in ways.items():
-        measure = main_measure(next(iter(stages.values()))["test"])
-        for stage in stages.values():
-            kept, score = len(stage["heads"]), stage["test"][measure]
-            if stage["selection"] == "random" and stage["recovered"] is None:
-                random.setdefault(kept, []).append(score["value"])
+    for folder, models in prunings.items():
+        for model in models.values():
+            measure = main_measure(model.test)
+            score, full = model.test[measure], model.dense[measure].value
+            if model.selection == "random" and model.recovered is None:
+                random.setdefault(len(model.heads), []).append(score.value)
             else:
-                line = lines.setdefault(way.removeprefix("prune-"), {})
-                line[kept] = [score[end] for end in ENDS]
-        full = next(iter(stages.values()))["dense"][measure]["value"]
+                lines.setdefault(folder.removeprefix("prune-"), {})[len(model.heads)] = score
 
     draw_kept(path, lines, random, full, f"{measure} on test")
 
 
 def draw_kept(
     path: str | Path,
-    lines: Mapping[str, Mapping[int, Sequence[float]]],
+    lines: Mapping[str, Mapping[int, Score]],
     random: Mapping[int, Sequence[float]],
     full: float,
     label: str,
 ) -> None:
-    """A measure against heads kept: {way: {heads kept: (value, low, high)}} as lines, the values
-    of random draws, {heads kept: values}, as a band, and what all heads have."""
+    """A measure by number of heads. `lines`: {name: {heads: score}}. `random`: {heads: the values
+    of several random draws}, drawn as a band. `full`: the value of all heads."""
     figure, axes = _figure(7.5, 4.5)
-    for way, points in lines.items():
-        kept = sorted(points)
-        values, low, high = np.array([points[k] for k in kept]).T
+    for name, points in lines.items():
+        numbers = sorted(points)
+        values, low, high = np.array([astuple(points[number]) for number in numbers]).T
+        # An interval from resampling need not contain the value. Error bars must not be negative.
         bars = np.maximum([values - low, high - values], 0)
-        axes.errorbar(kept, values, bars, label=way, capsize=2, marker="o")
+        axes.errorbar(numbers, values, bars, label=name, capsize=2, marker="o")
+
     if random:
-        kept = sorted(random)
-        least, most = ([bound(random[k]) for k in kept] for bound in (min, max))
-        axes.fill_between(kept, least, most, color="0.85", label="random heads")
-        axes.plot(kept, most, ".", color="0.6")
-        axes.plot(kept, least, ".", color="0.6")
+        numbers = sorted(random)
+        lowest = [min(random[number]) for number in numbers]
+        highest = [max(random[number]) for number in numbers]
+        axes.fill_between(numbers, lowest, highest, color=GREY, label="random heads")
+        axes.plot(numbers, highest, ".", color="0.6")  # a band of one number has no area
+        axes.plot(numbers, lowest, ".", color="0.6")
+
     axes.axhline(full, color="0.5", linewidth=0.8, linestyle=":", label="all heads")
-    axes.set(xlabel="heads kept", ylabel=label, title="Fewer heads, by every way tried")
+    axes.set(xlabel="heads kept", ylabel=label, title="Score by number of heads")
     axes.legend(frameon=False)
     _save(figure, path)
 
 
-def _figure(width: float, height: float):
-    from matplotlib.figure import Figure  # here: an extra, and half a second to import
+def _figure(width: float, height: float) -> tuple["Figure", "Axes"]:
+    from matplotlib.figure import Figure  # here: an optional package that takes half a second
 
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
 
 
-def _save(figure, path: str | Path) -> None:
+def _save(figure: "Figure", path: str | Path) -> None:
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150, format="png")

@@ -1,20 +1,21 @@
-"""Results to read: tables and marked texts."""
+"""Results as tables, sentences and marked text."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from minibert.evaluation import intervals
-from minibert.evaluation.intervals import Score, rank_correlation
+from minibert.evaluation.intervals import Change, Score, rank_correlation
 from minibert.evaluation.metrics import Array, main_measure
 from minibert.heads.costs import Cost
+from minibert.report.results import Ablation, Curve, HeadEffects, PrunedModel
 from minibert.text.words import Span
 
-Rows = list[list[str]]  # of a table, the first of them its head
+Rows = list[list[str]]  # of a table; the first row is the header
 
 
 def as_text(rows: Rows) -> str:
-    """Rows as aligned columns, with a line below the first row."""
+    """Rows as aligned columns, with a line below the header."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -23,18 +24,24 @@ def as_text(rows: Rows) -> str:
 
 
 def score_rows(systems: Mapping[str, Mapping[str, Score]]) -> Rows:
-    """Systems down, scores across: each value with its 95 % interval, in percent but for loss."""
+    """One row for each system, one column for each measure: value and 95 % interval, in percent
+    except for the loss."""
     columns = list(dict.fromkeys(name for scores in systems.values() for name in scores))
     rows = [["", *columns]]
     for system, scores in systems.items():
-        rows.append([system, *(_cell(name, scores.get(name)) for name in columns)])
+        cells = [_score(name, scores[name]) if name in scores else "-" for name in columns]
+        rows.append([system, *cells])
     return rows
 
 
 def search_rows(ways: Mapping[str, Mapping[str, Score | float]]) -> Rows:
-    """Ways to search down, measures across, as they are usually given: from 0 to 1."""
+    """One row for each way to search, one column for each measure, from 0 to 1 as usual there."""
     names = list(next(iter(ways.values())))
-    return [["", *names], *([way, *map(_from_0_to_1, v.values())] for way, v in ways.items())]
+    rows = [["", *names]]
+    for way, values in ways.items():
+        cells = [f"{x:.3f}" if isinstance(x, float) else _with_interval(x) for x in values.values()]
+        rows.append([way, *cells])
+    return rows
 
 
 def f1_lines(values: Mapping[str, Array], alone: Mapping[str, float]) -> list[str]:
@@ -54,141 +61,146 @@ def f1_lines(values: Mapping[str, Array], alone: Mapping[str, float]) -> list[st
     ]
 
 
-def _from_0_to_1(value: Score | float) -> str:
-    if isinstance(value, float):
-        return f"{value:.3f}"
-    return f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
-
-
-def _cell(name: str, score: Score | None) -> str:
-    if score is None:
-        return "-"
-    if name == "loss":
-        return f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
-    return f"{100 * score.value:.1f} [{100 * score.low:.1f}, {100 * score.high:.1f}]"
+def signed(change: Score | Change) -> str:
+    """A change with its sign and its 95 % interval."""
+    return f"{change.value:+.4f} [{change.low:+.4f}, {change.high:+.4f}]"
 
 
 def marked(text: str, spans: Sequence[Span], colour: bool) -> str:
     """The text with the spans, which must not overlap, in bold green or in [[brackets]]."""
     opening, closing = ("\033[1;32m", "\033[0m") if colour else ("[[", "]]")
-    parts, at = [], 0
+    parts, offset = [], 0
     for start, end in sorted(spans):
-        parts += [text[at:start], opening, text[start:end], closing]
-        at = end
-    return "".join([*parts, text[at:]])
+        parts += [text[offset:start], opening, text[start:end], closing]
+        offset = end
+    return "".join([*parts, text[offset:]])
+
+
+def _score(measure: str, score: Score) -> str:
+    return _with_interval(score) if measure == "loss" else _percent(score)
+
+
+def _with_interval(score: Score) -> str:
+    return f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
+
+
+def _percent(score: Score) -> str:
+    return f"{100 * score.value:.1f} [{100 * score.low:.1f}, {100 * score.high:.1f}]"
 
 
 # Ablation ---------------------------------------------------------------------------------------
 
 
-def ablation_answers(parts: Mapping) -> list[str]:
-    """The answers in sentences, for the parts that ablate.py computes."""
-    return [
-        *(f"{split}: {_verdicts(parts[f'single-{split}'])}" for split in ("dev", "test")),
-        _agreement(parts),
-        _layers(parts["alone-dev"], parts["alone-test"]),
-        *_gaze(parts),
+def ablation_answers(ablation: Ablation) -> list[str]:
+    """What an ablation study shows, in sentences."""
+    answers = [
+        f"dev: {_significant_heads(ablation.single['dev'])}",
+        f"test: {_significant_heads(ablation.single['test'])}",
+        _agreement_of_splits(ablation),
+        _single_heads_of_layers(ablation),
     ]
 
+    has_keyphrases = "AP" in next(iter(ablation.attention["dev"].values()))
+    if has_keyphrases:
+        answers.append(_attention_and_importance(ablation))
+    return answers
 
-def _verdicts(part: dict) -> str:
-    """How many heads hurt, help, or cannot be told from noise, by the loss."""
-    changes = [head["loss"] for head in part["heads"].values()]
-    hurt = sum(c["significant"] and c["value"] > 0 for c in changes)
-    helps = sum(c["significant"] and c["value"] < 0 for c in changes)
+
+def _significant_heads(effects: HeadEffects) -> str:
+    """For how many heads masking changes the loss significantly, and in which direction."""
+    changes = [head["loss"] for head in effects.heads.values()]
+    rises = sum(change.significant and change.value > 0 for change in changes)
+    falls = sum(change.significant and change.value < 0 for change in changes)
     return (
-        f"of {len(changes)} heads, silencing one raises the loss for {hurt} and lowers it for "
-        f"{helps}; for {len(changes) - hurt - helps} no difference can be told from noise"
+        f"masking one head raises the loss significantly for {rises} of {len(changes)} heads, "
+        f"lowers it for {falls}, no significant change for {len(changes) - rises - falls}"
     )
 
 
-def _agreement(results: dict) -> str:
-    """How well dev's effects of the heads foretell test's."""
-    dev, test = (
-        np.array([head["loss"]["value"] for head in results[f"single-{split}"]["heads"].values()])
-        for split in ("dev", "test")
+def _agreement_of_splits(ablation: Ablation) -> str:
+    correlation = rank_correlation(
+        _loss_changes(ablation.single["dev"]), _loss_changes(ablation.single["test"])
     )
-    return f"rank correlation of the effects on dev and on test: {rank_correlation(dev, test):.2f}"
+    return f"rank correlation of the effects on dev and on test: {correlation:.2f}"
 
 
-def _layers(dev: dict, test: dict) -> str:
-    """Which layers can live with one head: each layer's best on dev, and what it costs on test."""
-    measure = main_measure(test["full"])
-    full = test["full"][measure]["value"]
+def _single_heads_of_layers(ablation: Ablation) -> str:
+    """For each layer, the head that serves best alone on dev, and the change of the main score on
+    test when only this head is left in the layer."""
+    dev, test = ablation.alone["dev"], ablation.alone["test"]
+    measure = main_measure(test.full)
+
     by_layer: dict[str, list[str]] = {}
-    for head in dev["heads"]:
+    for head in dev.heads:
         by_layer.setdefault(head.split("H")[0], []).append(head)
-    value = {head: changes[measure]["value"] for head, changes in dev["heads"].items()}
-    best = [max(heads, key=value.__getitem__) for heads in by_layer.values()]
-    costs = (f"{h} {100 * test['heads'][h][measure]['value'] / full:+.1f} %" for h in best)
-    return f"one head left in a layer, the best by dev; {measure} on test: {', '.join(costs)}"
-
-
-def _gaze(results: dict) -> list[str]:
-    """Does attending to keyphrases foretell mattering for them?"""
-    dev, test = results["attention-dev"], results["attention-test"]
-    if "AP" not in next(iter(dev.values())):
-        return []
-    impact = np.array([h["loss"]["value"] for h in results["single-test"]["heads"].values()])
-    alone = np.array([head["AP"] for head in test.values()])
-    best = max(dev, key=lambda head: dev[head]["AP"])
-    return [
-        f"attention received, alone, tells keyphrase words best in {best} by dev: AP on test "
-        f"{100 * test[best]['AP']:.1f} (median head {100 * np.median(alone):.1f}); its rank "
-        f"correlation with a head's effect on the loss, on test: "
-        f"{rank_correlation(alone, impact):+.2f}"
+    best_heads = [
+        max(heads, key=lambda head: dev.heads[head][measure].value) for heads in by_layer.values()
     ]
 
+    changes = (test.heads[head][measure].value / test.full[measure].value for head in best_heads)
+    cells = [f"{head} {100 * change:+.1f} %" for head, change in zip(best_heads, changes)]
+    return f"one head left in a layer, the best by dev; {measure} on test: {', '.join(cells)}"
 
-def curve_rows(curves: Mapping[str, dict]) -> Rows:
-    """How well each order of the heads keeps the score while they go."""
+
+def _attention_and_importance(ablation: Ablation) -> str:
+    """How well one head's attention finds keyphrase words, and whether such heads matter more."""
+    dev, test = ablation.attention["dev"], ablation.attention["test"]
+    precisions = np.array([head["AP"] for head in test.values()])
+    best = max(dev, key=lambda head: dev[head]["AP"])
+    correlation = rank_correlation(precisions, _loss_changes(ablation.single["test"]))
+    return (
+        f"attention received, alone, finds keyphrase words best in {best} by dev: AP on test "
+        f"{100 * test[best]['AP']:.1f} (median head {100 * np.median(precisions):.1f}); rank "
+        f"correlation with a head's effect on the loss, on test: {correlation:+.2f}"
+    )
+
+
+def _loss_changes(effects: HeadEffects) -> np.ndarray:
+    return np.array([head["loss"].value for head in effects.heads.values()])
+
+
+def curve_rows(curves: Mapping[str, Curve]) -> Rows:
+    """How well each order of the heads preserves the score as heads are masked."""
     rows = [["order", "area under the curve", "heads gone within 1 %"]]
     for name, curve in curves.items():
-        area = "{value:.3f} [{low:.3f}, {high:.3f}]".format(**curve["area"])
-        rows.append([name, area, str(curve["free"])])
+        rows.append([name, _with_interval(curve.area), str(curve.free)])
     return rows
 
 
-def head_rows(parts: Mapping) -> Rows:
-    """What silencing each head changes, with its 95 % interval; * told from noise. The heads that
-    matter most on dev first."""
-    dev, test = (parts[f"single-{split}"]["heads"] for split in ("dev", "test"))
-    measure = main_measure(parts["single-dev"]["full"])
+def head_rows(ablation: Ablation) -> Rows:
+    """The effect of masking each head, with its 95 % interval; * significant. The heads whose
+    masking raises the loss on dev most come first."""
+    dev, test = ablation.single["dev"], ablation.single["test"]
+    measure = main_measure(dev.full)
     rows = [["head", "loss, dev", "loss, test", f"{measure}, dev"]]
-    for head in sorted(dev, key=lambda head: -dev[head]["loss"]["value"]):
-        cells = (dev[head]["loss"], test[head]["loss"], dev[head][measure])
-        text = (
-            "{value:+.4f} [{low:+.4f}, {high:+.4f}]".format(**c) + " *" * c["significant"]
-            for c in cells
-        )
-        rows.append([head, *text])
+    for head in sorted(dev.heads, key=lambda head: -dev.heads[head]["loss"].value):
+        changes = (dev.heads[head]["loss"], test.heads[head]["loss"], dev.heads[head][measure])
+        cells = [f"{signed(c)} *" if c.significant else signed(c) for c in changes]
+        rows.append([head, *cells])
     return rows
 
 
 # Pruning ----------------------------------------------------------------------------------------
 
 
-def pruning_rows(stages: Mapping[str, dict]) -> Rows:
+def pruning_rows(models: Mapping[str, PrunedModel]) -> Rows:
     """One row for the dense model and one for each smaller model that prune.py made from it: the
     heads left, the cost of a forward pass and the score on test."""
-    first = next(iter(stages.values()))
-    measure = main_measure(first["test"])
+    first = next(iter(models.values()))
+    measure = main_measure(first.test)
     costs = ["parameters", "MB", "peak MB", "ms", "tokens/s", "attention", "model (allowed)"]
     scores = [f"{measure}, test, %", "of the dense, %"]
     rows = [["", "heads", "by layer", "undecided", *costs, *scores]]
 
-    dense_cost = Cost(**first["costs"]["dense"])
-    dense_score = _cell(measure, Score(**first["dense"][measure]))
-    rows.append(["dense", *_size(dense_cost), "-", *_costs(dense_cost), dense_score, "100"])
+    cost = first.costs["dense"]
+    rows.append(["dense", *_size(cost), "-", *_costs(cost), _percent(first.dense[measure]), "100"])
 
-    for name, stage in stages.items():
-        cost = Cost(**stage["costs"]["pruned"])
-        undone = stage["recovered"] is False
-        title = f"{name}, not fine-tuned: dev was worse" if undone else name
-        undecided = str(stage["gates"][-1]["undecided"]) if stage["gates"] else "-"
-        score = _cell(measure, Score(**stage["test"][measure]))
-        share = _cell("share", Score(**stage["share"]))
-        rows.append([title, *_size(cost), undecided, *_costs(cost), score, share])
+    for name, model in models.items():
+        cost = model.costs["pruned"]
+        title = f"{name}, not fine-tuned: dev was worse" if model.recovered is False else name
+        undecided = str(model.gates[-1].undecided) if model.gates else "-"
+        scores = [_percent(model.test[measure]), _percent(model.share)]
+        rows.append([title, *_size(cost), undecided, *_costs(cost), *scores])
     return rows
 
 

@@ -1,37 +1,65 @@
-"""What the report says of an ablation, by hand."""
+"""The sentences about an ablation study, against a hand-worked example."""
 
-from minibert.report.tables import ablation_answers
+from minibert.evaluation.intervals import Change, Score
+from minibert.report.results import Ablation, HeadEffects
+from minibert.report.tables import ablation_answers, head_rows
 
-
-def part(*heads: tuple[float, bool]) -> dict:
-    """Heads of one layer: what silencing each does to the loss, and whether it is told."""
-    names = [f"L{i // 2}H{i % 2}" for i in range(len(heads))]
-    return {
-        "full": {"loss": {"value": 0.5}, "AP": {"value": 0.8}},
-        "heads": {
-            name: {
-                "loss": {"value": x, "significant": told},
-                "AP": {"value": -x, "significant": told},
-            }
-            for name, (x, told) in zip(names, heads)
-        },
-    }
+NAMES = ("L0H0", "L0H1", "L1H0", "L1H1")
 
 
-def test_the_answers_count_what_is_told_from_noise():
-    gaze = {f"L{i // 2}H{i % 2}": {"AP": ap} for i, ap in enumerate((0.1, 0.4, 0.3, 0.2))}
-    dev, test, agreement, layers, looks = ablation_answers(
-        {
-            "single-dev": part((0.3, True), (0.2, False), (-0.1, True), (-0.2, False)),
-            "single-test": part((0.3, True), (0.2, True), (-0.1, True), (0.4, False)),
-            "alone-dev": part((0.3, True), (0.2, True), (0.1, True), (0.4, True)),
-            "alone-test": part((0.08, True), (0.04, True), (0.02, True), (0.4, True)),
-            "attention-dev": gaze,
-            "attention-test": {name: {"AP": 2 * x["AP"]} for name, x in gaze.items()},
+def effects(*changes: tuple[float, bool]) -> HeadEffects:
+    """Of the four heads: the change of the loss, and whether it is significant. The change of AP is
+    its negative."""
+    heads = {}
+    for name, (x, significant) in zip(NAMES, changes):
+        heads[name] = {
+            "loss": Change(x, x - 0.01, x + 0.01, 0.0, significant),
+            "AP": Change(-x, -x - 0.01, -x + 0.01, 0.0, significant),
         }
+    return HeadEffects({"loss": Score(0.5, 0.4, 0.6), "AP": Score(0.8, 0.7, 0.9)}, heads)
+
+
+def ablation() -> Ablation:
+    precisions = dict(zip(NAMES, (0.1, 0.4, 0.3, 0.2)))
+    return Ablation(
+        single={
+            "dev": effects((0.3, True), (0.2, False), (-0.1, True), (-0.2, False)),
+            "test": effects((0.3, True), (0.2, True), (-0.1, True), (0.4, False)),
+        },
+        alone={
+            "dev": effects((0.3, True), (0.2, True), (0.1, True), (0.4, True)),
+            "test": effects((0.08, True), (0.04, True), (0.02, True), (0.4, True)),
+        },
+        attention={
+            "dev": {name: {"AP": ap} for name, ap in precisions.items()},
+            "test": {name: {"AP": 2 * ap} for name, ap in precisions.items()},
+        },
+        curves={},
     )
-    assert "of 4 heads, silencing one raises the loss for 1 and lowers it for 1; for 2 no" in dev
-    assert "raises the loss for 2 and lowers it for 1; for 1 no" in test
+
+
+def test_answers_count_significant_changes():
+    dev, test, agreement, layers, attention = ablation_answers(ablation())
+    change = "masking one head raises the loss significantly for"
+    assert dev == f"dev: {change} 1 of 4 heads, lowers it for 1, no significant change for 2"
+    assert test == f"test: {change} 2 of 4 heads, lowers it for 1, no significant change for 1"
     assert agreement.endswith(": -0.20")  # ranks 4 3 2 1 and 3 2 1 4: 1 - 6 * 12 / 60
     assert layers.endswith("AP on test: L0H1 -5.0 %, L1H0 -2.5 %")
-    assert "best in L0H1 by dev: AP on test 80.0 (median head 50.0)" in looks
+    assert "best in L0H1 by dev: AP on test 80.0 (median head 50.0)" in attention
+    assert attention.endswith(": -0.60")  # ranks 1 4 3 2 and 3 2 1 4: 1 - 6 * 16 / 60
+
+
+def test_table_of_heads_is_sorted_by_the_loss_on_dev_and_marks_significant_changes():
+    header, *rows = head_rows(ablation())
+    assert header == ["head", "loss, dev", "loss, test", "AP, dev"]
+    assert [row[0] for row in rows] == ["L0H0", "L0H1", "L1H0", "L1H1"]
+    assert rows[0][1:] == [
+        "+0.3000 [+0.2900, +0.3100] *",
+        "+0.3000 [+0.2900, +0.3100] *",
+        "-0.3000 [-0.3100, -0.2900] *",
+    ]
+    assert rows[3][1:] == [
+        "-0.2000 [-0.2100, -0.1900]",
+        "+0.4000 [+0.3900, +0.4100]",
+        "+0.2000 [+0.1900, +0.2100]",
+    ]

@@ -606,7 +606,7 @@ def test_the_report_shows_what_there_is_and_escapes_it(arguments, corpus, tmp_pa
     assert write_report(str(run)).read_bytes() == written
     short = Page((run / "report.html").read_text(encoding="utf-8"))
     assert len(short.all("img")) == 1
-    assert "Which heads matter" not in short.words
+    assert "Ablation of heads" not in short.words
     few = ["--run", str(run), "--device", "cpu", "--documents", "3"]
     assert ablate.main([*few, "--orders", "gradient", "--random", "1"]) == 0
     assert prune.main([*few, "--keep", "4", "2", "--steps", "3"]) == 0
@@ -650,4 +650,4 @@ def test_a_report_of_other_labels_has_no_texts(arguments, corpus, tmp_path):
     assert train.main([*arguments, "--labels", "given"]) == 0
     page = Page((tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
     assert "accuracy" in page.words
-    assert "Texts of test" not in page.words
+    assert "Texts of the test set" not in page.words
