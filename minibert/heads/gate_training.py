@@ -127,16 +127,16 @@ def learn_gates(
     last_change = 0
 
     for step, batches in zip(range(steps), endless(split, settings)):
-        kept = goal.head_mask(gates) > 0.5
-        if last_kept is None or not torch.equal(kept, last_kept):
-            last_kept, last_change = kept, step
+        kept_heads = goal.head_mask(gates) > 0.5
+        if last_kept is None or not torch.equal(kept_heads, last_kept):
+            last_kept, last_change = kept_heads, step
 
         price = goal.price(step / steps, gates.expected())
         prices = torch.full_like(gates.log_alpha, price)
         settling = step >= SETTLE * steps
         if settling:
             price = PUSH
-            prices = torch.where(kept, -PUSH, PUSH)  # a negative price opens the gate
+            prices = torch.where(kept_heads, -PUSH, PUSH)  # a negative price opens the gate
 
         loss = stepper.step(step, batches, gates.sample)
         step_gates(stepper, optimizer, gates, prices, goal.softness)

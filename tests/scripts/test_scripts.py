@@ -619,12 +619,16 @@ def test_the_report_shows_what_there_is_and_escapes_it(arguments, corpus, tmp_pa
     assert len(sources) == 1 + 4  # the icon; training, curves, all ways, gates
     assert all(source.startswith("data:") for source in sources)
     single = json.loads((run / "ablation-zero" / "single-dev.json").read_text())["heads"]
-    gaze = json.loads((run / "ablation-zero" / "attention-test.json").read_text())
-    told = [cell["title"] for cell in page.all("td") if "title" in cell]
-    assert [title.split(":")[0] for title in told] == 2 * [f"L{i}H{j}" for i, j in np.ndindex(2, 3)]
-    effect, ap = single["L1H2"]["loss"], gaze["L0H1"]["AP"]
-    assert told[5].startswith("L1H2: loss {value:+.4f} [{low:+.4f}, {high:+.4f}]".format(**effect))
-    assert told[7] == f"L0H1: AP {100 * ap:.1f}"
+    attention = json.loads((run / "ablation-zero" / "attention-test.json").read_text())
+    titles = [cell["title"] for cell in page.all("td") if "title" in cell]
+    assert [title.split(":")[0] for title in titles] == 2 * [
+        f"L{i}H{j}" for i, j in np.ndindex(2, 3)
+    ]
+    effect, ap = single["L1H2"]["loss"], attention["L0H1"]["AP"]
+    assert titles[5].startswith(
+        "L1H2: loss {value:+.4f} [{low:+.4f}, {high:+.4f}]".format(**effect)
+    )
+    assert titles[7] == f"L0H1: AP {100 * ap:.1f}"
     assert len(page.all("details")) == 6 + 3  # each head and all of them, a table, settings
     for word in (
         "keep-4",
