@@ -28,8 +28,8 @@ from minibert.heads.ablation import masks_without
 from minibert.heads.importance import attention_profile, by_importance
 from minibert.report import figures, page, tables
 from minibert.runtime import cli, distributed
+from minibert.runtime.device import choose_device
 from minibert.runtime.folder import once, open_run
-from minibert.training.settings import choose_device
 from minibert.training.trained import TrainedTagger, load_run
 
 Order = Literal["single", "gradient", "entropy"]

@@ -34,16 +34,12 @@ from minibert.model import BertForTokenClassification
 from minibert.pruning import at_full_shape, prune
 from minibert.report import figures, page, tables
 from minibert.runtime import cli
+from minibert.runtime.device import choose_device, choose_precision, slow_precision
 from minibert.runtime.folder import inherit, open_run
 from minibert.text.tokenizer import Tokenizer
 from minibert.training.loop import fine_tune
 from minibert.training.memory import MIB, choose_plan, stepping_down
-from minibert.training.settings import (
-    StepSettings,
-    choose_device,
-    choose_precision,
-    slow_precision,
-)
+from minibert.training.settings import StepSettings
 from minibert.training.trained import TrainedTagger, load_run
 from minibert.weights import load_pretrained, save_pretrained
 

@@ -29,6 +29,7 @@ from minibert.keyphrases.ranker import Ranker, RankSettings
 from minibert.keyphrases.scores import distinct
 from minibert.report import page, records, tables
 from minibert.runtime import cli, distributed
+from minibert.runtime.folder import only_writer
 from minibert.search import tuning
 from minibert.search.collection import collection_files, read_collection
 
@@ -142,14 +143,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(settings: Extract | Fit | Evaluate | Search) -> None:
-    if isinstance(settings, Extract):
-        extract(settings)
-    elif isinstance(settings, Fit):
-        fit(settings)
-    elif isinstance(settings, Evaluate):
-        evaluate(settings)
-    else:
-        search(settings)
+    # Under torchrun, extract runs in several processes, and one of them writes.
+    writes = not isinstance(settings, Extract) or distributed.join()
+    with only_writer(settings.out if writes else None):
+        if isinstance(settings, Extract):
+            extract(settings)
+        elif isinstance(settings, Fit):
+            fit(settings)
+        elif isinstance(settings, Evaluate):
+            evaluate(settings)
+        else:
+            search(settings)
 
 
 # Extract ----------------------------------------------------------------------------------------

@@ -38,16 +38,12 @@ from minibert.model import BertForTokenClassification, summed_loss
 from minibert.report import figures, page
 from minibert.report.tables import as_text, marked, score_rows
 from minibert.runtime import cli, distributed
+from minibert.runtime.device import choose_device, choose_precision, slow_precision
 from minibert.runtime.folder import once, open_run, read_log
 from minibert.text.tokenizer import Tokenizer
 from minibert.training.loop import CHECKPOINT, TrainingRun, accumulation_windows
 from minibert.training.memory import choose_plan, stepping_down
-from minibert.training.settings import (
-    TrainSettings,
-    choose_device,
-    choose_precision,
-    slow_precision,
-)
+from minibert.training.settings import TrainSettings
 from minibert.training.step import Stepper, scored_words
 from minibert.training.trained import load_tagger
 

@@ -160,11 +160,11 @@ class Bert(nn.Module):
         return_attentions: bool = False,
     ) -> Output:
         """As `forward`, with a packing from `packing`: to compute it on a GPU waits for the GPU."""
-        factors = self.factors(head_mask, packing)
-        embedded = self.start(input_ids, packing, token_type_ids)
+        hidden = self.start(input_ids, packing, token_type_ids)
+        states = self.hidden_states(hidden, packing, self.factors(head_mask, packing))
 
         attentions = []
-        for number, hidden in enumerate(self.hidden_states(embedded, packing, factors)):
+        for number, hidden in enumerate(states):  # `hidden` anew: a name would keep the embeddings
             if return_attentions and number < len(self.layers):
                 attentions.append(self.layers[number].attention.probs(hidden, packing))
         return Output(packing.unpack(hidden), attentions=tuple(attentions) or None)

@@ -85,6 +85,29 @@ def _lock(folder: Path) -> AbstractContextManager:
         raise InputError(f"{folder}: no folder to write to ({error.strerror})") from None
 
 
+@contextmanager
+def only_writer(path: str | Path | None) -> Iterator[None]:
+    """Lock the output file `path` inside the `with` block. Raises InputError if another process has
+    locked it. None locks nothing."""
+    if path is None:
+        yield
+        return
+
+    path = Path(path)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    with as_input_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:  # which is an OSError too
+            raise InputError(f"{path}: another process is writing it") from None
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
 def recorded_precision(folder: str | Path) -> Any:
     """The precision of the run in `folder`; None if no run has begun there."""
     folder = Path(folder)

@@ -30,9 +30,7 @@ class AdamWBf16(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Update every parameter that has a gradient. `closure` is not supported."""
-        if closure is not None:
-            raise NotImplementedError("AdamWBf16 takes no closure")
+        """Update every parameter that has a gradient. `closure` is ignored."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None:

@@ -22,23 +22,18 @@ from minibert.model import BertForTokenClassification
 class PassState:
     """One micro-batch between its forward and its backward pass.
 
-    Stage 0 is the embeddings, stage i is layer i - 1. The lists hold one entry for each stage that
-    the backward pass has not reached, the highest last.
+    Stage 0 is the embeddings, stage i is layer i - 1. `inputs` and `rng_states` have one entry for
+    each stage that the backward pass has not reached, the highest last.
     """
 
     ids: Tensor  # (T,) the packed token ids
-
     packing: Packing
-
     factors: list[Tensor | None]  # head mask of each layer, as `Bert.factors` gives it
-
     leaves: list[Tensor | None]  # the same values, detached: each collects its gradient
-
     inputs: list[Tensor] = field(default_factory=list)  # (T, D) each
-
     rng_states: list[Tensor] = field(default_factory=list)  # before each stage was computed
-
-    output_gradient: Tensor | None = None  # (T, D) of the loss, at the highest stage's output
+    # (T, D) of the loss, at the output of the highest stage: one, popped (freed) when it is used
+    gradients: list[Tensor] = field(default_factory=list)
 
 
 class LayerwisePasses:
@@ -88,7 +83,7 @@ class LayerwisePasses:
             logits = self.model.classify(packing.unpack(hidden))
         loss = loss_of(logits)
         self.scale(loss).backward()
-        state.output_gradient = hidden.grad
+        state.gradients.append(hidden.grad)
         return state, loss.detach()
 
     def _run(self, state: PassState, stage: int, stage_input: Tensor) -> Tensor:
@@ -121,16 +116,16 @@ class LayerwisePasses:
         stage_input = state.inputs.pop().to(self.device).requires_grad_()
         with _replayed_rng(state.rng_states.pop(), self.device), self.autocast():
             output = self._run(state, stage, stage_input)
-        torch.autograd.backward(output, state.output_gradient)
-        state.output_gradient = stage_input.grad
+        torch.autograd.backward(output, state.gradients.pop())
+        assert stage_input.grad is not None
+        state.gradients.append(stage_input.grad)
 
     def _backward_into_word_embeddings(self, states: Sequence[PassState]) -> None:
         """All lookups in one call: the gradient of each call is as large as the table."""
         if not states or not self.model.bert.embeddings.word.weight.requires_grad:
             return
         words = self.model.bert.embeddings.word(torch.cat([state.ids for state in states]))
-        gradients = [g for state in states if (g := state.output_gradient) is not None]
-        torch.autograd.backward(words, torch.cat(gradients))
+        torch.autograd.backward(words, torch.cat([state.gradients.pop() for state in states]))
 
 
 def _rng_state(device: torch.device) -> Tensor:

@@ -27,15 +27,11 @@ from minibert.training.step import Stepper
 
 PLANS: tuple[Plan, ...] = get_args(Plan)[1:]  # after "auto": the fastest first
 
-
 BLOCK = 512  # bytes; CUDA's allocator gives multiples of it
-
 
 MIB = 2**20
 
-
 Result = TypeVar("Result")
-
 
 Settings = TypeVar("Settings", bound=StepSettings)
 

@@ -14,9 +14,10 @@ from minibert.data.batches import Batch
 from minibert.errors import InputError
 from minibert.model import IGNORED, BertForTokenClassification, summed_loss
 from minibert.runtime import distributed
+from minibert.runtime.device import choose_precision
 from minibert.training.adamw import AdamWBf16
 from minibert.training.layerwise import LayerwisePasses
-from minibert.training.settings import StepSettings, choose_precision
+from minibert.training.settings import StepSettings
 from minibert.weights import read_tensors, write_tensors
 
 HeadMasks = Callable[[int], Tensor]  # B -> (B, layers, heads), a head mask for each sequence

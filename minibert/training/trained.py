@@ -23,9 +23,7 @@ class TrainedTagger(NamedTuple):
     """A finished run of train.py."""
 
     model: BertForTokenClassification
-
     splits: dict[str, Split]
-
     threshold: float | None  # of `Predictions.log_odds`; None where no label is O
 
     def first_documents_only(self, count: int) -> "TrainedTagger":

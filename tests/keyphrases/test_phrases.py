@@ -81,8 +81,8 @@ def test_stems_are_porters(word, expected):
 
 
 def test_stems_of_a_text():
-    found = stems("Client/server SYSTEMS, (2nd) — 深度")
-    assert found == ("client", "server", "system", "2nd", "深", "度")
+    text_stems = stems("Client/server SYSTEMS, (2nd) — 深度")
+    assert text_stems == ("client", "server", "system", "2nd", "深", "度")
     assert stems(" ... ") == ()
 
 
@@ -138,8 +138,8 @@ def test_wrapping_does_not_change_phrases():
     for document in read_documents(SAMPLE / "test.jsonl"):
         wrapped = doc(textwrap.fill(document.text, 72, break_on_hyphens=False))
         expected = written(document, content_runs(document, 5))
-        found = written(wrapped, content_runs(wrapped, 5))
-        assert [phrase.replace("\n", " ") for phrase in found] == expected
+        phrases = written(wrapped, content_runs(wrapped, 5))
+        assert [phrase.replace("\n", " ") for phrase in phrases] == expected
 
 
 @pytest.mark.parametrize(
@@ -201,9 +201,9 @@ def test_labels_of_wrong_length_are_rejected(runs, count):
 
 def test_listed_runs_match_spelling_and_stems():
     document = doc("Change-of-command; neural networks. Neural\nnetwork, a Neural-Network frost")
-    found = listed_runs(document, ["changeofcommand", "a neural network", "NEURAL NETWORK", "!"])
+    runs = listed_runs(document, ["changeofcommand", "a neural network", "NEURAL NETWORK", "!"])
     spelled = ["Change-of-command", "Neural\nnetwork", "Neural-Network", "a Neural-Network"]
-    assert sorted(set(written(document, found))) == [*spelled, "neural networks"]
+    assert sorted(set(written(document, runs))) == [*spelled, "neural networks"]
     document = doc("a client/server")
     assert written(document, listed_runs(document, ["client-server"])) == ["client/server"]
 
@@ -276,18 +276,18 @@ def test_mean_is_over_all_words():
 
 def test_keyphrases_have_first_form_and_every_span():
     document = doc("A Late frost\u2026 late frosts bloom; LATE FROST")
-    found = rank_phrases(document, group(document, [(1, 3), (6, 8)]), [1] * 8)
-    assert found == [Keyphrase("Late frost", 6.0, [(2, 12), (14, 25), (33, 43)])]
+    keyphrases = rank_phrases(document, group(document, [(1, 3), (6, 8)]), [1] * 8)
+    assert keyphrases == [Keyphrase("Late frost", 6.0, [(2, 12), (14, 25), (33, 43)])]
 
 
 def test_offsets_without_spaces_and_right_to_left():
     document = doc("我爱深度学习、深度学习。 עולם שלום, עולם שלום")
     candidates = group(document, listed_runs(document, ["深度学习", "עולם שלום"]))
-    found = rank_phrases(document, candidates, [1] * len(document.words))
-    places = {p.text: [document.text[a:b] for a, b in p.spans] for p in found}
+    keyphrases = rank_phrases(document, candidates, [1] * len(document.words))
+    places = {p.text: [document.text[a:b] for a, b in p.spans] for p in keyphrases}
     assert places == {"深度学习": ["深度学习"] * 2, "עולם שלום": ["עולם שלום"] * 2}
-    assert found[0].text == "深度学习"
-    assert found[0].spans == [(2, 6), (7, 11)]
+    assert keyphrases[0].text == "深度学习"
+    assert keyphrases[0].spans == [(2, 6), (7, 11)]
 
 
 def test_equal_scores_keep_text_order():
@@ -376,14 +376,14 @@ any_settings = st.fixed_dictionaries(
 @given(problems(), any_settings)
 def test_every_span_has_the_stems_of_the_phrase(problem, settings):
     document, runs, weights = problem
-    found = rank_phrases(document, group(document, runs), weights, **settings)
-    for phrase in found:
+    keyphrases = rank_phrases(document, group(document, runs), weights, **settings)
+    for phrase in keyphrases:
         assert phrase.text == document.text[slice(*phrase.spans[0])]
         assert phrase.spans == sorted(set(phrase.spans))
         for start, end in phrase.spans:
             assert 0 <= start < end <= len(document.text)
             assert stems(document.text[start:end]) == stems(phrase.text)
-    assert len({stems(phrase.text) for phrase in found}) == len(found)
+    assert len({stems(phrase.text) for phrase in keyphrases}) == len(keyphrases)
 
 
 @given(problems(texts))
@@ -417,9 +417,9 @@ def test_order_of_runs_and_candidates_does_not_matter(problem, settings, random)
     candidates = group(document, runs)
     shuffled = random.sample(runs, len(runs))
     assert group(document, shuffled + runs[:2]) == candidates
-    found = rank_phrases(document, candidates, weights, **settings)
+    keyphrases = rank_phrases(document, candidates, weights, **settings)
     mixed = random.sample(candidates, len(candidates))
-    assert rank_phrases(document, mixed, weights, **settings) == found
+    assert rank_phrases(document, mixed, weights, **settings) == keyphrases
 
 
 @given(problems(), any_settings, st.integers(1, 10))
@@ -486,8 +486,13 @@ def test_each_convention_by_hand():
         doc("nothing to find", []),
         doc("cat", ["dog"]),
     ]
-    found = [["bee", "one", "bees", "two", "three", "x", "red fox"], ["den"], ["find"], ["cat"]]
-    measures = phrase_measures(documents, found, np.ones((1, 4)))
+    ranked_lists = [
+        ["bee", "one", "bees", "two", "three", "x", "red fox"],
+        ["den"],
+        ["find"],
+        ["cat"],
+    ]
+    measures = phrase_measures(documents, ranked_lists, np.ones((1, 4)))
     scores = {name: values[0] for name, values in measures.items()}
     expected = {
         "F1@5": mean([2 * 1 / (5 + 3), 1, 0]),
@@ -535,13 +540,13 @@ def test_f1_equals_counting_one_by_one(pairs, k):
 
 def test_measures_repeat_drawn_documents():
     documents = [doc("red fox", ["red fox", "x"]), doc("den", ["den"]), doc("bee", ["y", "z"])]
-    found = [["red fox"], ["den", "bee"], ["bee"]]
+    ranked_lists = [["red fox"], ["den", "bee"], ["bee"]]
     draws = np.array([[1.0, 1, 1], [2, 0, 1], [0, 3, 0]])
-    measures = phrase_measures(documents, found, draws)
+    measures = phrase_measures(documents, ranked_lists, draws)
     for row, times in enumerate(draws.astype(int)):
         several = [i for i, n in enumerate(times) for _ in range(n)]
         drawn = phrase_measures(
-            [documents[i] for i in several], [found[i] for i in several], np.ones((1, 3))
+            [documents[i] for i in several], [ranked_lists[i] for i in several], np.ones((1, 3))
         )
         for name, value in measures.items():
             assert value[row] == pytest.approx(drawn[name][0], nan_ok=True, abs=1e-12)

@@ -12,7 +12,7 @@ from minibert import InputError
 from minibert.files import write_json
 from minibert.report import results
 from minibert.runtime import distributed, folder
-from minibert.runtime.folder import Log, once, open_run
+from minibert.runtime.folder import Log, once, only_writer, open_run
 from minibert.training import trained
 
 
@@ -201,6 +201,16 @@ def test_lock_is_released_when_the_run_fails(settings):
     with pytest.raises(ZeroDivisionError), open_run(settings.out, settings, INPUTS):
         raise ZeroDivisionError
     begin(settings.out, settings)
+
+
+def test_file_has_one_writer(tmp_path):
+    out = tmp_path / "deep" / "scores.json"
+    with only_writer(out), pytest.raises(InputError, match=r"scores\.json: another process"):  # noqa: SIM117
+        with only_writer(str(out)):
+            pass
+    with only_writer(out), only_writer(tmp_path / "other"), only_writer(None):
+        pass
+    assert not list(out.parent.iterdir())
 
 
 def test_process_that_does_not_write_opens_nothing(settings, monkeypatch):

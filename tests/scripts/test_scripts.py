@@ -438,8 +438,7 @@ def test_prune_by_order_at_random_and_further(run, tmp_path, capsys):
     two = run / "prune-order-mine" / "keep-2"
     assert load_pretrained(two).config.present_heads == [(0, 2), (1, 1)]
     assert pruned(run, "--keep", "3", "--random", "--seed", "5") == 0
-    kept = load_pretrained(run / "prune-random-5" / "keep-3").config.present_heads
-    assert len(kept) == 3
+    assert len(load_pretrained(run / "prune-random-5" / "keep-3").config.present_heads) == 3
     assert pruned(two, "--keep", "1", "--random") == 0
     (last,) = load_pretrained(two / "prune-random-0" / "keep-1").config.present_heads
     assert last in {(0, 2), (1, 1)}
@@ -550,19 +549,20 @@ def test_diverging_fine_tuning_writes_no_model(run, capsys):
     assert not (run / "prune-random-0-recover" / "keep-2" / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize(("before", "after", "kept"), [(0.5, 0.4, False), (0.4, 0.5, True)])
-def test_fine_tuning_is_kept_only_if_dev_improves(run, monkeypatch, before, after, kept):
+@pytest.mark.parametrize(("before", "after", "better"), [(0.5, 0.4, False), (0.4, 0.5, True)])
+def test_fine_tuning_is_kept_only_if_dev_improves(run, monkeypatch, before, after, better):
     assert pruned(run, "--keep", "2", "--random", "--out", str(run / "plain")) == 0
     scores = iter((before, after))
     monkeypatch.setattr(prune, "dev_score", lambda *_: next(scores))
-    assert (
-        pruned(run, "--keep", "2", "--random", "--recover", "3", "--out", str(run / "tuned")) == 0
-    )
+    more = ["--recover", "3", "--out", str(run / "tuned")]
+    assert pruned(run, "--keep", "2", "--random", *more) == 0
+
+    results = json.loads((run / "tuned" / "keep-2" / "results.json").read_text())
+    assert results["recovered"] is better
     plain, tuned = (
-        load_pretrained(run / way / "keep-2").state_dict() for way in ("plain", "tuned")
+        load_pretrained(run / folder / "keep-2").state_dict() for folder in ("plain", "tuned")
     )
-    assert json.loads((run / "tuned" / "keep-2" / "results.json").read_text())["recovered"] is kept
-    assert all(torch.equal(plain[name], tuned[name]) for name in plain) is not kept
+    assert all(torch.equal(plain[name], tuned[name]) for name in plain) is not better
 
 
 # report.html ------------------------------------------------------------------------------------

@@ -17,9 +17,10 @@ from minibert.evaluation.tagger import by_document, in_keyphrase, predict
 from minibert.gates import HardConcreteGates
 from minibert.heads.gate_training import GATE_RATE, step_gates
 from minibert.model import IGNORED
+from minibert.runtime.device import choose_device, choose_precision
 from minibert.training.loop import accumulation_windows
 from minibert.training.memory import PLANS
-from minibert.training.settings import TrainSettings, choose_device, choose_precision
+from minibert.training.settings import TrainSettings
 from minibert.training.step import Stepper, scored_words
 from train import fit, training_step
 
