@@ -102,7 +102,7 @@ def controls(folder: Path, settings: Settings) -> list[tuple[int, str, Share]]:
     """The same for orders made on dev and for random heads, with unchanged weights."""
     path = folder / "pruning-controls.json"
     options = [list(settings.keep), settings.documents, settings.random]
-    if not path.exists() or read_json(path)["options"] != options:
+    if not path.exists() or read_json(path).get("options") != options:
         dense = load_run(folder).first_documents_only(settings.documents)
         orders = make_orders(dense, settings.random)
         names = [(keep, way) for way in orders for keep in settings.keep]

@@ -594,19 +594,23 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def test_the_report_shows_what_there_is_and_escapes_it(arguments, corpus, tmp_path):
+def test_report_shows_all_results_and_escapes_texts(arguments, corpus, tmp_path):
     path = corpus / "test.jsonl"
     first, *others = path.read_text(encoding="utf-8").splitlines()
     text = "<script>alert('Wind')</script> & wind turbines turn. "
     record = {"id": "</h3><b>1", "text": text, "keyphrases": ["wind turbines"]}
     path.write_text("\n".join([json.dumps(record), first, *others]) + "\n", encoding="utf-8")
     run = tmp_path / "run"
+
+    # After training alone.
     assert train.main(arguments) == 0
     written = (run / "report.html").read_bytes()
     assert write_report(str(run)).read_bytes() == written
     short = Page((run / "report.html").read_text(encoding="utf-8"))
     assert len(short.all("img")) == 1
     assert "Ablation of heads" not in short.words
+
+    # After ablation and pruning.
     few = ["--run", str(run), "--device", "cpu", "--documents", "3"]
     assert ablate.main([*few, "--orders", "gradient", "--random", "1"]) == 0
     assert prune.main([*few, "--keep", "4", "2", "--steps", "3"]) == 0
@@ -615,19 +619,19 @@ def test_the_report_shows_what_there_is_and_escapes_it(arguments, corpus, tmp_pa
     assert not page.all("script")
     assert text in page.words
     assert record["id"] in page.words
+
     sources = [x for _, tag in page.tags for key, x in tag.items() if key in ("src", "href")]
     assert len(sources) == 1 + 4  # the icon; training, curves, all ways, gates
     assert all(source.startswith("data:") for source in sources)
+
     single = json.loads((run / "ablation-zero" / "single-dev.json").read_text())["heads"]
-    attention = json.loads((run / "ablation-zero" / "attention-test.json").read_text())
+    profile = json.loads((run / "ablation-zero" / "attention-test.json").read_text())
     titles = [cell["title"] for cell in page.all("td") if "title" in cell]
-    assert [title.split(":")[0] for title in titles] == 2 * [
-        f"L{i}H{j}" for i, j in np.ndindex(2, 3)
-    ]
-    effect, ap = single["L1H2"]["loss"], attention["L0H1"]["AP"]
-    assert titles[5].startswith(
-        "L1H2: loss {value:+.4f} [{low:+.4f}, {high:+.4f}]".format(**effect)
-    )
+    heads = [f"L{i}H{j}" for i, j in np.ndindex(2, 3)]
+    assert [title.split(":")[0] for title in titles] == 2 * heads
+    effect, ap = single["L1H2"]["loss"], profile["L0H1"]["AP"]
+    change = "{value:+.4f} [{low:+.4f}, {high:+.4f}]".format(**effect)
+    assert titles[5].startswith(f"L1H2: loss {change}, ")
     assert titles[7] == f"L0H1: AP {100 * ap:.1f}"
     assert len(page.all("details")) == 6 + 3  # each head and all of them, a table, settings
     for word in (
@@ -639,13 +643,15 @@ def test_the_report_shows_what_there_is_and_escapes_it(arguments, corpus, tmp_pa
         "model.safetensors",
     ):
         assert word in page.words
+
+    # A pruned model: its lost heads are crossed out.
     pruned = run / "prune-keep" / "keep-4"
     assert ablate.main(["--run", str(pruned), *few[2:], "--orders", "single"]) == 0
     page = Page((pruned / "report.html").read_text(encoding="utf-8"))
     assert page.words.count("\N{MULTIPLICATION SIGN}") == 2 * 2  # two lost heads, two heat maps
 
 
-def test_a_report_of_other_labels_has_no_texts(arguments, corpus, tmp_path):
+def test_report_of_given_labels_has_no_texts(arguments, corpus, tmp_path):
     for split in ("train", "dev", "test"):
         lines = [
             {"id": f"{split} {i}", "words": ["Cold", "wind"], "labels": ["J", "N"]} for i in (1, 2)
