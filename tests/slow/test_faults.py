@@ -236,8 +236,6 @@ def test_a_full_or_read_only_disk_or_ctrl_c_loses_nothing(whole, kills):
 
 
 def test_a_second_process_is_refused_and_the_first_unharmed(job, whole):
-    if job.command[0] == "rank":
-        pytest.skip("only run folders are locked; rank.py writes single files")
     process, *pipes = job.start(Fault("held", whole.changes - 3))
     line, _ = pipes
     assert line.recv() == "held"
