@@ -17,6 +17,13 @@ settings.register_profile("same", derandomize=True, deadline=None)
 settings.load_profile("same")  # the same examples in every run, without a time limit
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole scripts, and the folder slow, take seconds a test."""
+    for item in items:
+        if item.path.parent.name in ("scripts", "slow"):
+            item.add_marker(pytest.mark.slow)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kills", type=int, default=12, help="number of kills of each script, in test_faults.py"

@@ -30,6 +30,7 @@ def test_the_snippet_prints_its_answer():
     assert printed(code, {}) == answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(name for name in PAGES if BLOCKS.search(PAGES[name])))
 def test_the_blocks_of_a_page_print_their_answers(name, tmp_path, monkeypatch):
     """In order, each with what the ones before it left."""

@@ -91,6 +91,7 @@ def test_results_do_not_depend_on_other_texts(encoder_folder, documents):
         assert runs == runs_alone
 
 
+@pytest.mark.slow
 def test_tagger_weighs_and_marks(run, documents):
     ranker = Ranker(RankSettings(model=str(run), weights="tagger", candidates="tagger"))
     windows = make_windows(documents, ranker.tokenizer, ranker.max_length)

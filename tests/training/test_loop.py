@@ -189,6 +189,7 @@ def test_epoch_shuffles_every_window_once(split):
     assert order(0) == order(0)
 
 
+@pytest.mark.slow
 def test_training_learns_sample_and_saves_best_epoch(split, model, tmp_path):
     settings = dataclasses.replace(SETTINGS, out=tmp_path, epochs=12, learning_rate=1e-2)
     best = fit(model, split, split, settings)

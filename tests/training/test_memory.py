@@ -82,6 +82,7 @@ def choose(limit_mib: float, settings=SETTINGS) -> TrainSettings:
     return choose_plan(TINY, limited, WINDOWS, torch.device("meta"))[0]
 
 
+@pytest.mark.slow
 def test_auto_chooses_fastest_plan_with_most_tokens():
     """The longest three windows count. 38 tokens, which are tried after 19, hold all three."""
     highest, lowest = peak_at("plain", 64), peak_at("plain", 19)
@@ -97,6 +98,7 @@ def test_auto_chooses_fastest_plan_with_most_tokens():
     assert peak_at(chosen.plan, chosen.tokens) < lowest
 
 
+@pytest.mark.slow
 def test_limit_too_small_raises_with_minimum():
     lowest = peak_at("layerwise", 19)
     assert choose(lowest).plan == "layerwise"
@@ -110,6 +112,7 @@ def test_named_plan_is_unchecked_and_cpu_has_no_limit():
     assert choose_plan(TINY, free, WINDOWS, torch.device("cpu"))[0].plan == "plain"
 
 
+@pytest.mark.slow
 def test_memory_options_save_expected_bytes():
     """Moments in bf16 take half; frozen embeddings have neither moments nor a gradient."""
     exact, half, frozen = (
