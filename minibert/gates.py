@@ -61,10 +61,10 @@ class HardConcreteGates(nn.Module):
 
     @torch.no_grad()
     def warm_start(self, values: list[list[float]]) -> None:
-        """Start from log_alpha of earlier training, clamped to START: each gate can still move."""
+        """Start from log_alpha of earlier training, clamped to +-START, so each gate can move."""
         self.log_alpha.copy_(torch.tensor(values)).clamp_(-START, START)
 
     @torch.no_grad()
     def clamp_(self) -> None:
-        """Keep every |log_alpha| below LIMIT, where its gradient is not yet lost."""
+        """Keep every |log_alpha| at most LIMIT, where its gradient has not vanished."""
         self.log_alpha.clamp_(-LIMIT, LIMIT)

@@ -159,7 +159,7 @@ class Bert(nn.Module):
         head_mask: Tensor | None = None,
         return_attentions: bool = False,
     ) -> Output:
-        """As `forward`, with a packing from `packing`: to compute it on a GPU waits for the GPU."""
+        """As `forward`, with a packing from `packing`, whose computation waits for the GPU."""
         hidden = self.start(input_ids, packing, token_type_ids)
         states = self.hidden_states(hidden, packing, self.factors(head_mask, packing))
 
@@ -189,7 +189,7 @@ class Bert(nn.Module):
         self, hidden: Tensor, packing: Packing, factors: Sequence[Tensor | None] = ()
     ) -> Iterator[Tensor]:
         """Yield each layer's input and then the last layer's output, each (T, D). If the caller
-        stops early, the layers above are not computed. `factors`: see `factors`."""
+        stops early, the layers above are not computed. `factors`: from `Bert.factors`."""
         yield hidden
         for layer, factor in zip_longest(self.layers, factors):
             hidden = layer(hidden, packing, factor)

@@ -1,4 +1,4 @@
-"""Scores of predicted words and spans, with intervals from resampling documents.
+"""Scores of predicted words and spans, under any weights of the documents.
 
 Every score is a function of per-document values. Its interval is the same arithmetic under other
 document weights, and needs no further run of a model. Shapes: N documents, R resamples.

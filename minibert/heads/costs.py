@@ -50,7 +50,7 @@ class Cost:
     """The same for the attention alone."""
 
     allowed_speedup: float
-    """The speed-up that arithmetic allows: `flops` of the first model / `flops` of this one."""
+    """The speed-up that FLOPs predict: `flops` of the first model / `flops` of this one."""
 
 
 @torch.no_grad()

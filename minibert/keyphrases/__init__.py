@@ -1,4 +1,4 @@
-"""What heads are used for: keyphrases, word weights, search."""
+"""From the attention of some heads to word weights and ranked keyphrases."""
 
 from minibert.keyphrases.ranker import extract_keyphrases
 

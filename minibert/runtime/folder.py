@@ -71,7 +71,7 @@ def open_run(
 
 def _lock(folder: Path) -> AbstractContextManager:
     """Create `folder` where it is missing and acquire its lock, which the `with` block releases.
-    Raises InputError for a folder of something else, or one that another process has locked."""
+    Raises InputError for a folder with other content, or one that another process has locked."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         is_run = (folder / "run.json").exists() or all(p.name[0] == "." for p in folder.iterdir())
