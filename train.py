@@ -189,13 +189,13 @@ def training_step(
 ) -> float:
     """One optimizer step on the micro-batches of an accumulation window; returns its loss per
     scored word."""
-    stepper.set_rate(step)
-    scored = scored_words(batches)
-
     if stepper.settings.plan == "layerwise":
         # The same update in less memory, one layer's gradient at a time (training/layerwise.py).
         loss = stepper.step(step, batches)
     else:
+        stepper.set_rate(step)
+        scored = scored_words(batches)
+
         # Gradient accumulation: each backward pass adds to the gradients of the ones before. The
         # loss is summed over the words of a micro-batch and divided by the number of words in the
         # whole window. So the gradient is that of the window's mean loss, however it is cut.
@@ -216,7 +216,7 @@ def training_step(
     return loss
 
 
-# Before and after it ----------------------------------------------------------------------------
+# Checks and reports -----------------------------------------------------------------------------
 
 
 def check_labels(splits: dict[str, Split], names: Sequence[str], source: str) -> None:

@@ -48,7 +48,7 @@ class Settings(Workload):
     """bf16: autocast in both."""
 
 
-class Beside(TrainerCallback):
+class TimedCallback(TrainerCallback):
     """Times each step of the Trainer, and a step of ours after it."""
 
     def __init__(self, stepper: Stepper, batches: Sequence[Batch]):
@@ -85,7 +85,7 @@ def side_by_side(
 
     training = TrainSettings(precision=settings.precision)
     steps = (1 + settings.rounds) * len(batches)
-    beside = Beside(Stepper(ours.train(), training, steps), batches)
+    beside = TimedCallback(Stepper(ours.train(), training, steps), batches)
 
     trainer = Trainer(
         theirs,

@@ -24,7 +24,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
 }
 
-# Keys that change what is computed, with the values under which it is what minibert computes.
+# Keys that change the computation, each with the values that minibert supports.
 # transformers leaves out keys that have their default, so a missing key is always accepted.
 FIXED: dict[str, tuple] = {
     "model_type": ("bert",),
@@ -99,8 +99,8 @@ class BertConfig:
 
         for layer, heads in self.pruned_heads.items():
             exists = 0 <= layer < self.num_hidden_layers and all(0 <= h < count for h in heads)
-            message = f"config: pruned_heads names layer {layer}, heads {short(heads)}: no such"
-            check(exists, message)
+            where = f"layer {layer}, heads {short(heads)}"
+            check(exists, f"config: pruned_heads names {where}, which do not exist")
 
         numbers = list(range(len(self.id2label)))
         message = "config: id2label must number its labels 0, 1, 2, ... without gaps"

@@ -10,7 +10,7 @@ from minibert.config import BertConfig
 TEMPERATURE = 1 / 3  # beta; Louizos et al. take 2/3, Voita et al. the sharper 1/3
 STRETCH = (-0.1, 1.1)  # (gamma, zeta) of both papers: beyond 0 and 1, so that both are reached
 START = 2.5  # log_alpha of a new gate: its fixed value is 1, and 96 % of its samples are above 0
-LIMIT = 6.0  # of |log_alpha|: decided, but near enough to come back
+LIMIT = 6.0  # of |log_alpha|: the gate is open or closed, and its gradient can still move it
 
 
 class HardConcreteGates(nn.Module):

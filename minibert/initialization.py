@@ -18,7 +18,7 @@ class Embedding(nn.Embedding):
 def init_weights(model: nn.Module, std: float) -> None:
     """Draw weights from N(0, std^2) and set biases to 0. Layer norms keep torch's 1 and 0."""
     for module in model.modules():
-        # Weights on meta are about to be loaded. To draw there imports SymPy: 1 s, 70 MB.
+        # Weights on meta are about to be loaded. Drawing there imports SymPy: 1 s, 70 MB.
         if isinstance(module, nn.Linear | nn.Embedding) and not module.weight.is_meta:
             nn.init.normal_(module.weight, std=std)
             if isinstance(module, nn.Linear):

@@ -164,7 +164,7 @@ class Bert(nn.Module):
         states = self.hidden_states(hidden, packing, self.factors(head_mask, packing))
 
         attentions = []
-        for number, hidden in enumerate(states):  # `hidden` anew: a name would keep the embeddings
+        for number, hidden in enumerate(states):  # a second name would keep the embeddings
             if return_attentions and number < len(self.layers):
                 attentions.append(self.layers[number].attention.probs(hidden, packing))
         return Output(packing.unpack(hidden), attentions=tuple(attentions) or None)

@@ -18,7 +18,7 @@ from minibert.hub import find_model
 from minibert.initialization import init_weights
 from minibert.model import Bert, BertForTokenClassification
 
-TAGGER = "BertForTokenClassification"  # the name of its class in transformers
+TAGGER = "BertForTokenClassification"  # a tagger's class in transformers
 
 # transformers' names and ours, between "bert." and ".weight" or ".bias". * is a layer's number.
 NAMES = {

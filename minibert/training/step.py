@@ -209,6 +209,8 @@ class Stepper:
                 for parameter in parameters_of(optimizer):
                     name = self.names[parameter]
                     parameter.copy_(tensors[f"weight.{name}"])
+                    if f"exp_avg.{name}" not in tensors:  # fp16 skipped all steps so far
+                        continue
                     optimizer.state[parameter] = {
                         kind: tensors[f"{kind}.{name}"].to(self.device).clone()
                         for kind in ("step", "exp_avg", "exp_avg_sq")

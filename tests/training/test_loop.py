@@ -339,3 +339,12 @@ def test_teacher_adds_divergence_to_loss(split, model, plan):
     for parameter, gradient in zip(model.parameters(), expected):
         torch.testing.assert_close(gradients[parameter], gradient, rtol=0, atol=1e-10)
     assert all(torch.equal(before[name], p) for name, p in teacher.named_parameters())
+
+
+def test_checkpoint_before_the_first_update_can_be_loaded(model, tmp_path):
+    """AdamW has no moments yet, as after steps that an overflow in fp16 skipped."""
+    path = tmp_path / "checkpoint.safetensors"
+    Stepper(model, SETTINGS, 10).save(path, {"step": 3})
+    restored = Stepper(copy.deepcopy(model), SETTINGS, 10)
+    assert restored.load(path)["step"] == 3
+    assert not any(optimizer.state for optimizer in restored.optimizers if optimizer)
