@@ -2,7 +2,7 @@
 # make check    lint, spelling, types
 # make quick    the tests that take under a minute
 # make test     make check, then all tests
-# make numeric  the tests that compare numbers, with AVX2 at most, and in bf16
+# make numeric  the tests that compare numbers, with AVX2 at most, and in bf16 where the processor has it
 # make soak     kill each script KILLS times
 # make bench    speed beside other engines -> benchmarks/RESULTS.md
 # make study DATA=DIR  the whole study on the collections in DIR -> docs/study.md
@@ -31,7 +31,8 @@ test: check
 numeric: $(VENV)/.tests
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
 		$(BIN)/pytest -m numeric
-	$(BIN)/pytest -m numeric tests/scripts/test_scripts.py --precision bf16
+	if grep -qs avx512_bf16 /proc/cpuinfo; then \
+		$(BIN)/pytest -m numeric tests/scripts/test_scripts.py --precision bf16; fi
 
 soak: $(VENV)/.tests
 	$(BIN)/pytest tests/slow/test_faults.py --kills $(KILLS)
