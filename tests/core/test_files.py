@@ -36,6 +36,15 @@ def test_write_is_atomic(tmp_path):
     assert names(tmp_path / "deep") == ["x"]
 
 
+def test_reader_of_the_old_file_reads_it_to_the_end(tmp_path):
+    """The new file takes the name of the old one, whose content does not change."""
+    write_text(tmp_path / "x", "old")
+    with (tmp_path / "x").open() as reader:
+        write_text(tmp_path / "x", "new")
+        assert reader.read() == "old"
+    assert (tmp_path / "x").read_text() == "new"
+
+
 def test_next_write_removes_what_a_killed_write_left(tmp_path):
     (tmp_path / ".x.tmp").write_text("half")
     write_text(tmp_path / "x", "new")

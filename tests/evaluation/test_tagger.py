@@ -287,6 +287,35 @@ def test_measures_fit_the_labels(names, measures):
     assert set(scores(predictions, split, names, threshold)) == measures
 
 
+def test_word_at_the_threshold_is_labelled_as_in_a_keyphrase():
+    ranks = np.array([[-1.0, 0.5, 2.0], [0.5, 0.0, 0.75]])
+    labels = np.array([[1, 2, 1], [1, 1, 2]])
+    predictions = Predictions(EMPTY, EMPTY, ranks, labels)
+    assert decode(predictions, ("O", "B", "I"), 0.5).tolist() == [[0, 2, 1], [1, 0, 2]]
+    last_is_o = predictions._replace(labels=labels % 2)
+    assert decode(last_is_o, ("B", "I", "O"), 0.5).tolist() == [[2, 0, 1], [1, 2, 0]]
+    assert decode(predictions, ("B", "I"), None).tolist() == labels.tolist()
+
+
+def test_variants_are_recorded_in_their_own_rows():
+    """Three variants; a window adds the second and the third alone, in the other order."""
+    names, documents = ("O", "B", "I"), [doc("a b"), doc("c")]
+    split = Split(documents, [], [[1, 0], [2]])
+    recorder = Recorder(names, split, variants=3)
+    logits = torch.tensor([[[0.0, 2.0, 1.0]], [[0.0, 1.0, 3.0]]], dtype=torch.float64)
+    recorder.add([2, 1], Window(1, [], [0], [0], []), logits)
+
+    predictions = recorder.total()
+    sums = [1 + math.exp(1) + math.exp(3), 1 + math.exp(2) + math.exp(1)]
+    loss = [0, math.log(sums[0]) - 3, math.log(sums[1]) - 1]
+    assert predictions.loss[:, 1] == pytest.approx(loss, abs=1e-12)
+    assert not predictions.loss[:, 0].any()
+    assert predictions.correct.tolist() == [[0, 0], [0, 1], [0, 0]]
+    odds = [0, math.log(sums[0] - 1), math.log(sums[1] - 1)]
+    assert predictions.log_odds[:, 2] == pytest.approx(odds, abs=1e-12)
+    assert predictions.labels.tolist() == [[0, 0, 0], [0, 0, 2], [0, 0, 1]]
+
+
 def test_entity_f1_by_hand():
     """Gold "B I O", predicted "B I B": one of one, and one false positive: 2 / 3."""
     logs = np.log(np.array([[0.1, 0.8, 0.1], [0.1, 0.1, 0.8], [0.1, 0.8, 0.1]]))

@@ -1,6 +1,7 @@
 """Gate training keeps the head that matters; its gradient against finite differences."""
 
 import copy
+import math
 from dataclasses import replace
 
 import pytest
@@ -12,8 +13,10 @@ from minibert.data.batches import Split, collate, make_split
 from minibert.data.corpus import SAMPLE, read_documents
 from minibert.errors import InputError
 from minibert.gates import HardConcreteGates
+from minibert.heads import gate_training
 from minibert.heads.gate_training import Budget, Penalty, learn_gates, step_gates
 from minibert.pruning import at_full_shape, prune, without_heads
+from minibert.runtime import distributed
 from minibert.training.loop import fine_tune
 from minibert.training.settings import TrainSettings
 from minibert.training.step import Stepper
@@ -120,6 +123,71 @@ def test_gate_gradient_matches_finite_differences(model, split, monkeypatch):
                 gates.log_alpha[head] -= sign * 1e-6
         slope = (ends[0] - ends[1]) / 2e-6
         assert gradient[head].item() == pytest.approx(slope, rel=1e-5, abs=1e-7)
+
+
+def test_processes_add_up_the_gradient_of_the_loss_but_not_of_the_price(model, split, monkeypatch):
+    """Two processes with the same words: twice the gradient of the loss, once that of the price."""
+    model.requires_grad_(False)
+    gates = HardConcreteGates(model.config).double()
+    gates.warm_start([[0.3] * 5] * 3)
+    price = torch.linspace(0.1, 0.9, 15).view(3, 5).double()
+    (price_gradient,) = torch.autograd.grad(
+        (price * gates.open_probability()).sum(), gates.log_alpha
+    )
+
+    def add_equal_process(parameters):
+        for parameter in parameters:
+            parameter.grad *= 2
+
+    monkeypatch.setattr(distributed, "all_reduce_gradients", add_equal_process)
+    stepper = Stepper(model, SETTINGS, 10)
+    optimizer = torch.optim.Adam([gates.log_alpha])
+    monkeypatch.setattr(optimizer, "zero_grad", lambda: None)
+    stepper.step(0, [collate(split.windows[:3], split.targets)], gates.sample)
+    loss_gradient = gates.log_alpha.grad.clone()
+    step_gates(stepper, optimizer, gates, price)
+    assert (loss_gradient.abs() > 1e-3).any()
+    torch.testing.assert_close(
+        gates.log_alpha.grad, 2 * loss_gradient + price_gradient, rtol=0, atol=1e-12
+    )
+
+
+def test_price_is_on_the_open_probability_at_the_softness_of_the_goal(model, split):
+    model.requires_grad_(False)
+    gates = HardConcreteGates(model.config).double()
+    gradients = []
+    gates.log_alpha.register_hook(gradients.append)  # the last of a step is that of the price
+    goal = Penalty(0.7)
+    goal.softness = 3.0
+    training = learn_gates(model, split, gates, goal, SETTINGS, 2)
+    next(training)
+    before = gates.log_alpha.detach().clone()
+    assert next(training).price == 0.7
+
+    probability = torch.sigmoid((before + math.log(11) / 3) / 3)
+    expected = 0.7 * probability * (1 - probability) / 3
+    torch.testing.assert_close(gradients[-1], expected, rtol=0, atol=1e-12)
+
+
+def test_training_goes_on_while_the_kept_heads_change(model, split, monkeypatch):
+    """All gates count as decided. The kept heads change last at step 25, settling starts at 35, and
+    15 steps without a change must pass: steps 0 to 40 are done."""
+
+    class Changing(Penalty):
+        calls = 0
+
+        def price(self, progress, expected):
+            self.calls += 1
+            return 0.0
+
+        def head_mask(self, gates):
+            return torch.full_like(gates.present, float(self.calls < 25))
+
+    monkeypatch.setattr(gate_training, "count_gates", lambda *_: (15, 0, 0))
+    model.requires_grad_(False)
+    settings = replace(SETTINGS, batch_size=1)
+    gates = HardConcreteGates(model.config)
+    assert len(list(learn_gates(model, split, gates, Changing(0.0), settings, 50))) == 41
 
 
 def test_each_sequence_gets_its_own_sample(model, split, monkeypatch):

@@ -254,6 +254,15 @@ def test_all_processes_compute_a_part_and_the_first_writes_it(tmp_path, monkeypa
     assert (tmp_path / "part.json").exists() == (rank == 0)
 
 
+def test_all_processes_return_the_part_of_the_first(tmp_path, monkeypatch):
+    messages = iter(
+        [False, '{"loss": 0.25}\n']
+    )  # the file is missing; what the first process sends
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    monkeypatch.setattr(distributed, "broadcast", lambda value: next(messages))
+    assert once(tmp_path / "part.json", lambda: {"loss": 0.5}) == {"loss": 0.25}
+
+
 # The log ----------------------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ from minibert.gates import HardConcreteGates
 from minibert.heads.gate_training import GATE_RATE, step_gates
 from minibert.model import IGNORED
 from minibert.runtime.device import choose_device, choose_precision
-from minibert.training.loop import accumulation_windows
+from minibert.training.loop import accumulation_windows, fine_tune
 from minibert.training.memory import PLANS
 from minibert.training.settings import TrainSettings
 from minibert.training.step import Stepper, scored_words
@@ -292,6 +292,79 @@ def test_bf16_follows_float32(split, encoder_folder):
         assert all(p.dtype == torch.float32 for p in model.parameters())
     assert results[1] == pytest.approx(results[0], rel=0.03)
     assert results[1] != results[0]
+
+
+def train_step(model, stepper, step, batches):
+    training_step(model, stepper, step, batches)
+    return []
+
+
+def gate_step(model, stepper, step, batches):
+    gates = HardConcreteGates(model.config).to(model.classifier.weight.dtype)
+    optimizer = torch.optim.Adam([gates.log_alpha], lr=GATE_RATE)
+    stepper.step(step, batches, gates.sample)
+    step_gates(stepper, optimizer, gates, torch.full_like(gates.present, 0.01))
+    return [gates.log_alpha.detach()]
+
+
+@pytest.mark.parametrize("take_step", [train_step, gate_step])
+@pytest.mark.parametrize("plan", PLANS)
+def test_overflow_in_fp16_changes_no_weight_and_lowers_the_scale(
+    split, encoder_folder, plan, take_step
+):
+    torch.manual_seed(3)
+    model = load_pretrained(encoder_folder, ("O", "I"), **STILL).train()
+    settings = dataclasses.replace(SETTINGS, plan=plan, precision="fp16")
+    stepper = Stepper(model, settings, steps=10)
+    stepper.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60, backoff_factor=2.0**-50)
+    batches = [collate(split.windows[i : i + 2], split.targets) for i in (0, 2, 4)]
+
+    before = weights(model)
+    take_step(model, stepper, 0, batches)
+    assert all(torch.equal(before[name], p) for name, p in weights(model).items())
+    assert stepper.scaler.get_scale() == 2.0**10
+
+    take_step(model, stepper, 1, batches)
+    assert all(not torch.equal(before[name], p) for name, p in weights(model).items())
+    assert stepper.scaler.get_scale() == 2.0**10
+
+
+@pytest.mark.parametrize("take_step", [train_step, gate_step])
+@pytest.mark.parametrize("plan", PLANS)
+def test_scale_of_the_loss_does_not_change_the_update(split, encoder_folder, plan, take_step):
+    """In float64, where nothing overflows, and with a gradient that is clipped."""
+    batches = [collate(split.windows[i : i + 2], split.targets) for i in (0, 2, 4)]
+    results = []
+    for enabled in (False, True):
+        torch.manual_seed(3)
+        model = load_pretrained(encoder_folder, ("O", "I"), **STILL).double().train()
+        stepper = Stepper(model, dataclasses.replace(SETTINGS, plan=plan, clip=1e-3), steps=10)
+        stepper.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16, enabled=enabled)
+        gates = take_step(model, stepper, 0, batches)
+        results.append([*gates, *weights(model).values()])
+    for expected, scaled in zip(*results):
+        torch.testing.assert_close(scaled, expected, rtol=0, atol=1e-10)
+
+
+def test_fine_tuning_in_fp16_follows_float32(split, encoder_folder):
+    results = []
+    for precision in ("float32", "fp16"):
+        torch.manual_seed(3)
+        model = load_pretrained(encoder_folder, ("O", "I"), **STILL)
+        settings = dataclasses.replace(SETTINGS, precision=precision)
+        results.append(list(fine_tune(model, split, settings, 3)))
+    assert results[1] == pytest.approx(results[0], rel=0.03)
+    assert results[1] != results[0]
+
+
+def test_checkpoint_restores_the_scale_of_the_loss(split, model, tmp_path):
+    settings = dataclasses.replace(SETTINGS, precision="fp16")
+    first, second = (Stepper(copy.deepcopy(model), settings, steps=10) for _ in range(2))
+    training_step(first.model, first, 0, [collate(split.windows[:2], split.targets)])
+    first.scaler.update(2.0**7)
+    first.save(tmp_path / "checkpoint", {"step": 1})
+    assert second.load(tmp_path / "checkpoint")["step"] == 1
+    assert second.scaler.get_scale() == 2.0**7
 
 
 def test_ignored_labels_do_not_change_loss(split, model):
