@@ -23,14 +23,14 @@ check: $(VENV)/.tests
 	$(BIN)/mypy
 
 quick: $(VENV)/.tests
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n auto -m "not slow"
 
 test: check
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto
 
 numeric: $(VENV)/.tests
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
-		$(BIN)/pytest -m numeric
+		$(BIN)/pytest -n auto -m numeric
 	if grep -qs avx512_bf16 /proc/cpuinfo; then \
 		$(BIN)/pytest -m numeric tests/scripts/test_scripts.py --precision bf16; fi
 
