@@ -1,6 +1,6 @@
 # make demo     train on the bundled sample and show what comes out
 # make check    lint, spelling, types
-# make quick    the tests that take under a minute
+# make quick    the tests that are not marked slow
 # make test     make check, then all tests
 # make numeric  the tests that compare numbers, with AVX2 at most, and in bf16 where the processor has it
 # make soak     kill each script KILLS times
