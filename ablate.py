@@ -16,9 +16,9 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
-from minibert.config import BertConfig, Head, check_fields, head_name, parse_head
+from minibert.config import BertConfig, Head, head_name, parse_head
 from minibert.data.documents import OUTSIDE
-from minibert.errors import InputError
+from minibert.errors import InputError, check_fields
 from minibert.evaluation import intervals, metrics
 from minibert.evaluation.metrics import Array
 from minibert.evaluation.tagger import Predictions, ProgressBar, in_keyphrase, measures

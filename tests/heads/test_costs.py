@@ -1,27 +1,12 @@
 """Costs against sizes and operations counted by hand; speed-ups under a replaced clock."""
 
 import pytest
-from tiny import TINY, tagger_for
 
-from minibert import BertForTokenClassification
-from minibert.data.batches import Split, make_split
-from minibert.data.corpus import SAMPLE, read_documents
 from minibert.heads import costs as costs_module
 from minibert.heads.costs import compare_costs
 from minibert.pruning import without_heads
 
 pytestmark = pytest.mark.numeric
-
-
-@pytest.fixture
-def model(pieces) -> BertForTokenClassification:
-    return tagger_for(pieces)
-
-
-@pytest.fixture(scope="module")
-def split(pieces) -> Split:
-    documents = read_documents(SAMPLE / "dev.jsonl")[:4]
-    return make_split(documents, pieces, "bio", TINY.labels, 60)
 
 
 def test_speedups_are_medians_of_ratios(model, split, monkeypatch):

@@ -6,11 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import TINY, tagger_for
+from tiny import TINY
 
-from minibert import BertForTokenClassification
-from minibert.data.batches import Split, collate, make_split
-from minibert.data.corpus import SAMPLE, read_documents
+from minibert.data.batches import collate
 from minibert.errors import InputError
 from minibert.gates import HardConcreteGates
 from minibert.heads import gate_training
@@ -24,17 +22,6 @@ from minibert.training.step import Stepper
 pytestmark = pytest.mark.numeric
 
 SETTINGS = TrainSettings(batch_size=4, precision="float32")
-
-
-@pytest.fixture
-def model(pieces) -> BertForTokenClassification:
-    return tagger_for(pieces)
-
-
-@pytest.fixture(scope="module")
-def split(pieces) -> Split:
-    documents = read_documents(SAMPLE / "dev.jsonl")[:4]
-    return make_split(documents, pieces, "bio", TINY.labels, 60)
 
 
 def test_budget_keeps_the_head_that_matters(model, split):
