@@ -26,7 +26,7 @@ from minibert.files import atomic_path, write_json, write_text
 from minibert.keyphrases import comparison
 from minibert.keyphrases.choice import choose_heads, f1_of_all, full_name
 from minibert.keyphrases.ranker import Ranker, RankSettings
-from minibert.keyphrases.scores import distinct
+from minibert.phrases.scores import distinct
 from minibert.report import page, records, tables
 from minibert.runtime import cli, distributed
 from minibert.runtime.folder import only_writer

@@ -11,8 +11,8 @@ PACKAGE = ROOT / "minibert"
 
 # The one import rule: a file imports from its own folder and from what stands before it. "core" is
 # minibert/*.py, "scripts" the four scripts.
-FOLDERS = ["core", "runtime", "text", "data", "evaluation", "training", "heads", "keyphrases"]
-FOLDERS += ["search", "report"]
+FOLDERS = ["core", "runtime", "text", "data", "evaluation", "phrases", "training"]
+FOLDERS += ["heads", "keyphrases", "search", "report"]
 # Inside the core: a file imports from the groups before its own.
 CORE = [
     ["errors"],
@@ -32,7 +32,7 @@ ONLY_IN = {
     "tokenizers": ["text.tokenizer"],
     "tyro": ["runtime.cli"],
     "filelock": ["runtime.folder"],
-    "snowballstemmer": ["keyphrases.phrases", "search.bm25"],
+    "snowballstemmer": ["phrases.candidates", "search.bm25"],
     "ir_measures": ["search.tuning"],
     "jinja2": ["report.page"],
     "matplotlib": ["report.figures"],

@@ -10,7 +10,7 @@ from scipy.sparse import csc_array
 from minibert.data.documents import Document, is_content_word, is_stop_word
 from minibert.evaluation.metrics import Array
 from minibert.heads.links import pagerank
-from minibert.keyphrases.phrases import stem
+from minibert.phrases.candidates import stem
 
 
 class WordIdf:

@@ -13,8 +13,9 @@ from minibert.errors import InputError, check
 from minibert.evaluation import metrics
 from minibert.evaluation.metrics import Array
 from minibert.files import read_json
-from minibert.keyphrases.phrases import Aggregate, Candidate, phrase_score
-from minibert.keyphrases.scores import gold_stems
+from minibert.keyphrases.ranking import Aggregate, phrase_score
+from minibert.phrases.candidates import Candidate
+from minibert.phrases.scores import gold_stems
 
 # Heads as they are given ------------------------------------------------------------------------
 

@@ -14,9 +14,10 @@ from minibert.evaluation import intervals, metrics
 from minibert.evaluation.metrics import Array
 from minibert.keyphrases.baselines import textrank
 from minibert.keyphrases.choice import Task, make_task
-from minibert.keyphrases.phrases import Candidate, Keyphrase, group, rank_phrases
 from minibert.keyphrases.ranker import Marks, Ranker
-from minibert.keyphrases.scores import distinct, gold_stems, phrase_counts, phrase_measures
+from minibert.keyphrases.ranking import Keyphrase, rank_phrases
+from minibert.phrases.candidates import Candidate, group
+from minibert.phrases.scores import distinct, gold_stems, phrase_counts, phrase_measures
 
 
 class Example(NamedTuple):

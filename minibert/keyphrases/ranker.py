@@ -21,19 +21,17 @@ from minibert.heads.links import links_and_received, pagerank, word_links
 from minibert.hub import DEFAULT_MODEL, find_model
 from minibert.keyphrases.baselines import WordIdf
 from minibert.keyphrases.choice import read_heads
-from minibert.keyphrases.phrases import (
-    Aggregate,
-    Keyphrase,
+from minibert.keyphrases.ranking import Aggregate, Keyphrase, rank_phrases
+from minibert.model import Bert, BertForTokenClassification
+from minibert.phrases.candidates import (
     WordRun,
     content_runs,
     group,
     listed_runs,
     noun_runs,
-    rank_phrases,
     tagged_runs,
     unbroken_runs,
 )
-from minibert.model import Bert, BertForTokenClassification
 from minibert.text.tokenizer import Tokenizer
 from minibert.text.words import word_spans
 from minibert.weights import load_pretrained

@@ -9,8 +9,8 @@ from scipy.sparse import csc_array
 from minibert.data.documents import Document
 from minibert.evaluation.metrics import Array
 from minibert.heads.links import strongest_links
-from minibert.keyphrases.phrases import Keyphrase
 from minibert.keyphrases.ranker import Ranker
+from minibert.keyphrases.ranking import Keyphrase
 from minibert.search.bm25 import impacts, whole_vector
 
 Layout = Literal["keyphrases", "weights", "vectors", "graph"]

@@ -11,8 +11,9 @@ from minibert import InputError
 from minibert.data.corpus import parse_document
 from minibert.evaluation.metrics import f1
 from minibert.keyphrases.choice import Task, choose_heads, f1_of_all, make_task, read_heads
-from minibert.keyphrases.phrases import content_runs, group, rank_phrases
-from minibert.keyphrases.scores import phrase_counts
+from minibert.keyphrases.ranking import rank_phrases
+from minibert.phrases.candidates import content_runs, group
+from minibert.phrases.scores import phrase_counts
 
 
 def test_heads_are_read_from_names_and_files(tmp_path):

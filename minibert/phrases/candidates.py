@@ -1,6 +1,6 @@
-"""From a weight per word to ranked keyphrases.
+"""The phrases of a text that may be keyphrases.
 
-Runs of words -> candidates (runs with equal stems) -> keyphrases, best first. Runs come from the
+Runs of words -> candidates (runs with equal stems). Runs come from the
 text alone, from part-of-speech tags, from a tagger, or from the user's own list. A run is (first
 word, last word + 1); stems are Porter's, of words in normal form.
 """
@@ -10,8 +10,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from itertools import pairwise
-from math import fsum
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import snowballstemmer
@@ -20,11 +19,10 @@ from numpy.typing import ArrayLike
 from minibert.data.documents import Document, find_phrases, is_content_word, is_stop_word
 from minibert.errors import InputError
 from minibert.evaluation import metrics
-from minibert.text.words import Span, normal_form, word_spans
+from minibert.text.words import normal_form, word_spans
 
 WordRun = tuple[int, int]  # words (first, last + 1)
 Stems = tuple[str, ...]
-Aggregate = Literal["sum", "mean", "often"]
 
 PORTER = snowballstemmer.stemmer("porter")
 
@@ -62,7 +60,7 @@ def stems_of_words(document: Document) -> list[Stems]:
 def unbroken_runs(document: Document, inside: ArrayLike) -> list[WordRun]:
     """The longest runs of words `inside` (a boolean each) with only white space between them. A
     blank line, a tab, the end of a page or of a title ends a run too."""
-    _check_length(document, inside)
+    check_length(document, inside)
     runs: list[WordRun] = []
     for i in np.flatnonzero(inside).tolist():
         if runs and runs[-1][1] == i and _is_joined(document, i):
@@ -129,7 +127,7 @@ def noun_runs(document: Document, max_words: int) -> list[WordRun]:
 
 def tagged_runs(document: Document, labels: Sequence[str]) -> list[WordRun]:
     """The entities of a tagger's labels, as `metrics.spans` reads them."""
-    _check_length(document, labels)
+    check_length(document, labels)
     return sorted((first, last) for first, last, _ in metrics.spans(labels))
 
 
@@ -203,91 +201,7 @@ def _outermost(runs: Iterable[WordRun]) -> list[WordRun]:
     return outermost
 
 
-# Ranking ----------------------------------------------------------------------------------------
-
-
-class Keyphrase(NamedTuple):
-    """A phrase as its first occurrence is written, its score, and all occurrences (characters)."""
-
-    text: str
-    score: float
-    spans: list[Span]
-
-
-def rank_phrases(
-    document: Document,
-    candidates: Sequence[Candidate],
-    weights: ArrayLike,
-    aggregate: Aggregate = "sum",
-    diversity: float = 0.0,
-    top: int | None = None,
-) -> list[Keyphrase]:
-    """At most `top` candidates by score, best first; of equal scores the earlier one.
-
-    `weights`: (words,), finite. `aggregate`, `diversity`: see `RankSettings`. The first n phrases
-    do not depend on `top`.
-    """
-    weights = np.asarray(weights, dtype=np.float64)
-    _check_length(document, weights)
-    if (bad := np.flatnonzero(~np.isfinite(weights))).size:
-        start, end = document.words[bad[0]]
-        raise ValueError(
-            f"document {document.id!r}: the weight of word {bad[0]}, "
-            f"{document.text[start:end]!r}, is {weights[bad[0]]}"
-        )
-
-    values = weights.tolist()
-    scored = [(phrase_score(candidate, values, aggregate), candidate) for candidate in candidates]
-    scored.sort(key=lambda pair: (-pair[0], pair[1].runs[0]))
-    if diversity:
-        scored = _diversify(scored, diversity, top)
-    return [_keyphrase(document, *pair) for pair in scored[:top]]
-
-
-def phrase_score(candidate: Candidate, weights: Sequence[float], aggregate: Aggregate) -> float:
-    """The score of a candidate, from the weights of all words of the document."""
-    total = fsum(weights[i] for first, last in candidate.runs for i in range(first, last))
-    if aggregate != "sum":
-        mean = total / sum(last - first for first, last in candidate.runs)
-        return mean if aggregate == "mean" else mean * len(candidate.runs)
-
-    # The sum of a frequent word would outweigh every phrase.
-    return total / len(candidate.runs) if len(candidate.stems) == 1 else total
-
-
-def _keyphrase(document: Document, score: float, candidate: Candidate) -> Keyphrase:
-    words = document.words
-    spans = [(words[first][0], words[last - 1][1]) for first, last in candidate.runs]
-    return Keyphrase(document.text[slice(*spans[0])], score, spans)
-
-
-def _diversify(
-    scored: Sequence[tuple[float, Candidate]], diversity: float, top: int | None
-) -> list[tuple[float, Candidate]]:
-    """Maximal marginal relevance (Carbonell and Goldstein 1998): always next is the phrase with the
-    largest (1 - diversity) * relevance - diversity * similarity to the nearest chosen phrase.
-
-    Relevance is the score over the largest absolute score; similarity is the share of stems in
-    common (Jaccard).
-    """
-    scale = max((abs(score) for score, _ in scored), default=0.0) or 1.0
-    words = [set(candidate.stems) for _, candidate in scored]
-    nearest = [0.0] * len(scored)  # the similarity to the nearest chosen phrase
-    remaining = list(range(len(scored)))
-
-    chosen: list[tuple[float, Candidate]] = []
-    while remaining and len(chosen) != top:
-        gains = [(1 - diversity) * scored[i][0] / scale - diversity * nearest[i] for i in remaining]
-        best = remaining.pop(gains.index(max(gains)))
-        chosen.append(scored[best])
-
-        for i in remaining:
-            shared = len(words[i] & words[best]) / len(words[i] | words[best])
-            nearest[i] = max(nearest[i], shared)
-    return chosen
-
-
-def _check_length(document: Document, values: ArrayLike) -> None:
+def check_length(document: Document, values: ArrayLike) -> None:
     if np.shape(values) != (len(document.words),):
         raise ValueError(
             f"document {document.id!r}: expected one value for each of its "

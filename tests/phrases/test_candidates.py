@@ -15,20 +15,19 @@ from hypothesis import strategies as st
 from minibert import InputError
 from minibert.data.corpus import SAMPLE, parse_document, read_documents
 from minibert.data.documents import Document, is_stop_word
-from minibert.keyphrases.phrases import (
+from minibert.keyphrases.ranking import Keyphrase, rank_phrases
+from minibert.phrases.candidates import (
     Candidate,
-    Keyphrase,
     content_runs,
     group,
     listed_runs,
     noun_runs,
-    rank_phrases,
     stem,
     stems,
     tagged_runs,
     unbroken_runs,
 )
-from minibert.keyphrases.scores import distinct, phrase_counts, phrase_measures, present
+from minibert.phrases.scores import distinct, phrase_counts, phrase_measures, present
 from minibert.text.words import word_spans
 
 

@@ -8,7 +8,7 @@ from minibert.data.documents import Document
 from minibert.errors import InputError
 from minibert.evaluation import metrics
 from minibert.evaluation.metrics import Array
-from minibert.keyphrases.phrases import Stems, stems, stems_of_words
+from minibert.phrases.candidates import Stems, stems, stems_of_words
 
 
 def distinct(phrases: Iterable[str]) -> list[Stems]:

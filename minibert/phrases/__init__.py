@@ -1,0 +1,1 @@
+"""Phrases without a model: candidates, and scores of a ranked list."""
