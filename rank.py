@@ -207,14 +207,19 @@ def extract(settings: Extract) -> None:
             bar.update(len(lines))
             count += len(lines)
 
+    if is_writer and settings.html:
+        write_page(settings.html, page_rows, count)
     if is_writer:
-        if settings.html:
-            write_page(settings.html, page_rows, count)
-        if without and settings.format == "keyphrases":
-            message = f"{len(without)} of {count} texts have no candidate for a keyphrase"
-            print(f"{message}; the first: {without[0]!r}", file=sys.stderr)
-        if skipped:
-            print(f"{len(skipped)} lines skipped; the first: {skipped[0]}", file=sys.stderr)
+        warn(without if settings.format == "keyphrases" else [], count, skipped or [])
+
+
+def warn(without: Sequence[str], count: int, skipped: Sequence[str]) -> None:
+    """Name the texts without a candidate, by id, and the lines that are skipped, by message."""
+    if without:
+        message = f"{len(without)} of {count} texts have no candidate for a keyphrase"
+        print(f"{message}; the first: {without[0]!r}", file=sys.stderr)
+    if skipped:
+        print(f"{len(skipped)} lines skipped; the first: {skipped[0]}", file=sys.stderr)
 
 
 def check_standard_input() -> None:
