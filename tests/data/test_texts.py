@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+import threading
 
 import pytest
 
@@ -70,11 +71,14 @@ def test_other_json_and_binary_content_is_rejected(tmp_path, monkeypatch, conten
 
 @pytest.fixture
 def feed(monkeypatch):
-    """The end of a pipe; the other end is standard input."""
+    """The end of a pipe; the other end is standard input. It is closed if a test has to wait."""
     source, end = os.pipe()
     with open(source) as standard_input, open(end, "wb", buffering=0) as pipe:
         monkeypatch.setattr(sys, "stdin", standard_input)
+        limit = threading.Timer(10, pipe.close)  # seconds
+        limit.start()
         yield pipe
+        limit.cancel()
 
 
 @pytest.mark.parametrize("files", [[], ["-"]])
@@ -83,6 +87,7 @@ def test_json_lines_are_read_as_they_come(feed, files):
     for text in ("old castles", "green hills"):
         feed.write(f'{{"text": "{text}"}}\n'.encode())
         assert next(texts).text == text
+        assert not feed.closed
     feed.close()
     assert list(texts) == []
 
@@ -91,3 +96,4 @@ def test_binary_content_is_refused_before_the_input_ends(feed):
     feed.write(b"old\xff castles\n")
     with pytest.raises(InputError, match="standard input: not readable"):
         next(read_texts([]))
+    assert not feed.closed
