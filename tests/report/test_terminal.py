@@ -34,6 +34,8 @@ def test_worked_example():
         "   2  0.0001235  lakes and\n"
         "   3  -1         castles\n"
     )
+    touching = terminal.marked_text(document("ab"), [phrase("ab", 1, (0, 1), (1, 2))], styles=False)
+    assert "[a][b]\n" in touching
     assert terminal.phrase_lines(document(text), phrases) == "old castles\nlakes and\ncastles\n"
 
 
