@@ -19,7 +19,7 @@ from minibert.config import head_name
 from minibert.data.batches import chunks
 from minibert.data.corpus import document_file, read_documents
 from minibert.data.documents import OUTSIDE, Document, share_in_text, word_labels
-from minibert.data.texts import read_texts
+from minibert.data.texts import STANDARD_INPUT, read_texts, reads_standard_input
 from minibert.errors import check, check_fields
 from minibert.evaluation import intervals
 from minibert.files import atomic_path, write_json, write_text
@@ -27,7 +27,7 @@ from minibert.keyphrases import comparison
 from minibert.keyphrases.choice import choose_heads, f1_of_all, full_name
 from minibert.keyphrases.ranker import Ranker, RankSettings
 from minibert.phrases.scores import distinct
-from minibert.report import page, records, tables
+from minibert.report import page, records, tables, terminal
 from minibert.runtime import cli, distributed
 from minibert.runtime.folder import only_writer
 from minibert.search import tuning
@@ -42,15 +42,18 @@ class Extract(RankSettings):
 
     files: cli.Positional[tuple[Path, ...]] = ()
     """JSON lines with id and text, recognised by the first line, or plain texts, one a file. By
-    default JSON lines from standard input."""
+    default, and for the name -, standard input."""
 
     out: Path | None = None
-    """File to write; by default standard output."""
+    """File to write; by default standard output. A terminal shows keyphrases marked in the text."""
 
     format: records.Layout = "keyphrases"
     """keyphrases: with score and every occurrence (characters); weights: of every word; vectors:
     impacts of terms, for an inverted index (Anserini); graph: words and links, as node-link
     data."""
+
+    plain: bool = False
+    """keyphrases: phrases alone, one a line, best first, and a blank line between texts."""
 
     top: int | None = 10
     """Most keyphrases of a text."""
@@ -73,6 +76,10 @@ class Extract(RankSettings):
         check(self.strongest >= 1, "--strongest must be at least 1")
         has_page = self.html and self.format == "graph"
         check(not has_page, "--html shows weights and keyphrases; leave out --format graph")
+        fits = not self.plain or self.format == "keyphrases"
+        check(fits, f"--plain prints keyphrases; leave out --format {self.format}")
+        once = self.files.count(STANDARD_INPUT) <= 1
+        check(once, "- is standard input, which is read once: name it once")
 
 
 @dataclass(frozen=True)
@@ -163,51 +170,81 @@ def extract(settings: Extract) -> None:
     if settings.html:
         cli.require("report")
     is_writer = distributed.join()
-    check(
-        distributed.size() == 1 or settings.files,
-        "several processes cannot share standard input: name files",
-    )
+    if reads_standard_input(settings.files):
+        check_standard_input()
     ranker = Ranker(settings)
     skipped: list[str] | None = [] if settings.skip_errors else None
     page_rows: list[records.PageRow] = []
-    count = without = 0
+    without: list[str] = []  # ids of texts without a phrase
+    count = 0
+
+    write_phrases = phrase_writer(settings)
+    separator = "" if write_phrases is records.keyphrases_line else "\n"
+    compute = partial(
+        records.make_lines,
+        ranker=ranker,
+        layout=settings.format,
+        strongest=settings.strongest,
+        mixing=settings.mixing,
+        has_page=bool(settings.html),
+        write_phrases=write_phrases,
+    )
 
     with ExitStack() as stack:
         out = stack.enter_context(open_output(settings.out if is_writer else None))
-        bar = stack.enter_context(tqdm(desc="texts", unit="text", disable=not is_writer or None))
-        compute = partial(
-            records.make_lines,
-            ranker=ranker,
-            layout=settings.format,
-            strongest=settings.strongest,
-            mixing=settings.mixing,
-            has_page=bool(settings.html),
-        )
+        has_bar = is_writer and not out.isatty()  # it would be in the middle of the lines
+        bar = tqdm(desc="texts", unit="text", disable=None if has_bar else True)
+        stack.enter_context(bar)
 
         # Each process computes some of the chunks; all of them get every result, in order.
         parts = chunks(read_texts(settings.files, skipped))
         for lines, rows in distributed.map_in_order(compute, parts):
-            for line in lines if is_writer else ():
-                print(line, file=out)
+            if is_writer:
+                after_first = separator if count else ""
+                print(after_first + separator.join(lines), end="", file=out, flush=True)
             page_rows += rows[: PAGE - len(page_rows)]
-            without += sum(not phrases for _, _, phrases in rows)
+            without += [document.id for document, _, phrases in rows if not phrases]
             bar.update(len(lines))
             count += len(lines)
 
+    if is_writer and settings.html:
+        write_page(settings.html, page_rows, count)
     if is_writer:
-        if settings.html:
-            write_page(settings.html, page_rows, count)
-        if without and settings.format == "keyphrases":
-            print(f"{without} of {count} texts have no candidate for a keyphrase", file=sys.stderr)
-        if skipped:
-            print(f"{len(skipped)} lines skipped; the first: {skipped[0]}", file=sys.stderr)
+        warn(without if settings.format == "keyphrases" else [], count, skipped or [])
+
+
+def warn(without: Sequence[str], count: int, skipped: Sequence[str]) -> None:
+    """Name the texts without a candidate, by id, and the lines that are skipped, by message."""
+    if without:
+        message = f"{len(without)} of {count} texts have no candidate for a keyphrase"
+        print(f"{message}; the first: {without[0]!r}", file=sys.stderr)
+    if skipped:
+        print(f"{len(skipped)} lines skipped; the first: {skipped[0]}", file=sys.stderr)
+
+
+def check_standard_input() -> None:
+    """Refuse to share it between processes. Tell a user at a terminal that it is read."""
+    one_process = distributed.size() == 1
+    check(one_process, "several processes cannot share standard input: name files")
+    if sys.stdin and sys.stdin.isatty():
+        print("reading the text from the terminal; end it with Ctrl-D", file=sys.stderr)
+
+
+def phrase_writer(settings: Extract) -> records.WritePhrases:
+    """Keyphrases for a shell, for a reader at a terminal, or as JSON lines."""
+    if settings.plain:
+        return terminal.phrase_lines
+    if settings.format == "keyphrases" and not settings.out and sys.stdout.isatty():
+        return partial(terminal.marked_text, styles=terminal.shows_styles())
+    return records.keyphrases_line
 
 
 @contextmanager
 def open_output(path: Path | None) -> Iterator[TextIO]:
     """A file that is complete or not there, or standard output."""
     if path is None:
-        cli.encode_output(encoding="utf-8")  # of JSON, whatever the terminal shows
+        if not sys.stdout.isatty():  # a terminal shows the characters that it has
+            cli.encode_output(encoding="utf-8")
         yield sys.stdout
     else:
         with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:

@@ -1,7 +1,7 @@
 """What rank.py extract writes of each document: a JSON line, and a row of the page."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from scipy.sparse import csc_array
@@ -15,6 +15,10 @@ from minibert.search.bm25 import impacts, whole_vector
 
 Layout = Literal["keyphrases", "weights", "vectors", "graph"]
 PageRow = tuple[Document, Array, list[Keyphrase]]  # word weights (words,), ranked phrases
+WritePhrases = Callable[[Document, Sequence[Keyphrase]], str]
+
+# A terminal may obey these, and json.dumps does not escape them.
+CONTROLS = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
 
 
 def make_lines(
@@ -24,11 +28,12 @@ def make_lines(
     strongest: int,
     mixing: float,
     has_page: bool,
+    write_phrases: WritePhrases,
 ) -> tuple[list[str], list[PageRow]]:
     """A JSON line and a row of the page for each document; no rows with the layout "graph".
 
     `strongest`: links from each word in a graph. `mixing`: see `impacts`. `has_page`: the rows need
-    phrases whatever the layout.
+    phrases whatever the layout. `write_phrases`: `keyphrases_line`, or another for "keyphrases".
     """
     if layout == "graph":
         graphs = [
@@ -44,8 +49,8 @@ def make_lines(
         rows.append((document, weights, phrases))
 
     if layout == "keyphrases":
-        lines = [keyphrases_record(document, phrases) for document, _, phrases in rows]
-    elif layout == "vectors":
+        return [write_phrases(document, phrases) for document, _, phrases in rows], rows
+    if layout == "vectors":
         lines = [whole_vector(d, impacts(d, weights, mixing)) for d, weights, _ in rows]
     else:
         lines = [weights_record(document, weights) for document, weights, _ in rows]
@@ -53,12 +58,12 @@ def make_lines(
 
 
 def _to_line(record: dict[str, Any]) -> str:
-    return json.dumps(record, ensure_ascii=False)
+    return json.dumps(record, ensure_ascii=False).translate(CONTROLS) + "\n"
 
 
-def keyphrases_record(document: Document, phrases: Sequence[Keyphrase]) -> dict[str, Any]:
+def keyphrases_line(document: Document, phrases: Sequence[Keyphrase]) -> str:
     """Ranked keyphrases, each with its score and every occurrence."""
-    return {"id": document.id, "keyphrases": [phrase._asdict() for phrase in phrases]}
+    return _to_line({"id": document.id, "keyphrases": [phrase._asdict() for phrase in phrases]})
 
 
 def weights_record(document: Document, weights: Array) -> dict[str, Any]:

@@ -1,8 +1,12 @@
 """rank.py as a user runs it: every subcommand, every format, rejected input."""
 
+import gzip
 import io
 import json
 import os
+import pty
+import re
+import select
 import shutil
 import subprocess
 import sys
@@ -25,7 +29,6 @@ from minibert.data import batches
 from minibert.data.batches import make_windows
 from minibert.data.corpus import SAMPLE, parse_document, read_documents
 from minibert.data.documents import OUTSIDE, word_labels
-from minibert.data.texts import read_texts
 from minibert.heads.links import strongest_links
 from minibert.keyphrases import comparison, ranker
 from minibert.keyphrases.baselines import textrank
@@ -95,15 +98,6 @@ def test_json_lines_and_plain_texts_from_pipes(model, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\n", b"{{Infobox}}", b"{\\rtf1 x}", b"[1] Old castles", b"{a} old", b"[x"]
-)
-def test_plain_texts_are_not_read_as_json(tmp_path, content):
-    (tmp_path / "x.txt").write_bytes(content)
-    (document,) = read_texts([tmp_path / "x.txt"])
-    assert (document.id, document.text) == ("x.txt", content.decode())
-
-
-@pytest.mark.parametrize(
     ("content", "why"),
     [
         (b'{\n "id": 1,\n "text": "x"}', "x.txt:1: not JSON"),
@@ -120,13 +114,69 @@ def test_other_json_and_encodings_are_rejected(model, tmp_path, capsys, content,
     assert why in capsys.readouterr().err.strip().splitlines()[-1]
 
 
-def test_top_and_standard_input(model, capsys, monkeypatch):
-    text = b'{"id": 7, "text": "old castles, green hills and deep lakes"}\n'
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
-    assert rank.main(["extract", *model, "--top", "2"]) == 0
+@pytest.fixture
+def give(monkeypatch):
+    """A function that gives bytes to standard input."""
+
+    def give_bytes(content: bytes) -> None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+    return give_bytes
+
+
+@pytest.mark.parametrize("files", [[], ["-"]])
+def test_top_and_standard_input(model, capsys, give, files):
+    give(b'{"id": 7, "text": "old castles, green hills and deep lakes"}\n')
+    assert rank.main(["extract", *files, *model, "--top", "2"]) == 0
     (line,) = printed_lines(capsys)
     assert line["id"] == "7"
     assert len(line["keyphrases"]) == 2
+
+
+def test_plain_text_from_standard_input_is_one_document(model, texts, capsys, give):
+    """The same phrases as of the file; and - in its place among files."""
+    _, plain = texts
+    assert rank.main(["extract", *texts, *model]) == 0
+    *_, expected = printed_lines(capsys)
+    content = Path(plain).read_bytes()
+    give(content)
+    assert rank.main(["extract", *model]) == 0
+    (line,) = printed_lines(capsys)
+    assert line == expected | {"id": "-"}
+    give(content)
+    assert rank.main(["extract", plain, "-", texts[0], *model]) == 0
+    assert [line["id"] for line in printed_lines(capsys)] == ["plain.txt", "-", "a", "3"]
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "standard input is empty: give text to it, or name files"),
+        (b"\xef\xbb\xbf \r\n\n", "standard input is empty"),
+        (b"Old castles\0green hills", "standard input: not text, as it contains NUL bytes"),
+        (b"\x89PNG\r\n\x1a\n", "standard input: not readable as UTF-8 text"),
+        (b"Old castles\n\xff", "standard input: not readable as UTF-8 text"),
+        (b"%PDF-1.7\nold castles", "standard input: a PDF file: convert it to text first"),
+        (gzip.compress(b"old castles"), "standard input: compressed by gzip"),
+        ("Old castles".encode("utf-16"), "standard input: in UTF-16"),
+        (b'{"id": 1, "te', "standard input:1: not JSON"),
+        (b'\n{"text": "x"}\n{"text": 3}', "standard input:3: text must be str"),
+    ],
+)
+@pytest.mark.parametrize("options", [[], ["--plain"], ["-"]])
+def test_wrong_standard_input_leaves_the_output(
+    model, tmp_path, capsys, give, content, why, options
+):
+    out = tmp_path / "out.jsonl"
+    out.write_text("before")
+    give(content)
+    assert rank.main(["extract", *options, *model, "--out", str(out)]) == 2
+    printed, error = capsys.readouterr()
+    assert error.strip().splitlines()[-1].startswith(f"error: {why}")
+    assert printed == ""
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir() if path.is_file()] == [
+        ("out.jsonl", "before")
+    ]
 
 
 def test_closed_standard_input_is_reported(model, capsys, monkeypatch):
@@ -134,6 +184,126 @@ def test_closed_standard_input_is_reported(model, capsys, monkeypatch):
     assert rank.main(["extract", *model]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: standard input is closed")
+
+
+@pytest.mark.parametrize("files", [[], ["-"], ["x.txt", "-"]])
+def test_processes_do_not_share_standard_input(model, capsys, monkeypatch, files):
+    monkeypatch.setattr("minibert.runtime.distributed.size", lambda: 2)
+    assert rank.main(["extract", *files, *model]) == 2
+    assert "several processes cannot share standard input: name files" in capsys.readouterr().err
+
+
+def test_first_line_is_written_before_the_input_ends(model, monkeypatch):
+    """A pipe in and a pipe out, and one text computed at a time."""
+    monkeypatch.setattr(batches, "CHUNK", 1)
+    (source, feed), (result, sink) = os.pipe(), os.pipe()
+    with open(source) as given, open(sink, "w") as written, open(result) as lines:
+        monkeypatch.setattr(sys, "stdin", given)
+        monkeypatch.setattr(sys, "stdout", written)
+        script = threading.Thread(target=rank.main, args=[["extract", *model]])
+        script.start()
+        os.write(feed, b'{"id": "a", "text": "old castles"}\n{"id": "b", "text": "green hills"}\n')
+        ready, _, _ = select.select([lines], [], [], 60)  # seconds at most
+        os.close(feed)
+        script.join()
+        written.close()
+        assert ready
+        assert [json.loads(line)["id"] for line in lines] == ["a", "b"]
+
+
+def test_plain_prints_phrases_alone(model, texts, tmp_path, capsys):
+    """Best first, one a line though the text breaks it, and a blank line between texts."""
+    broken = tmp_path / "broken.txt"
+    beginning = "The old houses of the town and all of the new ones have a heat"
+    broken.write_text(f"{beginning}\npu\x1bmp, and green hills are all around them. ")
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text('{"text": "of the"}\n' * 2)
+    files = [str(empty), *texts, str(broken)]
+    assert rank.main(["extract", *files, *model]) == 0
+    lists = [[p["text"] for p in line["keyphrases"]] for line in printed_lines(capsys)]
+    shown = [[" ".join(phrase.split()) for phrase in phrases] for phrases in lists]
+    assert "heat\npu\x1bmp" in lists[-1]
+    shown[-1] = [phrase.replace("\x1b", "\ufffd") for phrase in shown[-1]]
+    expected = "\n".join("".join(f"{phrase}\n" for phrase in phrases) for phrases in shown)
+    assert rank.main(["extract", "--plain", *files, *model]) == 0
+    out, err = capsys.readouterr()
+    assert out == expected
+    assert out.startswith("\n\n")  # two texts without a phrase
+    assert err.count("2 of 6 texts have no candidate for a keyphrase; the first: '1'\n") == 1
+    path = tmp_path / "phrases.txt"
+    assert rank.main(["extract", "--plain", *files, *model, "--out", str(path)]) == 0
+    assert path.read_text() == expected
+
+
+@pytest.fixture
+def terminal():
+    """The two ends of a terminal: the one that a person sees, and the one of the script."""
+    person, script = pty.openpty()
+    yield person, script
+    os.close(person)
+    os.close(script)
+
+
+def read_terminal(person: int) -> str:
+    """What it shows now. The terminal writes \r\n for \n."""
+    shown = b""
+    while select.select([person], [], [], 0)[0]:
+        shown += os.read(person, 4096)
+    return shown.decode().replace("\r\n", "\n")
+
+
+def test_terminal_shows_the_text_with_its_phrases_marked(model, tmp_path, monkeypatch, terminal):
+    """Every mark is an occurrence in the JSON line; other formats and --out stay as they are, and
+    no progress bar comes between the lines."""
+    person, script = terminal
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    path, out = tmp_path / "x.txt", tmp_path / "out.jsonl"
+    text = "Heat pu\x9bmps for \x1b[2Jold houses,\n\tand heat pu\x9bmps for new ones"
+    visible = text.replace("\x1b", "\ufffd").replace("\x9b", "\ufffd")
+    path.write_text(text + "\n")
+    with monkeypatch.context() as patch, open(script, "w", closefd=False) as screen:
+        patch.setattr(sys, "stdout", screen)
+        patch.setattr(sys, "stderr", screen)
+        assert rank.main(["extract", str(path), *model]) == 0
+        shown = read_terminal(person)
+        assert rank.main(["extract", str(path), *model, "--plain"]) == 0
+        plain = read_terminal(person)
+        assert rank.main(["extract", str(path), str(path), *model, "--format", "weights"]) == 0
+        weights = read_terminal(person)
+        assert rank.main(["extract", str(path), *model, "--out", str(out)]) == 0
+    for line in weights.splitlines():
+        assert json.loads(line)["words"][1]["text"] == "pu\x9bmps"
+    assert "\x9b" not in weights
+
+    phrases = json.loads(out.read_text())["keyphrases"]
+    assert plain.splitlines() == [visible[slice(*phrase["spans"][0])] for phrase in phrases]
+    title, body = shown.split("\n", 1)
+    assert title == "==> x.txt <=="
+    marked, ranked = body.split("\n\n")
+    spans = sorted(tuple(span) for phrase in phrases for span in phrase["spans"])
+    parts = re.split("\x1b\\[1;4m(.*?)\x1b\\[0m", marked, flags=re.S)
+    assert "".join(parts) == visible
+    assert parts[1::2] == [visible[slice(*span)] for span in spans]
+    rows = [line.split(maxsplit=2) for line in ranked.splitlines()]
+    assert [(int(number), name) for number, _, name in rows] == list(
+        enumerate(plain.splitlines(), 1)
+    )
+    assert [float(score) for _, score, _ in rows] == pytest.approx(
+        [phrase["score"] for phrase in phrases], rel=1e-3
+    )
+
+
+def test_text_is_typed_at_a_terminal(model, capsys, monkeypatch, terminal):
+    person, script = terminal
+    os.write(person, b"Old castles\n\x04")  # Ctrl-D
+    with open(script, closefd=False) as keyboard:
+        monkeypatch.setattr(sys, "stdin", keyboard)
+        assert rank.main(["extract", "--plain", *model]) == 0
+    assert capsys.readouterr() == (
+        "Old castles\n",
+        "reading the text from the terminal; end it with Ctrl-D\n",
+    )
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-16"])
@@ -156,7 +326,7 @@ def test_texts_without_candidates_are_counted(model, tmp_path, capsys):
     out, err = capsys.readouterr()
     lists = [json.loads(line)["keyphrases"] for line in out.splitlines()]
     assert [len(phrases) for phrases in lists] == [0, 2, 0, 1]
-    assert err.count("2 of 4 texts have no candidate for a keyphrase\n") == 1
+    assert err.count("2 of 4 texts have no candidate for a keyphrase; the first: '1'\n") == 1
     path.write_text('{"text": "green hills"}\n')
     assert rank.main(["extract", str(path), *model]) == 0
     assert "no candidate" not in capsys.readouterr().err
@@ -281,6 +451,8 @@ def test_hub_timeout_is_one_line(texts, subcommand, capsys, monkeypatch):
         (["extract", "--mixing", "1.5"], "--mixing"),
         (["extract", "--strongest", "0"], "--strongest"),
         (["extract", "--format", "graph", "--html", "x.html"], "--html"),
+        (["extract", "--plain", "--format", "graph"], "leave out --format graph"),
+        (["extract", "-", "x.txt", "-"], "name it once"),
         (["fit", "x.jsonl", "--most", "0"], "--most"),
         (["fit", "x.jsonl", "--candidates", "tagger"], "without a tagger"),
         (["fit", "x.jsonl", "--diversity", "0.5"], "--diversity"),
