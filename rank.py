@@ -19,6 +19,7 @@ from minibert.config import head_name
 from minibert.data.batches import chunks
 from minibert.data.corpus import document_file, read_documents
 from minibert.data.documents import OUTSIDE, Document, share_in_text, word_labels
+from minibert.data.languages import ForeignTexts, in_language
 from minibert.data.texts import read_texts
 from minibert.errors import check, check_fields
 from minibert.evaluation import intervals
@@ -131,6 +132,12 @@ class Search:
     damping: float = RankSettings.damping
     """PageRank: the probability of following a link."""
 
+    language: str = RankSettings.language
+    """As for extract."""
+
+    stop_words: Path | None = None
+    """As for extract."""
+
     out: Path | None = None
     """File for the scores as JSON."""
 
@@ -185,7 +192,8 @@ def extract(settings: Extract) -> None:
         )
 
         # Each process computes some of the chunks; all of them get every result, in order.
-        parts = chunks(read_texts(settings.files, skipped))
+        foreign = ForeignTexts(ranker.language)
+        parts = chunks(foreign.watch(read_texts(settings.files, skipped)))
         for lines, rows in distributed.map_in_order(compute, parts):
             for line in lines if is_writer else ():
                 print(line, file=out)
@@ -195,12 +203,18 @@ def extract(settings: Extract) -> None:
             count += len(lines)
 
     if is_writer:
+        warn_of_language(foreign)
         if settings.html:
             write_page(settings.html, page_rows, count)
         if without and settings.format == "keyphrases":
             print(f"{without} of {count} texts have no candidate for a keyphrase", file=sys.stderr)
         if skipped:
             print(f"{len(skipped)} lines skipped; the first: {skipped[0]}", file=sys.stderr)
+
+
+def warn_of_language(foreign: ForeignTexts) -> None:
+    if message := foreign.warning():
+        print(f"warning: {message}", file=sys.stderr)
 
 
 @contextmanager
@@ -225,7 +239,7 @@ def write_page(path: Path, rows: Sequence[records.PageRow], count: int) -> None:
 
 def fit(settings: Fit) -> None:
     ranker = Ranker(settings)
-    documents = read_labelled(settings, settings.data)
+    documents = read_labelled(ranker, settings.data)
     tasks = list(comparison.choice_tasks(ranker, with_progress(documents)))
     steps = choose_heads(tasks, settings.most)
     names = [comparison.head_names(ranker)[step.head] for step in steps]
@@ -249,16 +263,19 @@ def fit(settings: Fit) -> None:
     print(f"The choice is in {settings.out}; use it with --heads {settings.out}")
 
 
-def read_labelled(settings: RankSettings, path: Path) -> list[Document]:
-    """Documents with keyphrases; for noun phrases with the words and tags of NAME.pos.jsonl. Prints
-    how many are left out, and the share of the keyphrases that the texts contain."""
-    all_documents = read_documents(path)
-    documents = [document for document in all_documents if distinct(document.keyphrases or ())]
+def read_labelled(ranker: Ranker, path: Path) -> list[Document]:
+    """Documents with keyphrases in the ranker's language; for noun phrases with the words and tags
+    of NAME.pos.jsonl. Prints how many are left out, and the share of the keyphrases that the texts
+    contain."""
+    foreign = ForeignTexts(ranker.language)
+    all_documents = list(foreign.watch(read_documents(path)))
+    warn_of_language(foreign)
+    documents = [d for d in all_documents if distinct(d.keyphrases or (), d.language)]
     check(documents, f"{path}: no document has keyphrases")
 
-    if settings.candidates == "nouns":
+    if ranker.settings.candidates == "nouns":
         tags = document_file(path).with_suffix(".pos.jsonl")
-        tagged = {document.id: document for document in read_documents(tags)}
+        tagged = {d.id: in_language(d, ranker.language) for d in read_documents(tags)}
         for document in documents:
             check(document.id in tagged, f"{tags}: no document {document.id!r}")
         documents = [tagged[d.id]._replace(keyphrases=d.keyphrases) for d in documents]
@@ -279,13 +296,13 @@ def with_progress(documents: Sequence[Document]) -> Iterator[Document]:
 
 def evaluate(settings: Evaluate) -> None:
     ranker = Ranker(settings)
-    documents = read_labelled(settings, settings.data)
+    documents = read_labelled(ranker, settings.data)
     labels = {label for document in documents for label in word_labels(document, "io")}
     check(labels - {OUTSIDE}, f"{settings.data}: no keyphrase occurs in its text: nothing to find")
 
     best_head = None
     if settings.dev:
-        dev = read_labelled(settings, settings.dev)
+        dev = read_labelled(ranker, settings.dev)
         on_dev = comparison.f1_by_head(ranker, with_progress(dev))
         best_head = max(on_dev, key=on_dev.__getitem__)
     values, alone = comparison.compare(ranker, with_progress(documents), best_head)
@@ -316,9 +333,20 @@ def names_of_heads(ranker: Ranker) -> dict[str, float]:
 
 def search(settings: Search) -> None:
     cli.require("search")
-    ranking = RankSettings(model=settings.model, heads=settings.heads, damping=settings.damping)
+    ranking = RankSettings(
+        model=settings.model,
+        heads=settings.heads,
+        damping=settings.damping,
+        language=settings.language,
+        stop_words=settings.stop_words,
+    )
     ranker = Ranker(ranking)
     collection = read_collection(*collection_files(settings.data))
+    foreign = ForeignTexts(ranker.language)
+    documents = list(foreign.watch(collection.documents))
+    queries = [in_language(query, ranker.language) for query in collection.queries]
+    collection = collection._replace(documents=documents, queries=queries)
+    warn_of_language(foreign)
     ways = tuning.search_weights(ranker, collection, with_progress(collection.documents))
     outcomes = tuning.tune(collection, tqdm(ways.items(), desc="tune", disable=None))
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import textwrap
+from functools import partial
 from itertools import pairwise
 from statistics import mean
 
@@ -16,19 +17,23 @@ from minibert import InputError
 from minibert.data.corpus import SAMPLE, parse_document, read_documents
 from minibert.data.documents import Document, is_stop_word
 from minibert.keyphrases.ranking import Keyphrase, rank_phrases
+from minibert.phrases import candidates, scores
 from minibert.phrases.candidates import (
     Candidate,
     content_runs,
     group,
     listed_runs,
     noun_runs,
-    stem,
-    stems,
     tagged_runs,
     unbroken_runs,
 )
-from minibert.phrases.scores import distinct, phrase_counts, phrase_measures, present
+from minibert.phrases.scores import phrase_counts, phrase_measures, present
+from minibert.text.language import ENGLISH
 from minibert.text.words import word_spans
+
+stem = partial(candidates.stem, language=ENGLISH)
+stems = partial(candidates.stems, language=ENGLISH)
+distinct = partial(scores.distinct, language=ENGLISH)
 
 
 def doc(text, keyphrases=None):
