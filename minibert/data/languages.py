@@ -6,11 +6,12 @@ from functools import cache
 
 from minibert.data.documents import Document
 from minibert.errors import InputError
-from minibert.text.language import NAMES, Language, read_language
+from minibert.text.language import ENGLISH, NAMES, Language, read_language
 
-# English text of at least MIN_WORDS words has a share of stop words from 0.22 to 0.67 (645
-# documents of four collections); French text, judged as English, 0.05 at most (100 documents).
-MIN_SHARE = 0.15
+# Of the words of English texts with at least MIN_WORDS words, 22 to 67 % are stop words (641
+# documents of four collections); of French texts, judged as English, 5 % at most (100 documents),
+# and of Portuguese ones up to 25 %: "a", "as", "do" and "no" are words of both.
+LOW_SHARE, DOUBTFUL_SHARE = 0.15, 0.3
 MIN_WORDS = 20
 
 
@@ -55,39 +56,50 @@ class ForeignTexts:
 
         guess, texts = Counter(self.guesses).most_common(1)[0]
         if not guess:
-            return f"{message}. Choose their language with --language"
-        subject = "it is" if self.count == 1 else "they are" if texts > 1 else "one is"
+            owner = "its" if self.count == 1 else "their"
+            return f"{message}. Choose {owner} language with --language"
+        subject = "they are" if texts > 1 else "it is"
         return f"{message}. If {subject} {NAMES[guess]}, use --language {guess}"
 
 
 def foreign_language(document: Document) -> str | None:
     """The code of the language that a document looks like, if it is not the document's own: "" if
-    it cannot be guessed. None if the document looks like its own language, or is short."""
+    it cannot be guessed. None if the document looks like its own language, or is short, or if the
+    stop words are the user's.
+
+    A document looks like another language if few of its words are stop words of its own, and twice
+    as many of the other.
+    """
+    if not document.language.is_listed:
+        return None
     forms = [form for form in document.forms() if any(map(str.isalpha, form))]
-    stop_words = sum(map(document.language.is_stop_word, forms))
-    if len(forms) < MIN_WORDS or stop_words >= MIN_SHARE * len(forms):
+    matches = sum(map(document.language.is_stop_word, forms))
+    if len(forms) < MIN_WORDS or matches >= DOUBTFUL_SHARE * len(forms):
         return None
 
-    counts: Counter[str] = Counter()
     languages = _languages_of_words()
-    for form in forms:
-        counts.update(languages.get(form, ()))
-    counts[document.language.code] = stop_words  # of the list in force
-    guess, most = counts.most_common(1)[0]
-    if guess == document.language.code:
-        return None if most else ""
-    return guess if most >= MIN_SHARE * len(forms) else ""
+    counts = Counter(code for form in forms for code in languages.get(form, ()))
+    del counts[document.language.code]
+    guess, most = counts.most_common(1)[0] if counts else ("", 0)
+    if most >= max(LOW_SHARE * len(forms), 2 * matches):
+        return guess
+
+    # Without a better guess, trust a list that matches better than all others: it may be short.
+    is_best = languages and matches > most
+    return None if is_best or matches >= LOW_SHARE * len(forms) else ""
 
 
 @cache
 def _languages_of_words() -> dict[str, list[str]]:
     """{stop word: the codes of its languages}; empty where the lists are not installed."""
     codes = defaultdict(list)
-    for code in NAMES:
+    for code in sorted(NAMES.keys() - {"en"}):
         try:
             language = read_language(code)
         except InputError:  # no list, or none installed
             continue
         for word in language.stop_words:
             codes[word].append(code)
+    for word in ENGLISH.stop_words if codes else ():
+        codes[word].append("en")
     return codes

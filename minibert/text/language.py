@@ -50,6 +50,9 @@ class Language:
     stemmer: str | None
     """Name of a Snowball algorithm; without one a word is its stem."""
 
+    is_listed: bool = True
+    """False for stop words of the user."""
+
     def is_stop_word(self, form: str) -> bool:
         if form in self.stop_words:
             return True
@@ -89,26 +92,22 @@ def read_language(code: str, stop_words: str | Path | None = None) -> Language:
     """
     known = ", ".join(sorted(NAMES))
     check(code in NAMES, f"language {code!r} is unknown; the known ones are {known}")
-    if code == "en":
-        return ENGLISH if stop_words is None else _language(code, _read_words(stop_words))
-
-    words = _listed_words(code) if stop_words is None else _read_words(stop_words)
-    name = NAMES[code]
-    check(words, f"no list of stop words for {name}: give one with --stop-words FILE")
-    return _language(code, words)
+    if stop_words is not None:
+        return _language(code, _read_words(stop_words), is_listed=False)
+    return ENGLISH if code == "en" else _language(code, _listed_words(code))
 
 
-def _language(code: str, words: Iterable[str]) -> Language:
+def _language(code: str, words: Iterable[str], is_listed: bool = True) -> Language:
     import snowballstemmer  # here: `import minibert.data` does not need it
 
     name = "porter" if code == "en" else NAMES[code].lower()
     stemmer = name if name in snowballstemmer.algorithms() else None
     forms = map(normal_form, [*words, *ELIDED.get(code, "").split()])
-    return Language(code, frozenset(forms) - {""}, stemmer)
+    return Language(code, frozenset(forms) - {""}, stemmer, is_listed)
 
 
 def _listed_words(code: str) -> list[str]:
-    """The words of stopwordsiso; none for a language that it lacks."""
+    """The words of stopwordsiso. Raises InputError if it lacks the language, or is missing."""
     try:
         import stopwordsiso  # an extra
     except ImportError:
@@ -118,7 +117,9 @@ def _listed_words(code: str) -> list[str]:
         ) from None
 
     # Some entries are several words, which no word of a text equals.
-    return sorted(word for word in stopwordsiso.stopwords(code) if len(word.split()) == 1)
+    words = [word for word in stopwordsiso.stopwords(code) if len(word.split()) == 1]
+    check(words, f"no list of stop words for {NAMES[code]}: give one with --stop-words FILE")
+    return words
 
 
 def _read_words(path: str | Path) -> list[str]:
@@ -150,7 +151,7 @@ def _stemmer(name: str):
 @cache
 def _elision(code: str) -> re.Pattern[str]:
     """An elided word with its apostrophe."""
-    return re.compile(rf"(?:{'|'.join(ELIDED[code].split())})['\u2019]", re.IGNORECASE)
+    return re.compile(rf"(?:{'|'.join(ELIDED[code].split())})['\u2019]+", re.IGNORECASE)
 
 
 @lru_cache(maxsize=2**17)

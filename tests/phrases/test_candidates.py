@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from minibert import InputError
 from minibert.data.corpus import SAMPLE, parse_document, read_documents
 from minibert.data.documents import Document, is_stop_word
+from minibert.data.languages import in_language
 from minibert.keyphrases.ranking import Keyphrase, rank_phrases
 from minibert.phrases import candidates, scores
 from minibert.phrases.candidates import (
@@ -28,7 +29,7 @@ from minibert.phrases.candidates import (
     unbroken_runs,
 )
 from minibert.phrases.scores import phrase_counts, phrase_measures, present
-from minibert.text.language import ENGLISH
+from minibert.text.language import ENGLISH, read_language
 from minibert.text.words import word_spans
 
 stem = partial(candidates.stem, language=ENGLISH)
@@ -388,6 +389,38 @@ def test_every_span_has_the_stems_of_the_phrase(problem, settings):
             assert 0 <= start < end <= len(document.text)
             assert stems(document.text[start:end]) == stems(phrase.text)
     assert len({stems(phrase.text) for phrase in keyphrases}) == len(keyphrases)
+
+
+SCRIPTS = [
+    *(
+        "l'été",
+        "d\u2019œuvre",
+        "де ла",
+        "ΤΗΣ οδού",
+        "مَدرسة في",
+        "किताबें में",
+        "图书馆的",
+        "ガス",
+        "ﬁne ß",
+    ),
+    *("שָׁלוֹם", "👩\u200d🔬", "of", "İş", "\u202b"),
+]
+
+
+@given(
+    st.lists(st.sampled_from([*SCRIPTS, *" \n.,-'"]), max_size=30).map("".join),
+    st.sampled_from(["en", "fr", "ru", "el", "ar", "hi", "zh"]),
+)
+def test_spans_are_exact_in_every_script(text, code):
+    document = in_language(doc(text), read_language(code))
+    runs = content_runs(document, 3)
+    phrases = rank_phrases(document, group(document, runs), np.ones(len(document.words)))
+    for phrase in phrases:
+        assert phrase.text == text[slice(*phrase.spans[0])]
+        keys = {candidates.stems(text[start:end], document.language) for start, end in phrase.spans}
+        assert keys == {candidates.stems(phrase.text, document.language)}
+        starts, ends = zip(*document.words)
+        assert all(start in starts and end in ends for start, end in phrase.spans)
 
 
 @given(problems(texts))
