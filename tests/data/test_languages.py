@@ -97,6 +97,16 @@ def test_short_texts_are_never_foreign():
         assert foreign_language(doc(TEXTS[2].text[: words[count - 1][1]])) == guess
 
 
+@pytest.mark.parametrize(
+    ("english", "french", "guess"),
+    [(5, 10, "fr"), (5, 9, None), (6, 14, None), (2, 2, ""), (2, 1, None), (3, 3, None)],
+)
+def test_guess_needs_twice_the_words(english, french, guess):
+    """Of twenty words; "" for less than three English ones, if they are not the most."""
+    others = 20 - english - french
+    assert foreign_language(doc("she " * english + "avec " * french + "xyzzy " * others)) == guess
+
+
 def test_english_sample_is_english():
     for path in sorted(SAMPLE.glob("*.jsonl")):
         assert {foreign_language(document) for document in read_documents(path)} == {None}

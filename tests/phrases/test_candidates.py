@@ -505,6 +505,15 @@ def test_present_phrases_are_runs_of_stems():
     assert present(doc("x"), gold) == []
 
 
+def test_gold_and_ranked_phrases_have_the_stems_of_the_document():
+    text = "L'île et ses marchés"
+    document = in_language(doc(text, ["île", "Marché", "marchés"]), read_language("fr"))
+    assert scores.gold_stems(document) == [("île",), ("march",)]
+    assert present(document, scores.gold_stems(document)) == [("île",), ("march",)]
+    measures = phrase_measures([document], [["ÎLE", "marché"]], np.ones((1, 1)))
+    assert measures["F1@5"] == measures["present F1@5"] == 1
+
+
 def test_counts_by_hand():
     phrases = [distinct(["a", "b", "c", "d"]), distinct(["a"]), [], distinct(["a"])]
     gold = [distinct(["b", "d", "x"]), distinct(["a", "b"]), distinct(["a"]), []]
