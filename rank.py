@@ -19,6 +19,7 @@ from minibert.config import head_name
 from minibert.data.batches import chunks
 from minibert.data.corpus import document_file, read_documents
 from minibert.data.documents import OUTSIDE, Document, share_in_text, word_labels
+from minibert.data.languages import ForeignTexts, in_language
 from minibert.data.texts import STANDARD_INPUT, read_texts, reads_standard_input
 from minibert.errors import check, check_fields
 from minibert.evaluation import intervals
@@ -138,6 +139,12 @@ class Search:
     damping: float = RankSettings.damping
     """PageRank: the probability of following a link."""
 
+    language: str = RankSettings.language
+    """As for extract."""
+
+    stop_words: Path | None = None
+    """As for extract."""
+
     out: Path | None = None
     """File for the scores as JSON."""
 
@@ -197,7 +204,8 @@ def extract(settings: Extract) -> None:
         stack.enter_context(bar)
 
         # Each process computes some of the chunks; all of them get every result, in order.
-        parts = chunks(read_texts(settings.files, skipped))
+        foreign = ForeignTexts(ranker.language)
+        parts = chunks(foreign.watch(read_texts(settings.files, skipped)))
         for lines, rows in distributed.map_in_order(compute, parts):
             if is_writer:
                 after_first = separator if count else ""
@@ -210,6 +218,7 @@ def extract(settings: Extract) -> None:
     if is_writer and settings.html:
         write_page(settings.html, page_rows, count)
     if is_writer:
+        warn_of_language(foreign)
         warn(without if settings.format == "keyphrases" else [], count, skipped or [])
 
 
@@ -239,6 +248,11 @@ def phrase_writer(settings: Extract) -> records.WritePhrases:
     return records.keyphrases_line
 
 
+def warn_of_language(foreign: ForeignTexts) -> None:
+    if message := foreign.warning():
+        print(f"warning: {message}", file=sys.stderr)
+
+
 @contextmanager
 def open_output(path: Path | None) -> Iterator[TextIO]:
     """A file that is complete or not there, or standard output."""
@@ -262,7 +276,7 @@ def write_page(path: Path, rows: Sequence[records.PageRow], count: int) -> None:
 
 def fit(settings: Fit) -> None:
     ranker = Ranker(settings)
-    documents = read_labelled(settings, settings.data)
+    documents = read_labelled(ranker, settings.data)
     tasks = list(comparison.choice_tasks(ranker, with_progress(documents)))
     steps = choose_heads(tasks, settings.most)
     names = [comparison.head_names(ranker)[step.head] for step in steps]
@@ -286,16 +300,19 @@ def fit(settings: Fit) -> None:
     print(f"The choice is in {settings.out}; use it with --heads {settings.out}")
 
 
-def read_labelled(settings: RankSettings, path: Path) -> list[Document]:
-    """Documents with keyphrases; for noun phrases with the words and tags of NAME.pos.jsonl. Prints
-    how many are left out, and the share of the keyphrases that the texts contain."""
-    all_documents = read_documents(path)
-    documents = [document for document in all_documents if distinct(document.keyphrases or ())]
+def read_labelled(ranker: Ranker, path: Path) -> list[Document]:
+    """Documents with keyphrases in the ranker's language; for noun phrases with the words and tags
+    of NAME.pos.jsonl. Prints how many are left out, and the share of the keyphrases that the texts
+    contain."""
+    foreign = ForeignTexts(ranker.language)
+    all_documents = list(foreign.watch(read_documents(path)))
+    warn_of_language(foreign)
+    documents = [d for d in all_documents if distinct(d.keyphrases or (), d.language)]
     check(documents, f"{path}: no document has keyphrases")
 
-    if settings.candidates == "nouns":
+    if ranker.settings.candidates == "nouns":
         tags = document_file(path).with_suffix(".pos.jsonl")
-        tagged = {document.id: document for document in read_documents(tags)}
+        tagged = {d.id: in_language(d, ranker.language) for d in read_documents(tags)}
         for document in documents:
             check(document.id in tagged, f"{tags}: no document {document.id!r}")
         documents = [tagged[d.id]._replace(keyphrases=d.keyphrases) for d in documents]
@@ -316,13 +333,13 @@ def with_progress(documents: Sequence[Document]) -> Iterator[Document]:
 
 def evaluate(settings: Evaluate) -> None:
     ranker = Ranker(settings)
-    documents = read_labelled(settings, settings.data)
+    documents = read_labelled(ranker, settings.data)
     labels = {label for document in documents for label in word_labels(document, "io")}
     check(labels - {OUTSIDE}, f"{settings.data}: no keyphrase occurs in its text: nothing to find")
 
     best_head = None
     if settings.dev:
-        dev = read_labelled(settings, settings.dev)
+        dev = read_labelled(ranker, settings.dev)
         on_dev = comparison.f1_by_head(ranker, with_progress(dev))
         best_head = max(on_dev, key=on_dev.__getitem__)
     values, alone = comparison.compare(ranker, with_progress(documents), best_head)
@@ -353,9 +370,20 @@ def names_of_heads(ranker: Ranker) -> dict[str, float]:
 
 def search(settings: Search) -> None:
     cli.require("search")
-    ranking = RankSettings(model=settings.model, heads=settings.heads, damping=settings.damping)
+    ranking = RankSettings(
+        model=settings.model,
+        heads=settings.heads,
+        damping=settings.damping,
+        language=settings.language,
+        stop_words=settings.stop_words,
+    )
     ranker = Ranker(ranking)
     collection = read_collection(*collection_files(settings.data))
+    foreign = ForeignTexts(ranker.language)
+    documents = list(foreign.watch(collection.documents))
+    queries = [in_language(query, ranker.language) for query in collection.queries]
+    collection = collection._replace(documents=documents, queries=queries)
+    warn_of_language(foreign)
     ways = tuning.search_weights(ranker, collection, with_progress(collection.documents))
     outcomes = tuning.tune(collection, tqdm(ways.items(), desc="tune", disable=None))
 

@@ -2,15 +2,14 @@
 
 import re
 from collections.abc import Iterable
-from functools import cache
 from itertools import accumulate, chain
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minibert.errors import InputError
+from minibert.text.language import ENGLISH, Language
 from minibert.text.words import Span, normal_form
 
 Scheme = Literal["io", "bio", "given"]  # how keyphrases become a label per word
@@ -27,6 +26,7 @@ class Document(NamedTuple):
     keyphrases: list[str] | None = None
     spans: list[Span] | None = None  # characters of the keyphrases, if the collection gives them
     labels: list[str] | None = None  # one per word, for any other token task
+    language: Language = ENGLISH  # of the text and the keyphrases
 
     def forms(self) -> list[str]:
         """The normal form of each word; a word without letters and digits keeps its own form."""
@@ -35,13 +35,6 @@ class Document(NamedTuple):
 
 
 # Stop words -------------------------------------------------------------------------------------
-
-
-@cache
-def stop_words() -> frozenset[str]:
-    """English function words, and a few verbs that carry no topic, in normal form."""
-    text = (Path(__file__).parent / "stop_words.txt").read_text(encoding="utf-8")
-    return frozenset(normal_form(word) for word in text.split())
 
 
 def is_stop_word(document: Document) -> list[bool]:
@@ -53,7 +46,7 @@ def is_stop_word(document: Document) -> list[bool]:
     in_heading = [before or after for before, after in neighbours]
 
     return [
-        form in stop_words() and not (capitals and len(word) <= 4 and not heading)
+        document.language.is_stop_word(form) and not (capitals and len(word) <= 4 and not heading)
         for word, form, capitals, heading in zip(words, document.forms(), in_capitals, in_heading)
     ]
 
@@ -88,7 +81,7 @@ def find_phrases(document: Document, phrases: Iterable[str]) -> list[list[tuple[
         ends = [(match.start(), match.start() + len(form)) for match in matches]
         runs = [(word_at[a], word_at[b]) for a, b in ends if a in word_at and b in word_at]
 
-        if form in stop_words():
+        if document.language.is_stop_word(form):
             runs = [run for run in runs if _has_same_case(document, run, phrase)]
         runs_of_phrases.append(runs)
     return runs_of_phrases

@@ -22,12 +22,13 @@ class WordIdf:
         for document in documents:
             # A stop word is recognised in its sentence: IT is not "it".
             forms = zip(document.forms(), is_stop_word(document))
-            self.document_counts.update({stem(form) for form, is_stop in forms if not is_stop})
+            stems = {stem(form, document.language) for form, is_stop in forms if not is_stop}
+            self.document_counts.update(stems)
             self.size += 1
 
     def of(self, document: Document) -> Array:
         """(words,) ln((N + 1) / (n + 1)), where n of N documents contain the word."""
-        counts = (self.document_counts[stem(form)] for form in document.forms())
+        counts = (self.document_counts[stem(form, document.language)] for form in document.forms())
         return np.array([log((self.size + 1) / (n + 1)) for n in counts])
 
 
@@ -37,7 +38,7 @@ def textrank(document: Document, reach: int = 2) -> Array:
     forms = document.forms()
     content = np.flatnonzero(is_content_word(document)).tolist()
     numbers: dict[str, int] = {}
-    nodes = [numbers.setdefault(stem(forms[i]), len(numbers)) for i in content]
+    nodes = [numbers.setdefault(stem(forms[i], document.language), len(numbers)) for i in content]
 
     pairs = set()
     for i, (place, node) in enumerate(zip(content, nodes)):

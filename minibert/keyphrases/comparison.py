@@ -83,7 +83,7 @@ def f1_of_each_head(ranker: Ranker, example: Example) -> Array:
     """(heads,) F1@10 of every head alone, ranked as the ways of `weighings` are."""
     top = min(10, ranker.settings.top or 10)
     ranked = [
-        distinct(phrase.text for phrase in example.rank(ranker, weights, top))
+        distinct((p.text for p in example.rank(ranker, weights, top)), example.document.language)
         for weights in example.by_head.T
     ]
     gold = [gold_stems(example.document)] * len(ranked)

@@ -1,5 +1,6 @@
 """Weight every word of a text by the attention of some heads, and rank its keyphrases."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from scipy.special import expit
 from minibert.data.batches import Split, Window, chunks, make_windows
 from minibert.data.corpus import read_documents
 from minibert.data.documents import OUTSIDE, Document, is_content_word
+from minibert.data.languages import ForeignTexts, in_language
 from minibert.data.texts import read_phrases
 from minibert.errors import InputError, check, check_fields
 from minibert.evaluation.metrics import Array
@@ -32,6 +34,7 @@ from minibert.phrases.candidates import (
     tagged_runs,
     unbroken_runs,
 )
+from minibert.text.language import read_language
 from minibert.text.tokenizer import Tokenizer
 from minibert.text.words import word_spans
 from minibert.weights import load_pretrained
@@ -84,6 +87,13 @@ class RankSettings:
     top: int | None = None
     """Most phrases of a document; by default all of them, as scores need them."""
 
+    language: str = "en"
+    """Code (ISO 639-1) of the language of the texts: its stop words and stems. Others than en need
+    the extra `languages`."""
+
+    stop_words: Path | None = None
+    """Your own stop words, separated by white space, instead of the language's."""
+
     def __post_init__(self) -> None:
         check_fields(self)
         check(0 <= self.damping < 1, "--damping must be in [0, 1)")
@@ -109,6 +119,7 @@ class Ranker:
 
     def __init__(self, settings: RankSettings):
         self.settings = settings
+        self.language = read_language(settings.language, settings.stop_words)
         folder = find_model(settings.model)
         model = load_pretrained(folder)
         self.bert: Bert = model.bert if isinstance(model, BertForTokenClassification) else model
@@ -123,7 +134,9 @@ class Ranker:
         check(present, f"{settings.model}: has none of the heads {source}")
 
         self.phrases = read_phrases(settings.phrases) if settings.phrases else None
-        self.idf = WordIdf(read_documents(settings.idf)) if settings.idf else None
+        corpus = read_documents(settings.idf) if settings.idf else []
+        corpus = [in_language(document, self.language) for document in corpus]
+        self.idf = WordIdf(corpus) if corpus else None
 
         self.tagger: BertForTokenClassification | None = None  # where the settings ask for one
         if "tagger" in (settings.weights, settings.candidates):
@@ -232,7 +245,8 @@ class Ranker:
 
 def extract_keyphrases(docs: str | Iterable[str], **settings: Any) -> list[list[Keyphrase]]:
     """The keyphrases of one text, or of each of several: their score, and every occurrence
-    (characters, end exclusive). `settings`: fields of `RankSettings`.
+    (characters, end exclusive). `settings`: fields of `RankSettings`. Warns where the texts do not
+    look like the language of the settings.
 
     Each call loads the model: pass many texts at once, or keep a `Ranker`. Raises InputError if one
     of the texts is no string.
@@ -244,8 +258,13 @@ def extract_keyphrases(docs: str | Iterable[str], **settings: Any) -> list[list[
 
     ranker = Ranker(RankSettings(**settings))
     documents = (Document(str(i), text, word_spans(text)) for i, text in enumerate(texts))
-    return [
+    foreign = ForeignTexts(ranker.language)
+    keyphrases = [
         ranker.keyphrases(document, weights, runs)
-        for part in chunks(documents)
+        for part in chunks(foreign.watch(documents))
         for document, (weights, runs) in zip(part, ranker.analyse(part))
     ]
+
+    if message := foreign.warning():
+        warnings.warn(message, stacklevel=2)
+    return keyphrases

@@ -2,29 +2,26 @@
 
 Runs of words -> candidates (runs with equal stems). Runs come from the
 text alone, from part-of-speech tags, from a tagger, or from the user's own list. A run is (first
-word, last word + 1); stems are Porter's, of words in normal form.
+word, last word + 1); stems are of words in normal form, in the language of the document.
 """
 
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-import snowballstemmer
 from numpy.typing import ArrayLike
 
 from minibert.data.documents import Document, find_phrases, is_content_word, is_stop_word
 from minibert.errors import InputError
 from minibert.evaluation import metrics
-from minibert.text.words import normal_form, word_spans
+from minibert.text.language import Language
+from minibert.text.words import normal_form
 
 WordRun = tuple[int, int]  # words (first, last + 1)
 Stems = tuple[str, ...]
-
-PORTER = snowballstemmer.stemmer("porter")
 
 # Between two words of a phrase: white space without tabs, page ends and other separators, and with
 # one line break at most.
@@ -37,21 +34,20 @@ NARROW = 60  # characters; text is rarely wrapped at less, but titles are often 
 # Stems ------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=2**17)
-def stem(word: str) -> str:
-    """Porter's stem (1980) of a word in normal form: without case and punctuation."""
-    return PORTER.stemWord(normal_form(word))
+def stem(word: str, language: Language) -> str:
+    """The stem of a word in normal form: without case and punctuation."""
+    return language.stem(normal_form(word))
 
 
-def stems(text: str) -> Stems:
+def stems(text: str, language: Language) -> Stems:
     """The stem of each word of a text. Two phrases with equal stems count as the same phrase."""
-    return tuple(stem(text[start:end]) for start, end in word_spans(text))
+    return tuple(stem(text[start:end], language) for start, end in language.word_spans(text))
 
 
 def stems_of_words(document: Document) -> list[Stems]:
     """The stems of each word of a document. If the words are given by the user, punctuation has
     none and "client/server" has several."""
-    return [stems(document.text[start:end]) for start, end in document.words]
+    return [stems(document.text[start:end], document.language) for start, end in document.words]
 
 
 # Runs of words ----------------------------------------------------------------------------------
@@ -135,7 +131,7 @@ def listed_runs(document: Document, phrases: Sequence[str]) -> list[WordRun]:
     """Every occurrence of the phrases: inflected, or spelled as `find_phrases` compares, which
     ignores punctuation and spaces ("client-server" matches "client/server")."""
     spelled = [run for runs in find_phrases(document, phrases) for run in runs]
-    return spelled + _matches(document, {stems(phrase) for phrase in phrases})
+    return spelled + _matches(document, {stems(phrase, document.language) for phrase in phrases})
 
 
 def _matches(document: Document, wanted: Collection[Stems]) -> list[WordRun]:

@@ -9,18 +9,19 @@ from minibert.errors import InputError
 from minibert.evaluation import metrics
 from minibert.evaluation.metrics import Array
 from minibert.phrases.candidates import Stems, stems, stems_of_words
+from minibert.text.language import Language
 
 
-def distinct(phrases: Iterable[str]) -> list[Stems]:
+def distinct(phrases: Iterable[str], language: Language) -> list[Stems]:
     """The stems of phrases, in order, each once."""
-    return [key for key in dict.fromkeys(map(stems, phrases)) if key]
+    return [key for key in dict.fromkeys(stems(text, language) for text in phrases) if key]
 
 
 def gold_stems(document: Document) -> list[Stems]:
     """The stems of the document's keyphrases, each once. Raises InputError if it has no list."""
     if document.keyphrases is None:
         raise InputError(f"document {document.id!r} has no keyphrases to score against")
-    return distinct(document.keyphrases)
+    return distinct(document.keyphrases, document.language)
 
 
 def present(document: Document, gold: Iterable[Stems]) -> list[Stems]:
@@ -61,7 +62,7 @@ def phrase_measures(
     """
     gold = [gold_stems(document) for document in documents]
     present_gold = [present(document, keys) for document, keys in zip(documents, gold)]
-    phrases = [distinct(texts) for texts in ranked]
+    phrases = [distinct(texts, d.language) for d, texts in zip(documents, ranked, strict=True)]
 
     measures = {}
     for k in (5, 10, 15):

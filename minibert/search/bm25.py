@@ -11,39 +11,36 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-import snowballstemmer
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from minibert.data.documents import Document, is_stop_word, stop_words
+from minibert.data.documents import Document, is_stop_word
 from minibert.evaluation.metrics import Array
+from minibert.text.language import Language
 from minibert.text.words import normal_form
 
 HYPHEN = re.compile("[-\u2010\u2011]")
-
-STEMMER = snowballstemmer.stemmer("english")  # Porter 2, as search engines use it
 
 
 # Terms --------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=2**17)
-def _stem(form: str) -> str:
-    return STEMMER.stemWord(form)
-
-
-@lru_cache(maxsize=2**17)
-def _terms_of_word(word: str) -> tuple[str, ...]:
+def _terms_of_word(word: str, language: Language) -> tuple[str, ...]:
     forms = map(normal_form, HYPHEN.split(word))
-    return tuple(_stem(form) for form in forms if form and form not in stop_words())
+    kept_forms = (form for form in forms if form and not language.is_stop_word(form))
+    return tuple(map(language.search_stem, kept_forms))
 
 
 def terms(document: Document) -> list[tuple[str, ...]]:
     """The terms of each word: the stems of its parts between hyphens, stop words left out."""
+    language = document.language
     words = (document.text[start:end] for start, end in document.words)
     return [
         # An abbreviation in capitals, such as U.S, is a term although "us" is a stop word.
-        _terms_of_word(word) if is_stop or form not in stop_words() else (_stem(form),)
+        _terms_of_word(word, language)
+        if is_stop or not language.is_stop_word(form)
+        else (language.search_stem(form),)
         for word, form, is_stop in zip(words, document.forms(), is_stop_word(document))
     ]
 

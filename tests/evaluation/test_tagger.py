@@ -13,7 +13,7 @@ from tiny import TINY, randomise
 from minibert import BertForTokenClassification
 from minibert.data.batches import Split, Window, make_split, make_windows
 from minibert.data.corpus import load_corpus, parse_document
-from minibert.data.documents import Document, is_content_word, stop_words
+from minibert.data.documents import Document, is_content_word
 from minibert.evaluation.intervals import Score
 from minibert.evaluation.metrics import PrecisionRecallCurve
 from minibert.evaluation.tagger import (
@@ -33,6 +33,7 @@ from minibert.evaluation.tagger import (
     scores,
     word_prior,
 )
+from minibert.text.language import ENGLISH
 from minibert.text.words import normal_form, word_spans
 
 LENGTH = 64
@@ -199,8 +200,8 @@ def test_content_words_are_neither_stop_words_nor_numbers():
     text = "IT is in the U.S. but BACKGROUND AND AIMS: it, We; THE END"
     assert is_content_word(doc(text)).tolist() == [1, 0, 0, 0, 1, 0, 1, 0, 1, 0, 0, 0, 1]
     assert is_content_word(doc("A* or C++")).tolist() == [1, 0, 1]
-    assert {"the", "of", "dont"} <= stop_words()
-    assert all(word == normal_form(word) for word in stop_words())
+    assert {"the", "of", "dont"} <= ENGLISH.stop_words
+    assert all(word == normal_form(word) for word in ENGLISH.stop_words)
 
 
 def test_word_prior_by_hand():
@@ -403,7 +404,7 @@ def ranks(reader, sample_splits):
             "minibert": np.log((probs[:, 1] + probs[:, 2]) / probs[:, 0]),
             "word prior": np.array([(hits.get(w, 0) + mean) / (seen.get(w, 0) + 1) for w in words]),
             "no stop words": np.array(
-                [float(w not in stop_words() and not w.isdigit()) for w in words]
+                [float(w not in ENGLISH.stop_words and not w.isdigit()) for w in words]
             ),
         }
     return out

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import warnings
 
 import networkx
 import numpy as np
@@ -130,6 +131,50 @@ def test_listed_candidates(encoder_folder, tmp_path):
     path.write_text("\n")
     with pytest.raises(InputError, match="no phrases"):
         extract_keyphrases(words, model=str(encoder_folder), phrases=path)
+
+
+FRENCH = (
+    "Les marchés de l'île vendent du poisson. Le marché de l'île est ouvert chaque matin, et les "
+    "pêcheurs y vendent aussi les poissons qu'ils ont pêchés pendant la nuit."
+)
+
+
+def test_keyphrases_of_another_language(encoder_folder, tmp_path):
+    model = {"model": str(encoder_folder)}
+    (phrases,) = extract_keyphrases(FRENCH, **model, language="fr", candidates="words")
+    spans = {phrase.text: phrase.spans for phrase in phrases}
+    assert [FRENCH[a:b] for a, b in spans["marchés"]] == ["marchés", "marché"]  # equal stems
+    assert [FRENCH[a:b] for a, b in spans["île"]] == ["île", "île"]
+    assert not {"les", "qu'", "l'"} & {text.lower() for text in spans}
+
+    path = tmp_path / "words.txt"
+    path.write_text("marché poisson île", encoding="utf-8")
+    (phrases,) = extract_keyphrases(FRENCH, **model, stop_words=path, candidates="words")
+    assert {"les", "marchés"} <= {phrase.text.lower() for phrase in phrases}
+    assert "marché" not in {phrase.text for phrase in phrases}
+
+
+def test_idf_has_the_language_of_the_texts(encoder_folder, tmp_path):
+    path = tmp_path / "corpus.jsonl"
+    texts = ["Les marchés", "Un marché", "L'île"]
+    path.write_text("\n".join(json.dumps({"id": i, "text": t}) for i, t in enumerate(texts)))
+    idf = Ranker(RankSettings(model=str(encoder_folder), idf=path, language="fr")).idf
+    assert idf.document_counts == {"march": 2, "île": 1}
+
+
+def test_texts_of_another_language_warn(encoder_folder):
+    with pytest.warns(
+        UserWarning, match=r"1 of 2 texts do not .*If it is French, use --language fr"
+    ):
+        extract_keyphrases(["Green hills", FRENCH], model=str(encoder_folder))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        extract_keyphrases(FRENCH, model=str(encoder_folder), language="fr")
+
+
+def test_language_is_checked_before_the_model_is_loaded():
+    with pytest.raises(InputError, match="language 'xx' is unknown"):
+        Ranker(RankSettings(model="/no/such/model", language="xx"))
 
 
 def test_paths_may_be_text(encoder_folder, tmp_path):

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import textwrap
+from functools import partial
 from itertools import pairwise
 from statistics import mean
 
@@ -15,20 +16,25 @@ from hypothesis import strategies as st
 from minibert import InputError
 from minibert.data.corpus import SAMPLE, parse_document, read_documents
 from minibert.data.documents import Document, is_stop_word
+from minibert.data.languages import in_language
 from minibert.keyphrases.ranking import Keyphrase, rank_phrases
+from minibert.phrases import candidates, scores
 from minibert.phrases.candidates import (
     Candidate,
     content_runs,
     group,
     listed_runs,
     noun_runs,
-    stem,
-    stems,
     tagged_runs,
     unbroken_runs,
 )
-from minibert.phrases.scores import distinct, phrase_counts, phrase_measures, present
+from minibert.phrases.scores import phrase_counts, phrase_measures, present
+from minibert.text.language import ENGLISH, read_language
 from minibert.text.words import word_spans
+
+stem = partial(candidates.stem, language=ENGLISH)
+stems = partial(candidates.stems, language=ENGLISH)
+distinct = partial(scores.distinct, language=ENGLISH)
 
 
 def doc(text, keyphrases=None):
@@ -385,6 +391,38 @@ def test_every_span_has_the_stems_of_the_phrase(problem, settings):
     assert len({stems(phrase.text) for phrase in keyphrases}) == len(keyphrases)
 
 
+SCRIPTS = [
+    *(
+        "l'été",
+        "d\u2019œuvre",
+        "де ла",
+        "ΤΗΣ οδού",
+        "مَدرسة في",
+        "किताबें में",
+        "图书馆的",
+        "ガス",
+        "ﬁne ß",
+    ),
+    *("שָׁלוֹם", "👩\u200d🔬", "of", "İş", "\u202b"),
+]
+
+
+@given(
+    st.lists(st.sampled_from([*SCRIPTS, *" \n.,-'"]), max_size=30).map("".join),
+    st.sampled_from(["en", "fr", "ru", "el", "ar", "hi", "zh"]),
+)
+def test_spans_are_exact_in_every_script(text, code):
+    document = in_language(doc(text), read_language(code))
+    runs = content_runs(document, 3)
+    phrases = rank_phrases(document, group(document, runs), np.ones(len(document.words)))
+    for phrase in phrases:
+        assert phrase.text == text[slice(*phrase.spans[0])]
+        keys = {candidates.stems(text[start:end], document.language) for start, end in phrase.spans}
+        assert keys == {candidates.stems(phrase.text, document.language)}
+        starts, ends = zip(*document.words)
+        assert all(start in starts and end in ends for start, end in phrase.spans)
+
+
 @given(problems(texts))
 def test_candidates_equal_search_over_all_stretches(problem):
     document, runs, _ = problem
@@ -465,6 +503,15 @@ def test_present_phrases_are_runs_of_stems():
     gold = distinct(["red fox", "fox deep", "fox den", "den", "dens deep", "red", "re"])
     assert present(document, gold) == distinct(["red fox", "fox deep", "den", "red"])
     assert present(doc("x"), gold) == []
+
+
+def test_gold_and_ranked_phrases_have_the_stems_of_the_document():
+    text = "L'île et ses marchés"
+    document = in_language(doc(text, ["île", "Marché", "marchés"]), read_language("fr"))
+    assert scores.gold_stems(document) == [("île",), ("march",)]
+    assert present(document, scores.gold_stems(document)) == [("île",), ("march",)]
+    measures = phrase_measures([document], [["ÎLE", "marché"]], np.ones((1, 1)))
+    assert measures["F1@5"] == measures["present F1@5"] == 1
 
 
 def test_counts_by_hand():

@@ -69,6 +69,70 @@ def test_keyphrases_keep_input_order_and_list_every_span(model, texts, capsys):
     assert scores == sorted(scores, reverse=True)
 
 
+LANGUAGES = Path(__file__).parents[1] / "text" / "languages.jsonl"
+
+
+def test_texts_of_another_language_give_one_warning(model, tmp_path, capsys):
+    assert rank.main(["extract", str(LANGUAGES), *model]) == 0
+    printed = capsys.readouterr()
+    (warning,) = [line for line in printed.err.splitlines() if "warning" in line]
+    assert warning == (
+        "warning: 8 of 10 texts do not look English (few stop words); the first is "
+        "'fr-boulangerie'. If they are French, use --language fr"
+    )
+    assert len(printed.out.splitlines()) == 10
+
+    path = tmp_path / "french.jsonl"
+    lines = LANGUAGES.read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join(line for line in lines if '"fr-' in line), encoding="utf-8")
+    assert rank.main(["extract", str(path), *model, "--language", "fr", "--top", "99"]) == 0
+    printed = capsys.readouterr()
+    assert "warning" not in printed.err
+    phrases = {
+        p["text"] for line in printed.out.splitlines() for p in json.loads(line)["keyphrases"]
+    }
+    assert {"boulangerie", "érosion", "côtes"} <= phrases
+    assert not {"la", "les", "qui"} & phrases
+
+
+def test_wrong_language_and_stop_words(model, texts, tmp_path, capsys):
+    path = tmp_path / "words.txt"
+    path.write_text(" \n")
+    for options, why in (
+        (["--language", "xx"], "language 'xx' is unknown; the known ones are af, "),
+        (["--stop-words", str(path)], "no words in it"),
+        (["--stop-words", "gone.txt"], "gone.txt: cannot be read"),
+    ):
+        out = tmp_path / "out.jsonl"
+        assert rank.main(["extract", *texts, *model, *options, "--out", str(out)]) == 2
+        assert why in capsys.readouterr().err
+        assert not out.exists()
+
+    path.write_text("energy")
+    assert rank.main(["extract", *texts, *model, "--stop-words", str(path)]) == 0
+    phrases = [p["text"] for line in printed_lines(capsys) for p in line["keyphrases"]]
+    assert "sun" in " ".join(phrases)
+    assert "energy" not in " ".join(phrases)
+
+
+def test_gold_and_queries_have_the_language(model, tmp_path, capsys, collection):
+    path = tmp_path / "french.jsonl"
+    gold = {"fr-boulangerie": ["moulin", "pâtes"], "fr-mer": ["érosion", "plage", "dune"]}
+    texts = map(json.loads, LANGUAGES.read_text(encoding="utf-8").splitlines())
+    lines = [t | {"keyphrases": gold[t["id"]]} for t in texts if t["id"] in gold]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    out = tmp_path / "scores.json"
+    arguments = ["evaluate", str(path), *model, "--candidates", "words", "--top", "99"]
+    assert rank.main([*arguments, "--language", "fr", "--out", str(out)]) == 0
+    printed = capsys.readouterr()
+    assert "warning" not in printed.err
+    assert "20.0% of the keyphrases occur" in printed.out  # as they are spelled: érosion
+    assert rank.main(["fit", str(path), *model, "--out", str(tmp_path / "heads.json")]) == 0
+    assert "2 of 2 texts do not look English" in capsys.readouterr().err
+    assert rank.main(["search", str(collection), *model, "--language", "fr"]) == 0
+    assert "If they are English, use --language en" in capsys.readouterr().err
+
+
 LINES = b'\n \r\n{"id": "a", "text": "old castles"}\r\n\n{ "text": "green hills"}\n'
 
 
