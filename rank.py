@@ -250,14 +250,16 @@ def fit(settings: Fit) -> None:
 
 
 def read_labelled(settings: RankSettings, path: Path) -> list[Document]:
-    """Documents with keyphrases; for noun phrases with the words and tags of NAME.pos.jsonl. Prints
-    how many are left out, and the share of the keyphrases that the texts contain."""
+    """Documents with keyphrases; for noun phrases without --tagger with the words and tags of
+    NAME.pos.jsonl. Prints how many are left out, and the share of the keyphrases that the texts
+    contain."""
     all_documents = read_documents(path)
     documents = [document for document in all_documents if distinct(document.keyphrases or ())]
     check(documents, f"{path}: no document has keyphrases")
 
-    if settings.candidates == "nouns":
+    if settings.candidates == "nouns" and not settings.tagger:
         tags = document_file(path).with_suffix(".pos.jsonl")
+        check(tags.exists(), f"{tags}: no such file of tags; give --tagger, which tags the words")
         tagged = {document.id: document for document in read_documents(tags)}
         for document in documents:
             check(document.id in tagged, f"{tags}: no document {document.id!r}")
