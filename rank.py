@@ -301,17 +301,18 @@ def fit(settings: Fit) -> None:
 
 
 def read_labelled(ranker: Ranker, path: Path) -> list[Document]:
-    """Documents with keyphrases in the ranker's language; for noun phrases with the words and tags
-    of NAME.pos.jsonl. Prints how many are left out, and the share of the keyphrases that the texts
-    contain."""
+    """Documents with keyphrases in the ranker's language; for noun phrases without --tagger with the
+    words and tags of NAME.pos.jsonl. Prints how many are left out, and the share of the keyphrases
+    that the texts contain."""
     foreign = ForeignTexts(ranker.language)
     all_documents = list(foreign.watch(read_documents(path)))
     warn_of_language(foreign)
     documents = [d for d in all_documents if distinct(d.keyphrases or (), d.language)]
     check(documents, f"{path}: no document has keyphrases")
 
-    if ranker.settings.candidates == "nouns":
+    if ranker.settings.candidates == "nouns" and not ranker.settings.tagger:
         tags = document_file(path).with_suffix(".pos.jsonl")
+        check(tags.exists(), f"{tags}: no such file of tags; give --tagger, which tags the words")
         tagged = {d.id: in_language(d, ranker.language) for d in read_documents(tags)}
         for document in documents:
             check(document.id in tagged, f"{tags}: no document {document.id!r}")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
-from tiny import SPECIAL, TINY, randomise
+from tiny import SPECIAL, TINY, letter_tagger, randomise
 from tokenizers.implementations import BertWordPieceTokenizer
 
 from minibert import BertConfig, BertForTokenClassification, save_pretrained
@@ -85,4 +85,19 @@ def encoder_folder(tmp_path_factory, pieces) -> Path:
     torch.manual_seed(0)
     save_pretrained(BertForTokenClassification(config.with_labels(("O", "I"))).bert, folder)
     pieces.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pos_folder(tmp_path_factory) -> Path:
+    """A part-of-speech tagger with its own tokenizer: the first letter of a word is its tag, j of
+    an adjective, n of a noun, any other of a verb."""
+    folder = tmp_path_factory.mktemp("pos")
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    path = folder / "vocab.txt"
+    path.write_text("\n".join([*SPECIAL, *letters, *(f"##{letter}" for letter in letters)]))
+    tokenizer = Tokenizer(BertWordPieceTokenizer(str(path))._tokenizer, str(path))
+    tags = {len(SPECIAL) + letters.index("j"): "JJ", len(SPECIAL) + letters.index("n"): "NN"}
+    save_pretrained(letter_tagger(tags, tokenizer.size), folder)
+    tokenizer.save(folder)
     return folder

@@ -33,6 +33,23 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     return model
 
 
+def letter_tagger(tags: dict[int, str], vocab_size: int) -> BertForTokenClassification:
+    """A tagger in windows of 19 pieces that gives the pieces in `tags` these tags, all others VB,
+    whatever stands around them."""
+    labels = ("VB", *tags.values())
+    config = replace(TINY, vocab_size=vocab_size).with_labels(labels)
+    model = BertForTokenClassification(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.fill_(float("norm.weight" in name))  # each layer only adds 0
+        word = model.bert.embeddings.word.weight
+        word[:, 0] = 1
+        for i, piece in enumerate(tags, 1):
+            word[piece, 0], word[piece, i] = 0, 1
+        model.classifier.weight[:, : len(labels)] = torch.eye(len(labels))
+    return model
+
+
 def assert_equal(model: torch.nn.Module, other: torch.nn.Module) -> None:
     """The same parameters and buffers, bit by bit."""
     state, expected = model.state_dict(), other.state_dict()

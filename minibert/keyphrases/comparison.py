@@ -51,7 +51,8 @@ def attended(
     """Each document with its links, (words, heads) what every word receives from each head alone,
     and the tagger's marks."""
     for part in chunks(documents):
-        yield from zip(part, *ranker.links_and_received(part), ranker.marks(part))
+        tagged = ranker.tag(part)
+        yield from zip(tagged, *ranker.links_and_received(part), ranker.marks(part))
 
 
 # Keyphrases -------------------------------------------------------------------------------------

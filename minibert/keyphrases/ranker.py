@@ -23,6 +23,7 @@ from minibert.heads.links import links_and_received, pagerank, word_links
 from minibert.hub import DEFAULT_MODEL, find_model
 from minibert.keyphrases.baselines import WordIdf
 from minibert.keyphrases.choice import read_heads
+from minibert.keyphrases.part_of_speech import PartOfSpeechTagger
 from minibert.keyphrases.ranking import Aggregate, Keyphrase, rank_phrases
 from minibert.model import Bert, BertForTokenClassification
 from minibert.phrases.candidates import (
@@ -66,9 +67,13 @@ class RankSettings:
     zip with docsutf8."""
 
     candidates: Literal["content", "nouns", "words", "tagger"] = "content"
-    """content: runs between stop words and punctuation; nouns: adjectives and nouns, where the
-    words carry Penn Treebank tags (fit and evaluate take them from NAME.pos.jsonl beside
-    NAME.jsonl); words: single ones; tagger: the keyphrases that a model of train.py predicts."""
+    """content: runs between stop words and punctuation; nouns: adjectives and nouns, by --tagger;
+    words: single ones; tagger: the keyphrases that a model of train.py predicts."""
+
+    tagger: str = ""
+    """nouns: folder or Hub id of a part-of-speech tagger, such as a run folder of train.py on words
+    with Penn Treebank tags. By default the words must carry tags (fit and evaluate take them from
+    NAME.pos.jsonl beside NAME.jsonl)."""
 
     phrases: Path | None = None
     """Your own candidates instead, one phrase a line."""
@@ -104,6 +109,10 @@ class RankSettings:
             not self.phrases or self.candidates == "content",
             "--phrases are candidates already; leave out --candidates",
         )
+        check(
+            not self.tagger or self.candidates == "nouns",
+            "--tagger finds the nouns of --candidates nouns; add that, or leave out --tagger",
+        )
 
 
 class Marks(NamedTuple):
@@ -137,6 +146,7 @@ class Ranker:
         corpus = read_documents(settings.idf) if settings.idf else []
         corpus = [in_language(document, self.language) for document in corpus]
         self.idf = WordIdf(corpus) if corpus else None
+        self.pos_tagger = PartOfSpeechTagger(settings.tagger) if settings.tagger else None
 
         self.tagger: BertForTokenClassification | None = None  # where the settings ask for one
         if "tagger" in (settings.weights, settings.candidates):
@@ -178,6 +188,10 @@ class Ranker:
         is_finite = all(np.isfinite(matrix.data).all() for matrix in links)
         check(is_finite, f"{self.settings.model}: attention is not finite; damaged weights?")
 
+    def tag(self, documents: Sequence[Document]) -> list[Document]:
+        """The documents with the tags of --tagger, or as they are."""
+        return self.pos_tagger.tag(documents) if self.pos_tagger else list(documents)
+
     def marks(self, documents: Sequence[Document]) -> list[Marks] | list[None]:
         """What the tagger predicts for each document; None where no setting asks for it."""
         if self.tagger is None:
@@ -205,7 +219,7 @@ class Ranker:
 
         return [
             (self.weigh(document, of_words), self.candidate_runs(document, marks))
-            for document, of_words, marks in zip(documents, weights, marked)
+            for document, of_words, marks in zip(self.tag(documents), weights, marked)
         ]
 
     def pagerank(self, links: csc_array) -> Array:

@@ -102,13 +102,23 @@ def _equal_parts(run: WordRun, max_words: int) -> list[WordRun]:
     return list(pairwise(first + (last - first) * i // parts for i in range(parts + 1)))
 
 
+def is_noun(tag: str) -> bool:
+    """Whether a part-of-speech tag, of the Penn Treebank or of Universal Dependencies, is a
+    noun's."""
+    return tag.startswith(("NN", "NOUN", "PROPN"))
+
+
 def noun_runs(document: Document, max_words: int) -> list[WordRun]:
     """Adjectives and nouns that end in a noun, without stop words: <NN.*|JJ>*<NN.*>, as in SIFRank
     and SAMRank, in parts of at most `max_words` words. Raises InputError if the document's labels,
-    which must be Penn Treebank tags, are missing."""
+    which must be tags as for `is_noun`, are missing."""
     if document.labels is None:
-        raise InputError(f"document {document.id!r} has no labels; noun phrases need their tags")
-    kinds = ["N" if t.startswith("NN") else "J" if t == "JJ" else " " for t in document.labels]
+        raise InputError(
+            f"document {document.id!r} has no labels; noun phrases need a tag for each word, or "
+            "--tagger"
+        )
+    adjectives = ("JJ", "ADJ")
+    kinds = ["N" if is_noun(t) else "J" if t in adjectives else " " for t in document.labels]
 
     runs = []
     for start, end in unbroken_runs(document, is_content_word(document) > 0):

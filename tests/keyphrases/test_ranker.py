@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 import warnings
 
 import networkx
@@ -22,6 +23,7 @@ from minibert.evaluation.tagger import by_document, predict
 from minibert.heads.links import pagerank, word_links
 from minibert.keyphrases import extract_keyphrases
 from minibert.keyphrases.baselines import WordIdf, textrank
+from minibert.keyphrases.part_of_speech import PartOfSpeechTagger
 from minibert.keyphrases.ranker import Ranker, RankSettings
 from minibert.pruning import prune
 from minibert.runtime import distributed
@@ -249,6 +251,91 @@ def test_listed_phrases_exclude_other_candidates():
     with pytest.raises(InputError, match="leave out --candidates"):
         RankSettings(phrases="x", candidates="words")
 
+
+# Nouns by a part-of-speech tagger --------------------------------------------------------------
+
+# Words and the tags of `pos_folder`. With 300 words a text has many windows.
+WORDS = {"Jolly": "JJ", "nets": "NN", "never": "NN", "run": "VB", "jumpers": "JJ", "N-gram": "NN"}
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 300])
+def test_tags_of_every_word(encoder_folder, pos_folder, count):
+    """Of every window, by the tagger's own tokenizer; own labels of the documents are replaced."""
+    words = np.random.default_rng(0).choice([*WORDS], count).tolist()
+    document = text(" (x) ".join(words))._replace(labels=["JJ"] * max(0, 2 * count - 1))
+    ranker = Ranker(
+        RankSettings(model=str(encoder_folder), candidates="nouns", tagger=str(pos_folder))
+    )
+    first, second = ranker.tag([text("a jam"), document])
+    assert first.labels == ["VB", "JJ"]
+    assert second == document._replace(labels=second.labels)
+    assert second.labels[::2] == [WORDS[word] for word in words]
+    assert set(second.labels[1::2]) <= {"VB"}
+
+
+def test_noun_phrases_by_a_tagger(encoder_folder, pos_folder):
+    texts = ["Jolly new nets run; jumpers (nails) and nice jam. The nets", "No jam", ""]
+    lists = extract_keyphrases(texts, model=encoder_folder, candidates="nouns", tagger=pos_folder)
+    assert [{phrase.text: phrase.spans for phrase in phrases} for phrases in lists] == [
+        {
+            "Jolly new nets": [(0, 14)],
+            "nets": [(10, 14), (54, 58)],
+            "nails": [(29, 34)],
+            "nice": [(40, 44)],
+        },
+        {},
+        {},
+    ]
+
+
+def test_tags_do_not_change_weights(encoder_folder, pos_folder, documents):
+    shared = {"model": str(encoder_folder), "heads": "L1H0"}
+    nouns = Ranker(RankSettings(**shared, candidates="nouns", tagger=str(pos_folder)))
+    for (weights, _), (expected, _) in zip(
+        nouns.analyse(documents), Ranker(RankSettings(**shared)).analyse(documents)
+    ):
+        np.testing.assert_array_equal(weights, expected)
+
+
+def test_part_of_speech_tagger_does_not_share_its_work(pos_folder, documents, monkeypatch):
+    """As for the tagger of keyphrases: each process has other texts."""
+    tagger = PartOfSpeechTagger(pos_folder)
+    expected = tagger.tag(documents)
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    assert tagger.tag(documents) == expected
+    assert tagger.tag([]) == []
+
+
+def test_labels_must_be_tags(encoder_folder, pos_folder, tmp_path):
+    with pytest.raises(InputError, match=r"encoder without a classifier; train one with train\.py"):
+        PartOfSpeechTagger(encoder_folder)
+    with pytest.raises(InputError, match=r"no model\.safetensors"):
+        PartOfSpeechTagger(tmp_path)
+
+    shutil.copytree(pos_folder, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    labels = {"0": "O", "1": "B", "2": "I"}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"id2label": labels}))
+    with pytest.raises(InputError, match=r"labels \(O, B, I\) have no tag of nouns, such as NN"):
+        PartOfSpeechTagger(tmp_path)
+
+
+def test_universal_tags_are_tags(pos_folder, tmp_path):
+    shutil.copytree(pos_folder, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    labels = {"0": "VERB", "1": "ADJ", "2": "PROPN"}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"id2label": labels}))
+    (document,) = PartOfSpeechTagger(tmp_path).tag([text("jolly nets run")])
+    assert document.labels == ["ADJ", "PROPN", "VERB"]
+
+
+def test_tagger_serves_nouns_only():
+    for settings in ({}, {"candidates": "words"}, {"candidates": "tagger"}, {"phrases": "x"}):
+        with pytest.raises(InputError, match="add that, or leave out --tagger"):
+            RankSettings(tagger="runs/pos", **settings)
+
+
+# Odd texts -------------------------------------------------------------------------------------
 
 ODD = ["", " ", "\n", "word", "the of and", "<b>bold</b> &amp; <script>x</script>", "…!?", "\u200b"]
 

@@ -182,8 +182,13 @@ def test_noun_runs_by_hand():
     assert written(document, noun_runs(document, 5)) == phrases
 
 
+def test_noun_runs_of_universal_tags():
+    document = tagged("New|ADJ York|PROPN hens|NOUN run|VERB old|ADJ ,|PUNCT I|PRON saw|NUM it|X")
+    assert written(document, noun_runs(document, 5)) == ["New York hens"]
+
+
 def test_noun_runs_need_tags():
-    with pytest.raises(InputError, match="'d' has no labels"):
+    with pytest.raises(InputError, match=r"'d' has no labels.* or --tagger"):
         noun_runs(doc("late frost"), 5)
 
 

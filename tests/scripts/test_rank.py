@@ -520,6 +520,7 @@ def test_hub_timeout_is_one_line(texts, subcommand, capsys, monkeypatch):
         (["fit", "x.jsonl", "--most", "0"], "--most"),
         (["fit", "x.jsonl", "--candidates", "tagger"], "without a tagger"),
         (["fit", "x.jsonl", "--diversity", "0.5"], "--diversity"),
+        (["extract", "x.jsonl", "--tagger", "runs/pos"], "--tagger"),
         (["fit", "x.jsonl", "--top", "5"], "leave out --top"),
         (["fit", "x.jsonl", "--heads", "L0H0"], "--heads"),
         (["search", "x", "--weights", "pagerank"], "--weights"),
@@ -603,6 +604,47 @@ def test_noun_phrases_use_tags(model, tmp_path, capsys):
     gold.write_text('{"id": "2", "text": "Green hills fade", "keyphrases": ["green hills"]}')
     assert rank.main(["evaluate", str(gold), *nouns]) == 2
     assert "no document '2'" in capsys.readouterr().err
+
+
+def test_noun_phrases_by_a_tagger(model, pos_folder, tmp_path, capsys):
+    """In every subcommand, without NAME.pos.jsonl; its tags replace those of the line."""
+    data, out = tmp_path / "x.jsonl", tmp_path / "out.json"
+    line = {"id": "1", "text": "Jolly nets run, nice men", "keyphrases": ["jolly net", "nice"]}
+    data.write_text(json.dumps(line))
+    tagged = tmp_path / "tagged.jsonl"
+    pairs = [["jolly", "VB"], ["nets", "VB"], ["run", "NN"]]
+    tagged.write_text(json.dumps({"id": "1", "sents": [pairs]}))
+    nouns = [*model, "--candidates", "nouns"]
+    tagger = ["--tagger", str(pos_folder)]
+
+    for file, phrases in ((data, {"Jolly nets", "nice"}), (tagged, {"jolly nets"})):
+        assert rank.main(["extract", str(file), *nouns, *tagger]) == 0
+        assert {p["text"] for p in printed_lines(capsys)[0]["keyphrases"]} == phrases
+
+    assert rank.main(["evaluate", str(data), *nouns, *tagger, "--out", str(out)]) == 0
+    assert json.loads(out.read_text())["test"]["all heads"]["F1@10"]["value"] == 1
+    assert rank.main(["fit", str(data), *nouns, *tagger, "--out", str(out)]) == 0
+    assert json.loads(out.read_text())["F1@10"]["all_heads"] == 1
+
+    capsys.readouterr()
+    assert rank.main(["evaluate", str(data), *nouns]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith(f"error: {tmp_path}/x.pos.jsonl: no such file of tags; give --tagger")
+
+
+def test_wrong_tagger_is_one_line(model, encoder_folder, tmp_path, capsys):
+    data = str(SAMPLE / "dev.jsonl")
+    save_pretrained(load_pretrained(encoder_folder, ("O", "I")), tmp_path)
+    shutil.copy(encoder_folder / "tokenizer.json", tmp_path)
+    for folder, why in ((encoder_folder, "train one with train.py"), (tmp_path, "no tag of nouns")):
+        command = ["--candidates", "nouns", "--tagger", str(folder)]
+        for subcommand in ("extract", "evaluate", "fit"):
+            assert rank.main([subcommand, data, *model, *command]) == 2
+            out, error = capsys.readouterr()
+            assert error.count("\n") == 1
+            assert error.startswith(f"error: {folder}: ")
+            assert why in error
+            assert not out
 
 
 @pytest.fixture
