@@ -23,6 +23,7 @@ from minibert.search.collection import Collection
 MEASURES = {"nDCG@10": "nDCG@10", "MAP": "AP", "R@100": "R@100"}  # ours -> ir_measures'
 
 FIXED, TUNED = "BM25, k1 1.5, b 0.75", "BM25, tuned"
+RANDOM = "random heads"
 CLS = "[CLS], last layer, x IDF"  # the weights of BM42 (Qdrant 2024)
 
 
@@ -217,7 +218,7 @@ def summarise(comparison: Comparison) -> dict[str, dict[str, Score | float]]:
             table[way][f"p {measure}"] = randomisation_test(values, baseline.values[measure])
 
     if random:
-        row = table[f"random heads, {len(random)} draws"] = {}
+        row = table[RANDOM] = {}
         for measure in MEASURES:
             means = [float(outcome.values[measure].mean()) for outcome in random]
             row[measure] = Score(float(np.median(means)), min(means), max(means))

@@ -42,15 +42,15 @@ def search_by_loops(
 ) -> list[float]:
     """BM25 of each document, straight from its {term: frequency}."""
     lengths = [sum(vector.values()) for vector in vectors]
-    scores = []
-    for vector, length in zip(vectors, lengths):
-        norm = k1 * (1 - b + b * length / np.mean(lengths))
-        score = 0.0
-        for term in [term for word in terms(query) for term in word if term in vector]:
-            contain = sum(term in other for other in vectors)
-            idf = math.log(1 + (len(vectors) - contain + 0.5) / (contain + 0.5))
-            score += idf * vector[term] / (vector[term] + norm)
-        scores.append(score)
+    mean = sum(lengths) / len(lengths)
+    scores = [0.0] * len(vectors)
+    for term in [term for word in terms(query) for term in word]:
+        contain = sum(term in vector for vector in vectors)
+        idf = math.log(1 + (len(vectors) - contain + 0.5) / (contain + 0.5))
+        for i, vector in enumerate(vectors):
+            if vector.get(term):
+                norm = k1 * (1 - b + b * lengths[i] / mean)
+                scores[i] += idf * vector[term] / (vector[term] + norm)
     return scores
 
 
