@@ -12,16 +12,23 @@ import pytest
 
 from minibert.data.documents import Document
 from minibert.errors import InputError
+from minibert.evaluation.intervals import Score
+from minibert.keyphrases.ranker import Ranker, RankSettings
 from minibert.search.bm25 import Index, best, bm25, impacts, mix, terms, whole_vector
 from minibert.search.collection import Collection, collection_files, read_collection
 from minibert.search.tuning import (
+    MEASURES,
+    Comparison,
     Outcome,
     Setting,
     average,
     cross_validate,
     grid,
     judge,
+    random_heads,
     randomisation_test,
+    search_weights,
+    summarise,
 )
 from minibert.text.words import word_spans
 
@@ -372,6 +379,84 @@ def test_informative_weights_are_chosen():
 def test_too_few_queries_are_rejected():
     with pytest.raises(InputError, match="4 judged queries are too few for 5 folds"):
         validate(random_collection(queries=4), [np.ones(0)], [Setting()])
+
+
+# Comparison -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ranker(encoder_folder):
+    """Two layers of three heads."""
+    return Ranker(RankSettings(model=str(encoder_folder), heads="L1H1,L0H2"))
+
+
+def test_weights_are_those_of_each_text_alone(ranker):
+    corpus = documents("gas-wing flow", "the shock layer", "", "wing heat and gas plate gas")
+    collection = Collection(corpus, [document("gas", "q")], {"q": {"d0": 1}})
+    index = Index.build(corpus)
+    ways = search_weights(ranker, collection, index, iter(corpus))
+    idf = [index.idf()[index.rows[term]] for term in ("gas", "wing")]
+    assert ways.compared["IDF"][0] == pytest.approx(np.mean(idf), abs=1e-12)
+
+    start = 0
+    for d in corpus:
+        ((links,), (by_head,), (from_cls,)) = ranker.attention([d])
+        expected = {
+            "all heads": by_head.sum(1),
+            "these heads": by_head[:, 2] + by_head[:, 4],
+            "PageRank of these": ranker.pagerank(links),
+            "[CLS], last layer, x IDF": from_cls * index.mean_idf()[start : start + len(d.words)],
+        }
+        for way, weights in expected.items():
+            ours = ways.compared[way][start : start + len(d.words)]
+            np.testing.assert_allclose(ours, weights, rtol=0, atol=1e-6)
+        for draw, picked in zip(ways.random, random_heads(ranker).T, strict=True):
+            ours = draw[start : start + len(d.words)]
+            np.testing.assert_allclose(ours, by_head[:, picked > 0].sum(1), rtol=0, atol=1e-6)
+        start += len(d.words)
+    assert [*ways.compared] == ["IDF", *expected]
+    assert all(len(weights) == start for weights in [*ways.compared.values(), *ways.random])
+
+
+def test_random_heads_have_the_number_and_weights_of_the_chosen(ranker, encoder_folder):
+    picked = random_heads(ranker)
+    assert picked.shape == (6, 20)
+    assert (np.sort(picked, axis=0) == np.array([[0, 0, 0, 0, 1, 1]]).T).all()
+    assert len({tuple(draw) for draw in picked.T}) > 5
+    assert picked.any(1).all()
+    np.testing.assert_array_equal(picked, random_heads(ranker))
+
+    ranker.heads = {(0, 1): 2.0, (1, 2): 0.5, (1, 0): 1.0}
+    assert (np.sort(random_heads(ranker), axis=0)[3:] == np.array([[0.5, 1, 2]]).T).all()
+    every = Ranker(RankSettings(model=str(encoder_folder), heads="all"))
+    assert random_heads(every).shape == (6, 0)
+
+
+def outcome(ndcg: float, spread: float = 0.0) -> Outcome:
+    """Of forty queries, with the same value of all measures."""
+    values = ndcg + spread * np.resize([1, -1], 40)
+    return Outcome(dict.fromkeys(MEASURES, values), np.zeros(40, int), [], 0)
+
+
+@pytest.mark.parametrize(("fixed", "tuned", "better"), [(0.3, 0.4, "tuned"), (0.5, 0.4, "k1 1.5")])
+def test_p_is_against_the_better_baseline(fixed, tuned, better):
+    outcomes = {
+        "BM25, k1 1.5, b 0.75": outcome(fixed),
+        "BM25, tuned": outcome(tuned),
+        "like the tuned": outcome(0.4, 0.1),
+    }
+    draws = [outcome(value, 0.2) for value in (0.7, 0.2, 0.3, 0.6)]
+    comparison = Comparison(outcomes, draws)
+    assert better in comparison.baseline
+    table = summarise(comparison)
+    smallest = pytest.approx(1 / 10_001)
+    for measure in MEASURES:
+        assert table[comparison.baseline][f"p {measure}"] == 1
+        p = table["like the tuned"][f"p {measure}"]
+        assert p == (1 if better == "tuned" else smallest)
+        assert table["random heads"][measure] == Score(pytest.approx(0.45), 0.2, 0.7)
+    assert [*table["random heads"]] == [*MEASURES]
+    assert [*summarise(Comparison(outcomes, []))] == [*outcomes]
 
 
 # Reading ----------------------------------------------------------------------------------------
