@@ -428,8 +428,8 @@ def test_random_heads_have_the_number_and_weights_of_the_chosen(ranker, encoder_
 
     ranker.heads = {(0, 1): 2.0, (1, 2): 0.5, (1, 0): 1.0}
     assert (np.sort(random_heads(ranker), axis=0)[3:] == np.array([[0.5, 1, 2]]).T).all()
-    every = Ranker(RankSettings(model=str(encoder_folder), heads="all"))
-    assert random_heads(every).shape == (6, 0)
+    ranker_of_all = Ranker(RankSettings(model=str(encoder_folder), heads="all"))
+    assert random_heads(ranker_of_all).shape == (6, 0)
 
 
 def outcome(ndcg: float, spread: float = 0.0) -> Outcome:
