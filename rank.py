@@ -32,6 +32,7 @@ from minibert.report import page, records, tables, terminal
 from minibert.runtime import cli, distributed
 from minibert.runtime.folder import only_writer
 from minibert.search import tuning
+from minibert.search.bm25 import Index
 from minibert.search.collection import collection_files, read_collection
 
 PAGE = 100  # texts on a page at most
@@ -301,9 +302,9 @@ def fit(settings: Fit) -> None:
 
 
 def read_labelled(ranker: Ranker, path: Path) -> list[Document]:
-    """Documents with keyphrases in the ranker's language; for noun phrases without --tagger with the
-    words and tags of NAME.pos.jsonl. Prints how many are left out, and the share of the keyphrases
-    that the texts contain."""
+    """Documents with keyphrases in the ranker's language; for noun phrases without --tagger,
+    with the words and tags of NAME.pos.jsonl. Prints how many are left out, and the share of the
+    keyphrases that the texts contain."""
     foreign = ForeignTexts(ranker.language)
     all_documents = list(foreign.watch(read_documents(path)))
     warn_of_language(foreign)
@@ -385,20 +386,32 @@ def search(settings: Search) -> None:
     queries = [in_language(query, ranker.language) for query in collection.queries]
     collection = collection._replace(documents=documents, queries=queries)
     warn_of_language(foreign)
-    ways = tuning.search_weights(ranker, collection, with_progress(collection.documents))
-    outcomes = tuning.tune(collection, tqdm(ways.items(), desc="tune", disable=None))
+    index = Index.build(collection.documents)
+    ways = tuning.search_weights(ranker, collection, index, with_progress(collection.documents))
+    bar = partial(tqdm, desc="tune", disable=None)
+    compared = tuning.compare(collection, index, ways, bar)
 
     print(
         f"{len(collection.documents)} documents, {len(collection.queries)} queries "
-        f"({outcomes[tuning.TUNED].unmatched} without a known term); p of nDCG@10 against "
-        f"{tuning.TUNED}, by a randomisation test"
+        f"({compared.outcomes[tuning.TUNED].unmatched} without a known term)"
     )
     if collection.note:
         print(collection.note)
-    table = tuning.summarise(outcomes)
+    print(
+        f"95 % intervals over queries; p against {compared.baseline}, the better of the two by "
+        "nDCG@10, by a randomisation test. Uniform weights are BM25 itself."
+    )
+    if compared.random:
+        print(
+            f"Random heads: as many as these, {len(compared.random)} draws; median and, in "
+            "brackets, the lowest and the highest."
+        )
+    table = tuning.summarise(compared)
     print(tables.as_text(tables.search_rows(table)))
     if settings.out:
-        write_json(settings.out, {"heads": names_of_heads(ranker), "test": table})
+        heads = names_of_heads(ranker)
+        record = {"heads": heads, "baseline": compared.baseline, "test": table}
+        write_json(settings.out, record)
 
 
 if __name__ == "__main__":

@@ -64,9 +64,28 @@ def links_and_received(
     heads: Mapping[Head, float],
 ) -> tuple[list[csc_array], list[Array]]:
     """What `word_links` and `received_by_head` return, in one pass over the windows."""
+    return word_attention(bert, windows, documents, heads)[:2]
+
+
+class Attention(NamedTuple):
+    """Attention to the words of each document."""
+
+    links: list[csc_array]  # see `word_links`
+    received: list[Array]  # see `received_by_head`
+    from_cls: list[Array]  # (words,) from [CLS], mean over heads of the highest layer with heads
+
+
+def word_attention(
+    bert: Bert,
+    windows: Sequence[Window],
+    documents: Sequence[Document],
+    heads: Mapping[Head, float],
+) -> Attention:
+    """All attention to words, in one pass over the windows. `heads`: those of the links."""
     config = bert.config
     shape = (config.num_hidden_layers, config.num_attention_heads)
     received = [np.zeros((len(document.words), *shape)) for document in documents]
+    from_cls = [np.zeros(len(document.words)) for document in documents]
     present = config.present_heads
     sums = LinkSums(documents, {head: heads[head] for head in present if head in heads})
 
@@ -74,8 +93,10 @@ def links_and_received(
         sums.add(window, layer, chosen, links)
         place = np.ix_(window.words, [layer], chosen)
         received[window.document][place] = received_by_word(links, window).T[:, None]
+        if layer == present[-1][0]:
+            from_cls[window.document][window.words] = sum_pieces(links[:, 0].mean(0), window)
 
-    return sums.links(), received
+    return Attention(sums.links(), received, from_cls)
 
 
 class Block(NamedTuple):
@@ -204,9 +225,14 @@ def received_by_word(links: Tensor, window: Window) -> Array:
     owners = torch.tensor(window.owners, device=links.device)
     from_others = (owners[:, None] != owners) & (owners[:, None] >= 0)  # (from, to)
     by_piece = torch.einsum("hft,ft->ht", links, from_others.to(links.dtype))
+    return sum_pieces(by_piece, window)
+
+
+def sum_pieces(values: Tensor, window: Window) -> Array:
+    """(..., pieces of a window) -> (..., words scored in it): the sum over each word's pieces."""
     first, membership = words_of_pieces(window)
-    by_word = by_piece.double().cpu() @ membership
-    return by_word[:, [word - first for word in window.words]].numpy()
+    by_word = values.double().cpu() @ membership
+    return by_word[..., [word - first for word in window.words]].numpy()
 
 
 # Links as a graph -------------------------------------------------------------------------------

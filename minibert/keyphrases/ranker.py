@@ -19,7 +19,7 @@ from minibert.errors import InputError, check, check_fields
 from minibert.evaluation.metrics import Array
 from minibert.evaluation.tagger import by_document, decode, has_span_labels, predict
 from minibert.files import read_json
-from minibert.heads.links import links_and_received, pagerank, word_links
+from minibert.heads.links import Attention, pagerank, word_attention, word_links
 from minibert.hub import DEFAULT_MODEL, find_model
 from minibert.keyphrases.baselines import WordIdf
 from minibert.keyphrases.choice import read_heads
@@ -178,11 +178,16 @@ class Ranker:
     ) -> tuple[list[csc_array], list[Array]]:
         """The links of each document, and (words, heads) the attention that every word receives
         from each head of the model alone."""
+        return self.attention(documents)[:2]
+
+    def attention(self, documents: Sequence[Document]) -> Attention:
+        """The attention to the words of each document, as (words, heads) that the model has."""
         windows = self.windows(documents)
-        links, received = links_and_received(self.bert, windows, documents, self.heads)
-        self._check_finite(links)
+        attention = word_attention(self.bert, windows, documents, self.heads)
+        self._check_finite(attention.links)
         layers, heads = zip(*self.bert.config.present_heads)
-        return links, [by_head[:, layers, heads] for by_head in received]
+        received = [by_head[:, layers, heads] for by_head in attention.received]
+        return attention._replace(received=received)
 
     def _check_finite(self, links: Sequence[csc_array]) -> None:
         is_finite = all(np.isfinite(matrix.data).all() for matrix in links)

@@ -35,13 +35,20 @@ def score_rows(systems: Mapping[str, Mapping[str, Score]]) -> Rows:
 
 
 def search_rows(ways: Mapping[str, Mapping[str, Score | float]]) -> Rows:
-    """One row for each way to search, one column for each measure, from 0 to 1 as usual there."""
+    """One row for each way to search, one column for each measure, from 0 to 1 as usual there, and
+    for its p-value; "-" where a way has none."""
     names = list(next(iter(ways.values())))
     rows = [["", *names]]
     for way, values in ways.items():
-        cells = [f"{x:.3f}" if isinstance(x, float) else _with_interval(x) for x in values.values()]
-        rows.append([way, *cells])
+        cells = (values.get(name, "-") for name in names)
+        rows.append([way, *(_search_cell(cell) for cell in cells)])
     return rows
+
+
+def _search_cell(cell: Score | float | str) -> str:
+    if isinstance(cell, Score):
+        return _with_interval(cell)
+    return f"{cell:.4f}" if isinstance(cell, float) else cell
 
 
 def f1_lines(values: Mapping[str, Array], alone: Mapping[str, float]) -> list[str]:

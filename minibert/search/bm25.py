@@ -53,9 +53,7 @@ def impacts(document: Document, weights: Array, mixing: float) -> dict[str, floa
     not depend on `mixing`. If all are zero, counts take their place.
     """
     weights = np.asarray(weights, float)
-    if not (np.isfinite(weights) & (weights >= 0)).all():
-        raise ValueError(f"document {document.id!r}: a weight is negative or not finite")
-
+    _check_weights(weights)
     counts: Counter[str] = Counter()
     sums: dict[str, float] = defaultdict(float)
     for word_terms, weight in zip(terms(document), weights.tolist(), strict=True):
@@ -72,6 +70,11 @@ def impacts(document: Document, weights: Array, mixing: float) -> dict[str, floa
     }
 
 
+def _check_weights(weights: Array) -> None:
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        raise ValueError("a weight of a word is negative or not finite")
+
+
 def whole_vector(document: Document, vector: Mapping[str, float]) -> dict[str, Any]:
     """A document for Anserini's JsonVectorCollection, which indexes whole numbers: hundredths of
     `impacts`, so its k1 is a hundred times ours. Terms under half a hundredth are left out."""
@@ -80,53 +83,66 @@ def whole_vector(document: Document, vector: Mapping[str, float]) -> dict[str, A
     return {"id": document.id, "contents": document.text, "vector": nonzero}
 
 
-# Controls: weights that word weights must beat ----------------------------------------------------
-
-
-def uniform(document: Document) -> Array:
-    """(words,) ones: plain BM25, whatever the mixing."""
-    return np.ones(len(document.words))
-
-
-def mean_idf(document: Document, index: "Index") -> Array:
-    """(words,) the mean idf of each word's terms, 0 for a word without terms."""
-    idf = index.idf()
-    rows = [[idf[index.rows[term]] for term in word_terms] for word_terms in terms(document)]
-    return np.array([float(np.mean(row)) if row else 0.0 for row in rows])
-
-
 # Index --------------------------------------------------------------------------------------------
 
 
 class Index(NamedTuple):
-    """An inverted index of term frequencies. Where a document contains a term without weight, 0 is
-    stored: idf counts the documents that contain a term, whatever its weight."""
+    """An inverted index. Its entries are the pairs of a term and a document that contains it, in
+    the order of `counts.data`: by term, then by document."""
 
     rows: dict[str, int]  # term -> its row
-    frequencies: csr_array  # (T, N)
+    counts: csr_array  # (T, N)
+    membership: csr_array  # (entries, all words of all documents) how often a word has the term
 
     @classmethod
-    def build(cls, vectors: Sequence[Mapping[str, float]]) -> "Index":
-        """Index each document's {term: frequency}."""
+    def build(cls, documents: Sequence[Document]) -> "Index":
+        """Index how often each document contains each term."""
+        of_documents = [terms(document) for document in documents]
+        words = [word_terms for of_document in of_documents for word_terms in of_document]
         rows: dict[str, int] = {}
-        terms = [rows.setdefault(term, len(rows)) for vector in vectors for term in vector]
-        documents = np.repeat(np.arange(len(vectors)), [len(vector) for vector in vectors])
-        values = np.array([value for vector in vectors for value in vector.values()], float)
-        shape = (len(rows), len(vectors))
-        return cls(rows, csr_array((values, (terms, documents)), shape=shape))
+        row = [rows.setdefault(term, len(rows)) for word_terms in words for term in word_terms]
+        word = np.repeat(np.arange(len(words)), [len(word_terms) for word_terms in words])
+        column = np.repeat(np.arange(len(documents)), [len(d) for d in of_documents])[word]
 
-    def mixed(self, other: "Index", mixing: float) -> "Index":
-        """(1 - mixing) * these frequencies + mixing * those of `other`, an index of the same terms
-        of the same documents."""
-        frequencies = self.frequencies.copy()
-        frequencies.data = (1 - mixing) * frequencies.data + mixing * other.frequencies.data
-        return self._replace(frequencies=frequencies)
+        # A pair is one number, so that sorting gives the order of the CSR format.
+        shape = (len(rows), len(documents))
+        pairs = np.array(row, dtype=np.int64) * len(documents) + column
+        entries, entry = np.unique(pairs, return_inverse=True)
+        starts = np.searchsorted(entries, np.arange(len(rows) + 1) * len(documents))
+        counts = np.bincount(entry, minlength=len(entries)).astype(float)
+        return cls(
+            rows,
+            csr_array((counts, entries % len(documents), starts), shape=shape),
+            csr_array((np.ones(len(word)), (entry, word)), shape=(len(entries), len(words))),
+        )
+
+    @property
+    def lengths(self) -> Array:
+        """(N,) the number of terms of each document."""
+        return np.asarray(self.counts.sum(axis=0))
+
+    def weigh_terms(self, weights: Array) -> csr_array:
+        """(T, N) the `impacts` of each document with `mixing` 1, 0 where a term has no weight.
+        `weights`: (all words of all documents,), not negative."""
+        _check_weights(weights)
+        sums = self.membership @ weights
+        document = self.counts.indices
+        totals = np.bincount(document, sums, minlength=self.counts.shape[1])
+        scale = np.divide(self.lengths, totals, out=np.zeros_like(totals), where=totals > 0)
+        values = np.where(totals[document] > 0, scale[document] * sums, self.counts.data)
+        return with_values(self.counts, values)
 
     def idf(self) -> Array:
         """(T,) ln(1 + (N - n + 0.5) / (n + 0.5)) with n documents that contain the term, as in
         Lucene."""
-        contain = np.diff(self.frequencies.indptr)
-        return np.log1p((self.frequencies.shape[1] - contain + 0.5) / (contain + 0.5))
+        contain = np.diff(self.counts.indptr)
+        return np.log1p((self.counts.shape[1] - contain + 0.5) / (contain + 0.5))
+
+    def mean_idf(self) -> Array:
+        """(all words of all documents,) the mean idf of a word's terms, 0 without terms."""
+        of_entries = np.repeat(self.idf(), np.diff(self.counts.indptr))
+        sums, count = self.membership.T @ of_entries, self.membership.sum(axis=0)
+        return np.divide(sums, count, out=np.zeros_like(sums), where=count > 0)
 
     def weigh_queries(self, queries: Sequence[Document]) -> csr_array:
         """(Q, T) the number of times that the query contains the term, times its idf. A query
@@ -143,15 +159,27 @@ class Index(NamedTuple):
             ends.append(len(columns))
         return csr_array((values, columns, ends), shape=(len(queries), len(self.rows)), dtype=float)
 
-    def scores(self, queries: csr_array, k1: float, b: float) -> Array:
-        """(Q, N) BM25 (Robertson et al. 1994) of weighted queries, without its constant factor
-        k1 + 1, as in Lucene 8: the sum over terms of idf * tf / (tf + k1 * (1 - b + b * length /
-        mean length)), where a document's length is the sum of its frequencies. k1 > 0."""
-        lengths = self.frequencies.sum(axis=0)
-        norms = k1 * (1 - b + b * lengths / lengths.mean())
-        saturated = self.frequencies.copy()
-        saturated.data /= saturated.data + norms[saturated.indices]
-        return (queries @ saturated).toarray()
+
+# Scores -------------------------------------------------------------------------------------------
+
+
+def with_values(entries: csr_array, values: Array) -> csr_array:
+    """A matrix with these values in the places of the entries."""
+    return csr_array((values, entries.indices, entries.indptr), shape=entries.shape)
+
+
+def mix(counts: csr_array, weights: csr_array, mixing: float) -> csr_array:
+    """(1 - mixing) * counts + mixing * weights, of the same entries."""
+    return with_values(counts, (1 - mixing) * counts.data + mixing * weights.data)
+
+
+def bm25(queries: csr_array, frequencies: csr_array, lengths: Array, k1: float, b: float) -> Array:
+    """(Q, T) weighted queries, (T, N) term frequencies, (N,) lengths of documents -> (Q, N) BM25
+    (Robertson et al. 1994), without its constant factor k1 + 1, as in Lucene 8: the sum over terms
+    of idf * tf / (tf + k1 * (1 - b + b * length / mean length)). k1 > 0."""
+    norms = k1 * (1 - b + b * lengths / lengths.mean())
+    values = frequencies.data / (frequencies.data + norms[frequencies.indices])
+    return (queries @ with_values(frequencies, values)).toarray()
 
 
 def best(scores: Array, top: int = 1000) -> list[NDArray[np.int64]]:

@@ -8,19 +8,23 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import permutation_test
 
+from minibert.data.batches import chunks
 from minibert.data.documents import Document
 from minibert.errors import check
 from minibert.evaluation import intervals
 from minibert.evaluation.intervals import Score
 from minibert.evaluation.metrics import Array
-from minibert.keyphrases.comparison import attended, name_of_heads
+from minibert.evaluation.tagger import ProgressBar
+from minibert.keyphrases.comparison import name_of_heads
 from minibert.keyphrases.ranker import Ranker
-from minibert.search.bm25 import Index, best, impacts, mean_idf, uniform
+from minibert.search.bm25 import Index, best, bm25, mix
 from minibert.search.collection import Collection
 
 MEASURES = {"nDCG@10": "nDCG@10", "MAP": "AP", "R@100": "R@100"}  # ours -> ir_measures'
 
 FIXED, TUNED = "BM25, k1 1.5, b 0.75", "BM25, tuned"
+RANDOM = "random heads"
+CLS = "[CLS], last layer, x IDF"  # the weights of BM42 (Qdrant 2024)
 
 
 class Setting(NamedTuple):
@@ -48,27 +52,29 @@ class Outcome(NamedTuple):
 
 def cross_validate(
     collection: Collection,
-    weights: Sequence[Array],
+    index: Index,
+    weights: Array,
     settings: Sequence[Setting],
     folds: int = 5,
     seed: int = 0,
 ) -> Outcome:
     """Score each fold of queries under the setting that has the best nDCG@10 on all other folds.
 
-    `weights`: (words,) of each document, see `impacts`. One setting alone is a fixed one. Raises
-    InputError if there are fewer queries than folds.
+    `index`: of the collection's documents. `weights`: (all words of all documents,), not negative.
+    One setting alone is a fixed one. Raises InputError if there are fewer queries than folds.
     """
-    documents, queries = collection.documents, collection.queries
+    queries = collection.queries
     check(len(queries) >= folds, f"{len(queries)} judged queries are too few for {folds} folds")
-    counts, weighted = (
-        Index.build([impacts(d, w, mixing) for d, w in zip(documents, weights, strict=True)])
-        for mixing in (0, 1)
-    )
-    weighted_queries = counts.weigh_queries(queries)
+    weighted_queries = index.weigh_queries(queries)
+
+    # Terms that no query contains matter for the lengths alone.
+    terms = np.unique(weighted_queries.indices)
+    query_terms, counts = weighted_queries[:, terms], index.counts[terms]
+    weighted, lengths = index.weigh_terms(weights)[terms], index.lengths
 
     def search(setting: Setting, top: int) -> list[NDArray[np.int64]]:
-        index = counts.mixed(weighted, setting.mixing)
-        return best(index.scores(weighted_queries, setting.k1, setting.b), top)
+        frequencies = mix(counts, weighted, setting.mixing)
+        return best(bm25(query_terms, frequencies, lengths, setting.k1, setting.b), top)
 
     # Choose each fold's setting on the queries of the other folds.
     goal = {"nDCG@10": MEASURES["nDCG@10"]}
@@ -127,42 +133,93 @@ def randomisation_test(a: Array, b: Array, draws: int = 10_000, seed: int = 0) -
 # Comparison -------------------------------------------------------------------------------------
 
 
+class Ways(NamedTuple):
+    """Weights of all words of all documents, (words,) each."""
+
+    compared: dict[str, Array]  # by what they are
+    random: list[Array]  # of random heads
+
+
 def search_weights(
-    ranker: Ranker, collection: Collection, documents: Iterable[Document]
-) -> dict[str, list[Array]]:
-    """{way: (words,) weights of each document}. `documents`: those of the collection, one at a
-    time."""
-    index = Index.build([impacts(d, uniform(d), 0.0) for d in collection.documents])
+    ranker: Ranker, collection: Collection, index: Index, documents: Iterable[Document]
+) -> Ways:
+    """The weights that rank.py search compares. `index`: of the collection. `documents`: those of
+    the collection, one at a time. Where the ranker's heads are all heads, no random ones exist."""
     these = name_of_heads(ranker)
-    ways: dict[str, list[Array]] = {}
-    for document, links, by_head, _ in attended(ranker, documents):
-        weights = {
-            "IDF": mean_idf(document, index),
-            "all heads": by_head.sum(1),
-            f"{these} heads": links.sum(axis=0),
-            f"PageRank of {these}": ranker.pagerank(links),
-        }
-        for way, of_words in weights.items():
-            ways.setdefault(way, []).append(of_words)
-    return ways
+    rows: dict[str, list[Array]] = {}
+    random_rows: list[Array] = []
+    picked = random_heads(ranker)
+    for part in chunks(documents):
+        for links, by_head, from_cls in zip(*ranker.attention(part)):
+            of_document = {
+                "all heads": by_head.sum(1),
+                f"{these} heads": links.sum(axis=0),
+                f"PageRank of {these}": ranker.pagerank(links),
+                CLS: from_cls,
+            }
+            for way, weights in of_document.items():
+                rows.setdefault(way, []).append(weights)
+            random_rows.append(by_head @ picked)
+
+    idf = index.mean_idf()
+    compared = {"IDF": idf} | {way: np.concatenate(weights) for way, weights in rows.items()}
+    compared[CLS] *= idf
+    return Ways(compared, list(np.concatenate(random_rows).T))
 
 
-def tune(collection: Collection, ways: Iterable[tuple[str, list[Array]]]) -> dict[str, Outcome]:
-    """{way: outcome} of BM25 fixed and tuned, and mixed with the word weights of each way."""
-    counts = [uniform(document) for document in collection.documents]
-    fixed = cross_validate(collection, counts, [Setting()])
-    tuned = cross_validate(collection, counts, grid([0.0]))
-    outcomes = {FIXED: fixed, TUNED: tuned}
-    for way, weights in ways:
-        outcomes[way] = cross_validate(collection, weights, grid())
-    return outcomes
+def random_heads(ranker: Ranker, draws: int = 20, seed: int = 0) -> Array:
+    """(heads of the model, draws) as many weights as the ranker's heads have, those of its heads,
+    for heads drawn at random; no draws where its heads are all heads."""
+    present = ranker.bert.config.present_heads
+    weights = [ranker.heads[head] for head in present if head in ranker.heads]
+    generator = np.random.default_rng(seed)
+    picked = np.zeros((len(present), 0 if ranker.has_all_heads else draws))
+    for draw in picked.T:
+        draw[generator.choice(len(present), len(weights), replace=False)] = weights
+    return picked
 
 
-def summarise(outcomes: Mapping[str, Outcome]) -> dict[str, dict[str, Score | float]]:
-    """{way: {measure: mean over queries, "p": of its nDCG@10 against tuned BM25}}."""
-    baseline = outcomes[TUNED].values["nDCG@10"]
+class Comparison(NamedTuple):
+    """Outcomes of each way to search."""
+
+    outcomes: dict[str, Outcome]  # of BM25, fixed and tuned, and of `Ways.compared`
+    random: list[Outcome]
+
+    @property
+    def baseline(self) -> str:
+        """The better of fixed and tuned BM25, by nDCG@10."""
+        return max((FIXED, TUNED), key=lambda way: self.outcomes[way].values["nDCG@10"].mean())
+
+
+def compare(collection: Collection, index: Index, ways: Ways, progress: ProgressBar) -> Comparison:
+    """Tune BM25 whose term frequencies are mixed with each of the weights."""
+    uniform = np.ones(index.membership.shape[1])  # plain BM25, whatever the mixing
+    outcomes = {
+        FIXED: cross_validate(collection, index, uniform, [Setting()]),
+        TUNED: cross_validate(collection, index, uniform, grid([0.0])),
+    }
+    tuned = [
+        cross_validate(collection, index, weights, grid())
+        for weights in progress([*ways.compared.values(), *ways.random])
+    ]
+    outcomes |= zip(ways.compared, tuned)
+    return Comparison(outcomes, tuned[len(ways.compared) :])
+
+
+def summarise(comparison: Comparison) -> dict[str, dict[str, Score | float]]:
+    """{way: {measure: mean over queries, "p MEASURE": against `baseline`}}, and for random heads
+    the median, the lowest and the highest mean of a draw."""
+    outcomes, random, baseline = *comparison, comparison.outcomes[comparison.baseline]
     table: dict[str, dict[str, Score | float]] = {}
     for way, outcome in outcomes.items():
-        table[way] = {name: average(values) for name, values in outcome.values.items()}
-        table[way]["p"] = randomisation_test(outcome.values["nDCG@10"], baseline)
+        table[way] = {}
+        for measure, values in outcome.values.items():
+            table[way][measure] = average(values)
+            table[way][f"p {measure}"] = randomisation_test(values, baseline.values[measure])
+
+    if random:
+        row = table[RANDOM] = {}
+        for measure in MEASURES:
+            means = [float(outcome.values[measure].mean()) for outcome in random]
+            row[measure] = Score(float(np.median(means)), min(means), max(means))
     return table

@@ -17,6 +17,7 @@ from minibert.heads.links import (
     received_by_head,
     received_by_word,
     strongest_links,
+    word_attention,
     word_links,
 )
 from minibert.pruning import prune
@@ -121,6 +122,27 @@ def test_one_pass_returns_links_and_received(bert, windows, documents, heads):
         np.testing.assert_allclose(both.toarray(), alone.toarray(), atol=1e-12)
     for both, alone in zip(received, received_by_head(bert, windows, documents)):
         np.testing.assert_allclose(both, alone, atol=1e-12)
+
+
+@pytest.mark.parametrize(("pruned", "layer"), [((), 2), (((2, 1),), 2), ("layer 2", 1)])
+def test_attention_of_cls_is_the_models(pieces, windows, documents, pruned, layer):
+    """The mean over the heads that the last layer with heads still has."""
+    mask = torch.ones(3, 5)
+    for head in [(2, h) for h in range(5)] if pruned == "layer 2" else pruned:
+        mask[head] = 0
+    bert = prune(tagger_for(pieces), mask).bert
+    expected = [np.zeros(len(d.words)) for d in documents]
+    for window in windows:
+        with torch.no_grad():
+            output = bert(torch.tensor([window.input_ids]), return_attentions=True)
+        from_cls = output.attentions[layer][0, :, 0].mean(0).tolist()
+        for word, probability in zip(window.owners, from_cls, strict=True):
+            if word in window.words:
+                expected[window.document][word] += probability
+
+    attention = word_attention(bert, windows, documents, HEADS)
+    for ours, by_loop in zip(attention.from_cls, expected, strict=True):
+        np.testing.assert_allclose(ours, by_loop, rtol=0, atol=1e-12)
 
 
 def test_links_do_not_depend_on_the_rest_of_the_batch(bert, windows, documents):

@@ -2,7 +2,7 @@
 
 from minibert.evaluation.intervals import Change, Score
 from minibert.report.results import Ablation, HeadEffects
-from minibert.report.tables import ablation_answers, head_rows
+from minibert.report.tables import ablation_answers, head_rows, search_rows
 
 NAMES = ("L0H0", "L0H1", "L1H0", "L1H1")
 
@@ -62,4 +62,18 @@ def test_table_of_heads_is_sorted_by_the_loss_on_dev_and_marks_significant_chang
         "-0.2000 [-0.2100, -0.1900]",
         "+0.4000 [+0.3900, +0.4100]",
         "+0.2000 [+0.1900, +0.2100]",
+    ]
+
+
+def test_table_of_search_has_p_values_and_a_dash_without():
+    ways = {
+        "BM25": {"MAP": Score(0.25, 0.2, 0.3), "p MAP": 1.0},
+        "heads": {"MAP": Score(0.5, 0.4, 0.6), "p MAP": 1 / 10_001},
+        "random": {"MAP": Score(0.3, 0.1, 0.4)},
+    }
+    assert search_rows(ways) == [
+        ["", "MAP", "p MAP"],
+        ["BM25", "0.250 [0.200, 0.300]", "1.0000"],
+        ["heads", "0.500 [0.400, 0.600]", "0.0001"],
+        ["random", "0.300 [0.100, 0.400]", "-"],
     ]

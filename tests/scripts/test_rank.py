@@ -672,15 +672,28 @@ def test_search_beside_its_controls(model, collection, capsys):
     assert (
         "judgements of unknown documents, which count as not retrieved: 1; judgements of" in printed
     )
-    scores = json.loads(out.read_text())["test"]
-    assert [*scores] == [
-        *("BM25, k1 1.5, b 0.75", "BM25, tuned", "IDF", "all heads", "these heads"),
-        "PageRank of these",
-    ]
+    record = json.loads(out.read_text())
+    scores = record["test"]
+    of_heads = ["all heads", "these heads", "PageRank of these", "[CLS], last layer, x IDF"]
+    random = scores.pop("random heads")
+    assert [*scores] == ["BM25, k1 1.5, b 0.75", "BM25, tuned", "IDF", *of_heads]
+
+    measures = ["nDCG@10", "MAP", "R@100"]
     for name, values in scores.items():
         assert name in printed
         assert 0.5 < values["nDCG@10"]["value"] <= 1
-        assert 0 < values["p"] <= 1
+        assert all(0 < values[f"p {measure}"] <= 1 for measure in measures)
+    assert [*random] == measures
+    for score in random.values():
+        assert score["low"] <= score["value"] <= score["high"]
+
+    # The baseline is the better of the two, and differs from itself by nothing.
+    fixed, tuned = (scores[name]["nDCG@10"]["value"] for name in [*scores][:2])
+    assert record["baseline"] == ("BM25, tuned" if tuned > fixed else "BM25, k1 1.5, b 0.75")
+    assert f"p against {record['baseline']}" in printed
+    assert all(scores[record["baseline"]][f"p {measure}"] == 1 for measure in measures)
+    row = next(line for line in printed.splitlines() if line.startswith("random heads"))
+    assert row.split()[-1] == "-"
 
 
 def test_each_text_passes_through_the_model_once(model, collection, monkeypatch, encoder_folder):
@@ -704,7 +717,7 @@ def test_each_text_passes_through_the_model_once(model, collection, monkeypatch,
     assert rank.main(command) == 0
     assert passes == expected(dev) + expected(test)
     passes.clear()
-    assert rank.main(["search", str(collection), *model, "--heads", "L0H1"]) == 0
+    assert rank.main(["search", str(collection), *model, "--heads", "all"]) == 0
     assert passes == expected(collection / "corpus.jsonl")
 
 
@@ -747,9 +760,12 @@ def test_all_heads_are_one_row(model, collection, heads, capsys):
     ]
     assert rank.main(["search", str(collection), *more]) == 0
     assert [*json.loads(out.read_text())["test"]] == [
-        *("BM25, k1 1.5, b 0.75", "BM25, tuned", "IDF", "all heads", "PageRank of all")
+        *("BM25, k1 1.5, b 0.75", "BM25, tuned", "IDF", "all heads", "PageRank of all"),
+        "[CLS], last layer, x IDF",
     ]
-    assert "these" not in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "these" not in printed
+    assert "andom" not in printed.replace("randomisation", "")
 
 
 def test_unequal_weights_have_a_row_of_their_own(model, tmp_path):

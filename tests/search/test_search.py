@@ -12,15 +12,23 @@ import pytest
 
 from minibert.data.documents import Document
 from minibert.errors import InputError
-from minibert.search.bm25 import Index, best, impacts, mean_idf, terms, uniform, whole_vector
+from minibert.evaluation.intervals import Score
+from minibert.keyphrases.ranker import Ranker, RankSettings
+from minibert.search.bm25 import Index, best, bm25, impacts, mix, terms, whole_vector
 from minibert.search.collection import Collection, collection_files, read_collection
 from minibert.search.tuning import (
+    MEASURES,
+    Comparison,
+    Outcome,
     Setting,
     average,
     cross_validate,
     grid,
     judge,
+    random_heads,
     randomisation_test,
+    search_weights,
+    summarise,
 )
 from minibert.text.words import word_spans
 
@@ -36,13 +44,34 @@ def documents(*texts: str) -> list[Document]:
     return [document(text, f"d{i}") for i, text in enumerate(texts)]
 
 
-def plain(corpus: list[Document]) -> Index:
-    return Index.build([impacts(d, uniform(d), 0) for d in corpus])
+def search_by_loops(
+    vectors: list[dict[str, float]], query: Document, k1: float = 1.5, b: float = 0.75
+) -> list[float]:
+    """BM25 of each document, straight from its {term: frequency}."""
+    lengths = [sum(vector.values()) for vector in vectors]
+    mean = sum(lengths) / len(lengths)
+    scores = [0.0] * len(vectors)
+    for term in [term for word in terms(query) for term in word]:
+        contain = sum(term in vector for vector in vectors)
+        idf = math.log(1 + (len(vectors) - contain + 0.5) / (contain + 0.5))
+        for i, vector in enumerate(vectors):
+            if vector.get(term):
+                norm = k1 * (1 - b + b * lengths[i] / mean)
+                scores[i] += idf * vector[term] / (vector[term] + norm)
+    return scores
+
+
+def plain_scores(corpus: list[Document], queries: list[Document], k1=1.5, b=0.75) -> np.ndarray:
+    index = Index.build(corpus)
+    return bm25(index.weigh_queries(queries), index.counts, index.lengths, k1, b)
 
 
 def scores_of(corpus: list[Document], query: str, k1: float = 1.5, b: float = 0.75) -> np.ndarray:
-    index = plain(corpus)
-    return index.scores(index.weigh_queries([document(query)]), k1, b)[0]
+    return plain_scores(corpus, [document(query)], k1, b)[0]
+
+
+def uniform(corpus: list[Document]) -> np.ndarray:
+    return np.ones(sum(len(d.words) for d in corpus))
 
 
 def random_collection(seed: int = 0, size: int = 60, queries: int = 23) -> Collection:
@@ -145,8 +174,7 @@ def test_bm25_by_hand():
 @pytest.mark.parametrize(("k1", "b"), [(1.5, 0.75), (0.6, 0.0), (3.0, 1.0)])
 def test_plain_bm25_is_bm25s(k1, b):
     collection = random_collection()
-    index = plain(collection.documents)
-    ours = index.scores(index.weigh_queries(collection.queries), k1, b)
+    ours = plain_scores(collection.documents, collection.queries, k1, b)
     peer = bm25s.BM25(k1=k1, b=b, method="lucene")
     words = [[t for w in terms(d) for t in w] for d in collection.documents]
     peer.index(words, show_progress=False)
@@ -157,33 +185,50 @@ def test_plain_bm25_is_bm25s(k1, b):
 
 
 @pytest.mark.parametrize("mixing", [0, 0.3, 1])
-def test_mixed_index_equals_index_of_mixed_impacts(mixing):
+def test_mixed_frequencies_are_the_impacts(mixing):
+    """A hyphenated word, a text whose weights are all zero, and one without words."""
     collection = random_collection()
-    weights = random_weights(collection)
-    none, partial, full = (
-        Index.build([impacts(d, w, m) for d, w in zip(collection.documents, weights)])
-        for m in (0, mixing, 1)
-    )
-    queries = none.weigh_queries(collection.queries)
-    mixed = none.mixed(full, mixing).scores(queries, 1.5, 0.75)
-    expected = partial.scores(partial.weigh_queries(collection.queries), 1.5, 0.75)
-    np.testing.assert_allclose(mixed, expected, rtol=0, atol=1e-12)
+    corpus = [*collection.documents, *documents("gas-wing gas gas-flow", "the wing heats", "")]
+    weights = [*random_weights(collection), np.array([1.0, 4, 2]), np.zeros(3), np.zeros(0)]
+    vectors = [impacts(d, w, mixing) for d, w in zip(corpus, weights)]
+
+    index = Index.build(corpus)
+    mixed = mix(index.counts, index.weigh_terms(np.concatenate(weights)), mixing)
+    entries = mixed.tocoo()
+    names = list(index.rows)
+    ours: list[dict[str, float]] = [{} for _ in corpus]
+    for row, column, value in zip(*entries.coords, entries.data):
+        ours[column][names[row]] = value
+    for vector, expected in zip(ours, vectors, strict=True):
+        assert vector == pytest.approx(expected, abs=1e-12)
+
+    scores = bm25(index.weigh_queries(collection.queries), mixed, index.lengths, 1.5, 0.75)
+    expected = [search_by_loops(vectors, query) for query in collection.queries]
+    np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("weight", [-1, math.nan, math.inf])
+def test_index_rejects_invalid_weights(weight):
+    with pytest.raises(ValueError, match="negative"):
+        Index.build(documents("gas flow")).weigh_terms(np.array([1, weight]))
 
 
 def test_term_without_weight_counts_for_idf_only():
-    index = Index.build([{"gas": 0.0, "wing": 2.0}, {"gas": 1.0}, {"wing": 1.0}])
+    index = Index.build(documents("gas wing wing", "gas", "wing"))
     assert index.idf() == pytest.approx([math.log(1 + 1.5 / 2.5)] * 2)
-    scores = index.scores(index.weigh_queries([document("gas")]), 1.5, 0.75)
+    weighted = index.weigh_terms(np.array([0.0, 1, 1, 1, 1]))
+    queries = index.weigh_queries([document("gas")])
+    scores = bm25(queries, weighted, index.lengths, 1.5, 0.75)
     assert [ranking.tolist() for ranking in best(scores)] == [[1]]
 
 
 def test_query_without_known_term_retrieves_nothing():
-    index = plain(documents("gas flow", "wing"))
-    queries = index.weigh_queries([document("the orbit"), document("gas"), document("")])
-    assert np.diff(queries.indptr).tolist() == [0, 1, 0]
-    assert [r.tolist() for r in best(index.scores(queries, 1.5, 0.75))] == [[], [0], []]
-    nothing = index.weigh_queries([document("orbit")])
-    assert not index.scores(nothing, 1.5, 0.75).any()
+    corpus = documents("gas flow", "wing")
+    index = Index.build(corpus)
+    queries = [document("the orbit"), document("gas"), document("")]
+    assert np.diff(index.weigh_queries(queries).indptr).tolist() == [0, 1, 0]
+    assert [r.tolist() for r in best(plain_scores(corpus, queries))] == [[], [0], []]
+    assert not scores_of(corpus, "orbit").any()
 
 
 def test_best_breaks_ties_by_corpus_order():
@@ -199,7 +244,7 @@ def test_mean_idf_by_hand():
     corpus = documents("the gas-wing gas", "gas")
     gas, wing = math.log(1 + 0.5 / 2.5), math.log(1 + 1.5 / 1.5)
     expected = [0, (gas + wing) / 2, gas]
-    assert mean_idf(corpus[0], plain(corpus)) == pytest.approx(expected, abs=1e-12)
+    assert Index.build(corpus).mean_idf() == pytest.approx([*expected, gas], abs=1e-12)
 
 
 # Scores -----------------------------------------------------------------------------------------
@@ -221,8 +266,7 @@ def by_definition(ranking: list[str], grades: dict[str, int]) -> tuple[float, fl
 
 def test_measures_are_their_definitions():
     collection = random_collection(size=400)
-    index = plain(collection.documents)
-    rankings = best(index.scores(index.weigh_queries(collection.queries), 1.5, 0.75))
+    rankings = best(plain_scores(collection.documents, collection.queries))
     rankings[3] = rankings[3][:0]
     values = judge(collection, rankings)
     assert max(map(len, rankings)) > 100
@@ -234,9 +278,8 @@ def test_measures_are_their_definitions():
 
 def test_ties_are_judged_in_corpus_order():
     corpus = documents("gas", "gas")
-    index = plain(corpus)
     query = document("gas", "q")
-    rankings = best(index.scores(index.weigh_queries([query]), 1.5, 0.75))
+    rankings = best(plain_scores(corpus, [query]))
     for relevant, expected in (("d0", 1.0), ("d1", 0.5)):
         collection = Collection(corpus, [query], {"q": {relevant: 1}})
         assert judge(collection, rankings)["MAP"].tolist() == [expected]
@@ -268,16 +311,20 @@ def test_average_has_the_interval_of_a_mean():
 def scored(collection: Collection, weights: list[np.ndarray], setting: Setting) -> dict:
     """Every query under one setting, straight from its impacts."""
     vectors = [impacts(d, w, setting.mixing) for d, w in zip(collection.documents, weights)]
-    index = Index.build(vectors)
-    scores = index.scores(index.weigh_queries(collection.queries), setting.k1, setting.b)
-    return judge(collection, best(scores))
+    scores = [search_by_loops(vectors, q, setting.k1, setting.b) for q in collection.queries]
+    return judge(collection, best(np.array(scores).round(12)))
+
+
+def validate(collection: Collection, weights: list[np.ndarray], settings: list[Setting]) -> Outcome:
+    index = Index.build(collection.documents)
+    return cross_validate(collection, index, np.concatenate(weights), settings)
 
 
 def test_each_fold_uses_the_best_setting_of_the_others():
     collection = random_collection()
     weights = random_weights(collection)
     settings = grid([0.0, 0.5, 1.0])
-    outcome = cross_validate(collection, weights, settings)
+    outcome = validate(collection, weights, settings)
     alone = [scored(collection, weights, setting) for setting in settings]
     assert np.bincount(outcome.folds).tolist() == [5, 5, 5, 4, 4]
     assert len(set(outcome.chosen)) > 1
@@ -294,13 +341,13 @@ def test_each_fold_uses_the_best_setting_of_the_others():
 def test_held_out_judgements_do_not_affect_choice(fold):
     collection = random_collection()
     weights = random_weights(collection)
-    before = cross_validate(collection, weights, grid())
+    before = validate(collection, weights, grid())
     draw = np.random.default_rng(fold)
     qrels = dict(collection.qrels)
     for query in np.array([q.id for q in collection.queries])[before.folds == fold]:
         others = draw.choice(60, 5, replace=False)
         qrels[query] = {f"d{d}": int(1 + draw.integers(3)) for d in others}
-    after = cross_validate(collection._replace(qrels=qrels), weights, grid())
+    after = validate(collection._replace(qrels=qrels), weights, grid())
     assert after.chosen[fold] == before.chosen[fold]
     assert after.chosen != before.chosen  # the other folds use them
     assert not np.array_equal(after.values["MAP"], before.values["MAP"])
@@ -308,9 +355,9 @@ def test_held_out_judgements_do_not_affect_choice(fold):
 
 def test_uniform_weights_equal_counts_for_any_mixing():
     collection = random_collection()
-    weights = [uniform(d) for d in collection.documents]
-    baseline = cross_validate(collection, weights, grid([0.0]))
-    mixed = cross_validate(collection, weights, grid())
+    weights = [uniform(collection.documents)]
+    baseline = validate(collection, weights, grid([0.0]))
+    mixed = validate(collection, weights, grid())
     assert [s._replace(mixing=0.0) for s in mixed.chosen] == baseline.chosen
     for measure, values in baseline.values.items():
         assert mixed.values[measure].tolist() == values.tolist()
@@ -323,15 +370,93 @@ def test_informative_weights_are_chosen():
     qrels = {f"q{i}": {f"d{4 * i + 3}": 1} for i in range(10)}
     weights = [np.array([1.0, 0.0] if i % 4 == 3 else [0.0, 1.0]) for i in range(40)]
     collection = Collection(corpus, queries, qrels)
-    counts = cross_validate(collection, weights, grid([0.0]))
-    mixed = cross_validate(collection, weights, grid())
+    counts = validate(collection, weights, grid([0.0]))
+    mixed = validate(collection, weights, grid())
     assert counts.values["MAP"].tolist() == [0.25] * 10
     assert mixed.values["MAP"].tolist() == [1.0] * 10
 
 
 def test_too_few_queries_are_rejected():
     with pytest.raises(InputError, match="4 judged queries are too few for 5 folds"):
-        cross_validate(random_collection(queries=4), [], [Setting()])
+        validate(random_collection(queries=4), [np.ones(0)], [Setting()])
+
+
+# Comparison -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ranker(encoder_folder):
+    """Two layers of three heads."""
+    return Ranker(RankSettings(model=str(encoder_folder), heads="L1H1,L0H2"))
+
+
+def test_weights_are_those_of_each_text_alone(ranker):
+    corpus = documents("gas-wing flow", "the shock layer", "", "wing heat and gas plate gas")
+    collection = Collection(corpus, [document("gas", "q")], {"q": {"d0": 1}})
+    index = Index.build(corpus)
+    ways = search_weights(ranker, collection, index, iter(corpus))
+    idf = [index.idf()[index.rows[term]] for term in ("gas", "wing")]
+    assert ways.compared["IDF"][0] == pytest.approx(np.mean(idf), abs=1e-12)
+
+    start = 0
+    for d in corpus:
+        ((links,), (by_head,), (from_cls,)) = ranker.attention([d])
+        expected = {
+            "all heads": by_head.sum(1),
+            "these heads": by_head[:, 2] + by_head[:, 4],
+            "PageRank of these": ranker.pagerank(links),
+            "[CLS], last layer, x IDF": from_cls * index.mean_idf()[start : start + len(d.words)],
+        }
+        for way, weights in expected.items():
+            ours = ways.compared[way][start : start + len(d.words)]
+            np.testing.assert_allclose(ours, weights, rtol=0, atol=1e-6)
+        for draw, picked in zip(ways.random, random_heads(ranker).T, strict=True):
+            ours = draw[start : start + len(d.words)]
+            np.testing.assert_allclose(ours, by_head[:, picked > 0].sum(1), rtol=0, atol=1e-6)
+        start += len(d.words)
+    assert [*ways.compared] == ["IDF", *expected]
+    assert all(len(weights) == start for weights in [*ways.compared.values(), *ways.random])
+
+
+def test_random_heads_have_the_number_and_weights_of_the_chosen(ranker, encoder_folder):
+    picked = random_heads(ranker)
+    assert picked.shape == (6, 20)
+    assert (np.sort(picked, axis=0) == np.array([[0, 0, 0, 0, 1, 1]]).T).all()
+    assert len({tuple(draw) for draw in picked.T}) > 5
+    assert picked.any(1).all()
+    np.testing.assert_array_equal(picked, random_heads(ranker))
+
+    ranker.heads = {(0, 1): 2.0, (1, 2): 0.5, (1, 0): 1.0}
+    assert (np.sort(random_heads(ranker), axis=0)[3:] == np.array([[0.5, 1, 2]]).T).all()
+    ranker_of_all = Ranker(RankSettings(model=str(encoder_folder), heads="all"))
+    assert random_heads(ranker_of_all).shape == (6, 0)
+
+
+def outcome(ndcg: float, spread: float = 0.0) -> Outcome:
+    """Of forty queries, with the same value of all measures."""
+    values = ndcg + spread * np.resize([1, -1], 40)
+    return Outcome(dict.fromkeys(MEASURES, values), np.zeros(40, int), [], 0)
+
+
+@pytest.mark.parametrize(("fixed", "tuned", "better"), [(0.3, 0.4, "tuned"), (0.5, 0.4, "k1 1.5")])
+def test_p_is_against_the_better_baseline(fixed, tuned, better):
+    outcomes = {
+        "BM25, k1 1.5, b 0.75": outcome(fixed),
+        "BM25, tuned": outcome(tuned),
+        "like the tuned": outcome(0.4, 0.1),
+    }
+    draws = [outcome(value, 0.2) for value in (0.7, 0.2, 0.3, 0.6)]
+    comparison = Comparison(outcomes, draws)
+    assert better in comparison.baseline
+    table = summarise(comparison)
+    smallest = pytest.approx(1 / 10_001)
+    for measure in MEASURES:
+        assert table[comparison.baseline][f"p {measure}"] == 1
+        p = table["like the tuned"][f"p {measure}"]
+        assert p == (1 if better == "tuned" else smallest)
+        assert table["random heads"][measure] == Score(pytest.approx(0.45), 0.2, 0.7)
+    assert [*table["random heads"]] == [*MEASURES]
+    assert [*summarise(Comparison(outcomes, []))] == [*outcomes]
 
 
 # Reading ----------------------------------------------------------------------------------------
