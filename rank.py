@@ -25,7 +25,8 @@ from minibert.errors import check, check_fields
 from minibert.evaluation import intervals
 from minibert.files import atomic_path, write_json, write_text
 from minibert.keyphrases import comparison
-from minibert.keyphrases.choice import choose_heads, f1_of_all, full_name
+from minibert.keyphrases.choice import RANDOM, Kind, full_name, read_controls, score_record
+from minibert.keyphrases.fitting import Fitter, as_score, fit_controls
 from minibert.keyphrases.ranker import Ranker, RankSettings
 from minibert.phrases.scores import distinct
 from minibert.report import page, records, tables, terminal
@@ -86,13 +87,15 @@ class Extract(RankSettings):
 
 @dataclass(frozen=True)
 class Fit(RankSettings):
-    """Choose the heads whose attention ranks keyphrases best, on documents with keyphrases."""
+    """Choose the heads whose attention ranks keyphrases best, and fit the weights of the score, on
+    documents with keyphrases. The controls of evaluate are fitted too."""
 
-    data: cli.Positional[Path] = cli.MISSING
-    """Documents with keyphrases to choose on: never those to report on."""
+    data: cli.Positional[tuple[Path, ...]] = ()
+    """One or more collections with keyphrases to choose on, each of the same weight: never those to
+    report on."""
 
     out: Path = Path("heads.json")
-    """File for the choice, for --heads."""
+    """File for the heads and the score, for --heads."""
 
     most: int = 8
     """The largest number of heads."""
@@ -100,8 +103,12 @@ class Fit(RankSettings):
     heads: cli.Suppress[str] = "all"
     """Every head of the model may be chosen."""
 
+    kind: cli.Suppress[Kind | None] = None
+    """The score is fitted, whatever the kind."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        check(self.data, "name one or more collections with keyphrases to choose on")
         check(self.most >= 1, "--most must be at least 1")
         by_attention = self.weights == "received" and self.candidates != "tagger"
         check(by_attention, "heads are chosen by attention received, without a tagger")
@@ -111,13 +118,11 @@ class Fit(RankSettings):
 
 @dataclass(frozen=True)
 class Evaluate(RankSettings):
-    """Score keyphrases and word weights of these heads, beside all heads and baselines."""
+    """Score keyphrases and word weights of these heads, beside all heads, random heads and ways
+    without a model."""
 
     data: cli.Positional[Path] = cli.MISSING
     """Documents with keyphrases to report on."""
-
-    dev: Path | None = None
-    """Other documents, to choose the best single head on."""
 
     out: Path | None = None
     """File for the scores as JSON."""
@@ -277,28 +282,35 @@ def write_page(path: Path, rows: Sequence[records.PageRow], count: int) -> None:
 
 def fit(settings: Fit) -> None:
     ranker = Ranker(settings)
-    documents = read_labelled(ranker, settings.data)
-    tasks = list(comparison.choice_tasks(ranker, with_progress(documents)))
-    steps = choose_heads(tasks, settings.most)
-    names = [comparison.head_names(ranker)[step.head] for step in steps]
-    score_of_all = f1_of_all(tasks)
+    collections = [read_labelled(ranker, path) for path in settings.data]
+    tasks = [[*comparison.tasks(ranker, with_progress(documents))] for documents in collections]
+    for path, of_collection in zip(settings.data, tasks):
+        has_gold = any(task.is_gold.any() for task in of_collection)
+        check(has_gold, f"{path}: no candidate is a keyphrase: nothing to fit; try --candidates")
 
-    print(f"F1@10 on {settings.data}, percent: all heads {100 * score_of_all:.1f}")
-    for name, step in zip(names, steps):
-        print(f"  + {name:6} {100 * step.score:.1f}")
-    choice = {
-        "heads": dict.fromkeys(names, 1),
+    fitter = Fitter(tasks)
+    choice = fitter.choose(settings.most, partial(tqdm, desc="choose heads", disable=None))
+    controls = fit_controls(fitter, choice)
+    names = ", ".join(map(str, settings.data))
+    print(f"F1@10 on {names}, percent, the mean over collections:")
+    print(tables.as_text(tables.fit_rows(choice.f1, {n: c.f1 for n, c in controls.items()})))
+
+    heads = ranker.bert.config.present_heads
+    score = score_record(as_score(choice, heads))
+    record = score | {
         "model": full_name(settings.model),
+        "language": settings.language,
         "candidates": settings.candidates,
-        "data": str(settings.data),
-        "F1@10": {
-            "all_heads": score_of_all,
-            "best_head": steps[0].score,
-            "chosen": steps[-1].score,
+        "data": {str(path): len(documents) for path, documents in zip(settings.data, collections)},
+        "F1@10": choice.f1,
+        "controls": {
+            name: score_record(as_score(control, heads)) | {"F1@10": control.f1}
+            for name, control in controls.items()
         },
     }
-    write_json(settings.out, choice)
-    print(f"The choice is in {settings.out}; use it with --heads {settings.out}")
+    write_json(settings.out, record)
+    print(f"Heads: {' '.join(score['heads'])}; contrast heads: {' '.join(score['contrast'])}")
+    print(f"The score is in {settings.out}; use it with --heads {settings.out}")
 
 
 def read_labelled(ranker: Ranker, path: Path) -> list[Document]:
@@ -339,27 +351,30 @@ def evaluate(settings: Evaluate) -> None:
     labels = {label for document in documents for label in word_labels(document, "io")}
     check(labels - {OUTSIDE}, f"{settings.data}: no keyphrase occurs in its text: nothing to find")
 
-    best_head = None
-    if settings.dev:
-        dev = read_labelled(ranker, settings.dev)
-        on_dev = comparison.f1_by_head(ranker, with_progress(dev))
-        best_head = max(on_dev, key=on_dev.__getitem__)
-    values, alone = comparison.compare(ranker, with_progress(documents), best_head)
+    controls = read_controls(ranker.source, ranker.bert.config, ranker.kind)
+    compared = comparison.compare(ranker, with_progress(documents), controls)
     shown = ("F1@5", "F1@10", "F1@15", "micro F1@10", "present F1@10", "F1@O", "P@10", "AP")
     table = {
-        way: {measure: intervals.interval(scores[measure]) for measure in shown}
-        for way, scores in values.items()
+        way: {name: intervals.interval(scores[name]) for name in shown if name in scores}
+        for way, scores in compared.ways.items()
     }
+    if compared.random:
+        table[RANDOM] = {
+            name: intervals.band([scores[name][0] for scores in compared.random])
+            for name in shown
+            if name in compared.random[0]
+        }
 
     print(
         f"{len(documents)} documents, 95 % intervals over them; "
         "AP: of the words of a document, the mean over documents"
     )
     print(tables.as_text(tables.score_rows(table)))
-    f1 = {way: scores["F1@10"] for way, scores in values.items()}
-    print("\n".join(tables.f1_lines(f1, alone)))
+    f1 = {way: scores["F1@10"] for way, scores in compared.ways.items()}
+    random = [float(scores["F1@10"][0]) for scores in compared.random]
+    print("\n".join(tables.f1_lines(f1, random, compared.alone)))
     if settings.out:
-        record = {"heads": names_of_heads(ranker), "test": table, "f1_by_head": alone}
+        record = {"heads": names_of_heads(ranker), "test": table, "f1_by_head": compared.alone}
         write_json(settings.out, record)
 
 

@@ -1,5 +1,6 @@
 """Intervals and significance from resampled documents."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import erfc
 
@@ -32,6 +33,11 @@ def interval(values: Array) -> Score:
     where it is NaN are left out."""
     low, high = np.nanpercentile(values[1:], [2.5, 97.5])
     return Score(float(values[0]), float(low), float(high))
+
+
+def band(values: Sequence[float]) -> Score:
+    """The median of some values, the lowest and the highest."""
+    return Score(float(np.median(values)), min(values), max(values))
 
 
 # Comparisons ------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ the pieces of word i pay to the pieces of word j, summed. So `links.sum(axis=0)`
 receives, and `mass @ links` is what arrives when every word sends out its mass.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -50,21 +50,30 @@ def word_links(
 
 
 def received_by_head(
-    bert: Bert, windows: Sequence[Window], documents: Sequence[Document]
-) -> list[Array]:
-    """(words, layers, heads) of each document: the attention that each head alone gives to every
-    word; zero for heads that the model no longer has."""
-    return links_and_received(bert, windows, documents, {})[1]
-
-
-def links_and_received(
     bert: Bert,
     windows: Sequence[Window],
     documents: Sequence[Document],
-    heads: Mapping[Head, float],
-) -> tuple[list[csc_array], list[Array]]:
-    """What `word_links` and `received_by_head` return, in one pass over the windows."""
-    return word_attention(bert, windows, documents, heads)[:2]
+    heads: Collection[Head] | None = None,
+) -> list[Array]:
+    """(words, layers, heads) of each document: the attention that each head alone gives to every
+    word; zero for heads that the model no longer has, and for all but `heads`, if given."""
+    received = _zeros_by_head(bert, documents)
+    present = [head for head in bert.config.present_heads if heads is None or head in heads]
+    for window, layer, chosen, links in piece_links(bert, windows, present):
+        _set_received(received, window, layer, chosen, links)
+    return received
+
+
+def _zeros_by_head(bert: Bert, documents: Sequence[Document]) -> list[Array]:
+    shape = (bert.config.num_hidden_layers, bert.config.num_attention_heads)
+    return [np.zeros((len(document.words), *shape)) for document in documents]
+
+
+def _set_received(
+    received: Sequence[Array], window: Window, layer: int, heads: Sequence[int], links: Tensor
+) -> None:
+    place = np.ix_(window.words, [layer], heads)
+    received[window.document][place] = received_by_word(links, window).T[:, None]
 
 
 class Attention(NamedTuple):
@@ -82,17 +91,14 @@ def word_attention(
     heads: Mapping[Head, float],
 ) -> Attention:
     """All attention to words, in one pass over the windows. `heads`: those of the links."""
-    config = bert.config
-    shape = (config.num_hidden_layers, config.num_attention_heads)
-    received = [np.zeros((len(document.words), *shape)) for document in documents]
+    received = _zeros_by_head(bert, documents)
     from_cls = [np.zeros(len(document.words)) for document in documents]
-    present = config.present_heads
+    present = bert.config.present_heads
     sums = LinkSums(documents, {head: heads[head] for head in present if head in heads})
 
     for window, layer, chosen, links in piece_links(bert, windows, present):
         sums.add(window, layer, chosen, links)
-        place = np.ix_(window.words, [layer], chosen)
-        received[window.document][place] = received_by_word(links, window).T[:, None]
+        _set_received(received, window, layer, chosen, links)
         if layer == present[-1][0]:
             from_cls[window.document][window.words] = sum_pieces(links[:, 0].mean(0), window)
 

@@ -1,23 +1,84 @@
-"""Which heads to use: read from names or files, or chosen for keyphrases."""
+"""Which heads and which score to use: read from names or files, and recorded in files."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
 from minibert.config import BertConfig, Head, head_name, parse_head
-from minibert.data.documents import Document
 from minibert.errors import InputError, check
-from minibert.evaluation import metrics
-from minibert.evaluation.metrics import Array
 from minibert.files import read_json
-from minibert.keyphrases.ranking import Aggregate, phrase_score
-from minibert.phrases.candidates import Candidate
-from minibert.phrases.scores import gold_stems
+from minibert.keyphrases.score import FEATURES, PhraseScore
 
-# Heads as they are given ------------------------------------------------------------------------
+Kind = Literal["keyphrases", "tags"]
+
+NO_ATTENTION, ALL_HEADS, BEST_HEAD = "without attention", "all heads", "best head on dev"
+UNIFORM = "uniform weights"
+RANDOM = "random heads"  # the row of all draws; a draw has a number behind it
+
+
+def shipped(kind: Kind) -> Path:
+    """The file of rank.py fit for DEFAULT_MODEL that comes with the package."""
+    return Path(__file__).parent / f"minilm-{kind}.json"
+
+
+def read_score(
+    source: str | Path, config: BertConfig, kind: Kind, model: str | None = None
+) -> PhraseScore:
+    """The score that a file of rank.py fit records. Any other `source` of heads (see `read_heads`)
+    gets the weights of the shipped score of this kind, and no contrast heads.
+
+    Raises InputError as `read_heads` does, and for a file of an older form.
+    """
+    heads = read_heads(source, config, model)
+    record = read_json(source) if str(source).endswith(".json") else {}
+    if not isinstance(record, dict) or "weights" not in record:
+        is_old = isinstance(record, dict) and "candidates" in record
+        check(not is_old, f"{source}: has no weights of features, an older form; run rank.py fit")
+        return PhraseScore(heads, {}, read_json(shipped(kind))["weights"])
+    return parse_score(source, record, config)
+
+
+def read_controls(source: str | Path, config: BertConfig, kind: Kind) -> dict[str, PhraseScore]:
+    """The controls that a file of rank.py fit records, by name: the same score with no heads, other
+    heads and random ones, fitted to the same documents. For any other `source` of heads only the
+    shipped score without attention."""
+    record = read_json(source) if str(source).endswith(".json") else {}
+    if not isinstance(record, dict) or "weights" not in record:
+        source, record = shipped(kind), read_json(shipped(kind))
+        record = {"controls": {NO_ATTENTION: record["controls"][NO_ATTENTION]}}
+    controls = record.get("controls", {})
+    check(isinstance(controls, dict), f'{source}: "controls" must be an object')
+    return {name: parse_score(source, control, config) for name, control in controls.items()}
+
+
+def parse_score(source: str | Path, record: Any, config: BertConfig) -> PhraseScore:
+    """The score in a record of `score_record`. Raises InputError for anything else."""
+    check(isinstance(record, dict), f"{source}: a score must be an object; run rank.py fit again")
+    heads, contrast = (
+        _parse_heads(str(source), record.get(name, {})) for name in ("heads", "contrast")
+    )
+    for group in filter(None, (heads, contrast)):
+        _check_heads(str(source), group, config)
+
+    weights = record.get("weights")
+    is_known = isinstance(weights, dict) and weights.keys() <= set(FEATURES)
+    check(is_known, f'{source}: "weights" must be of the features {", ".join(FEATURES)}')
+    numbers = weights.values()
+    are_numbers = all(isinstance(value, int | float) and np.isfinite(value) for value in numbers)
+    check(are_numbers, f"{source}: a weight of a feature is no number; run rank.py fit again")
+    return PhraseScore(heads, contrast, weights)
+
+
+def score_record(score: PhraseScore) -> dict[str, dict[str, float]]:
+    """A score as JSON."""
+    heads, contrast = (
+        {head_name(head): weight for head, weight in group.items()}
+        for group in (score.heads, score.contrast)
+    )
+    return {"heads": heads, "contrast": contrast, "weights": dict(score.weights)}
 
 
 def read_heads(
@@ -98,66 +159,3 @@ def _check_heads(source: str, heads: Mapping[Head, float], config: BertConfig) -
             f"{source}: the model has no {head_name((layer, head))}: it has {layers} layers of "
             f"{width} heads; the list belongs to another model",
         )
-
-
-# Greedy choice ----------------------------------------------------------------------------------
-
-
-class Task(NamedTuple):
-    """Candidates of one document, to be ranked by a sum over heads of what they receive."""
-
-    scores: Array  # (candidates, heads), in the order of the text
-    gold: Array  # (candidates,) 1 where the candidate is a gold phrase
-    wanted: int  # gold phrases of the document
-
-
-def make_task(
-    document: Document, candidates: Sequence[Candidate], received: Array, aggregate: Aggregate
-) -> Task:
-    """`received`: (words, ...) of every head; the heads are flattened."""
-    gold = set(gold_stems(document))
-    by_head = received.reshape(len(received), -1).T.tolist()
-    rows = [[phrase_score(c, words, aggregate) for words in by_head] for c in candidates]
-    scores = np.array(rows).reshape(len(candidates), len(by_head))
-    is_gold = np.array([float(candidate.stems in gold) for candidate in candidates])
-    return Task(scores, is_gold, len(gold))
-
-
-class Step(NamedTuple):
-    """A head that was added, and the mean F1@k with it."""
-
-    head: int
-    score: float
-
-
-def choose_heads(tasks: Sequence[Task], most: int, k: int = 10) -> list[Step]:
-    """Greedy forward selection of at most `most` heads: always add the head that gives the highest
-    F1@k (macro), of equals the first. Heads after the highest score are left out."""
-    heads = tasks[0].scores.shape[1]
-    sums = [np.zeros(len(task.gold)) for task in tasks]  # the candidates' scores by chosen heads
-    steps: list[Step] = []
-    for _ in range(min(most, heads)):
-        total = np.zeros(heads)
-        for task, chosen in zip(tasks, sums):
-            total += _f1(chosen[:, None] + task.scores, task, k)
-        total[[step.head for step in steps]] = -np.inf
-        best = int(total.argmax())
-        steps.append(Step(best, float(total[best]) / len(tasks)))
-        for task, chosen in zip(tasks, sums):
-            chosen += task.scores[:, best]
-
-    highest = max(range(len(steps)), key=lambda i: steps[i].score)
-    return steps[: highest + 1]
-
-
-def f1_of_all(tasks: Sequence[Task], k: int = 10) -> float:
-    """The mean F1@k of all heads together."""
-    return float(np.mean([_f1(t.scores.sum(1, keepdims=True), t, k)[0] for t in tasks]))
-
-
-def _f1(scores: Array, task: Task, k: int) -> Array:
-    """(candidates, heads) -> (heads,) F1 of the first k candidates by each column."""
-    first = np.argsort(-scores, axis=0, kind="stable")[:k]
-    hits = task.gold[first].sum(0)
-    unused = np.zeros_like(hits)
-    return metrics.f1(np.stack([hits, len(first) - hits, task.wanted - hits, unused], axis=-1))

@@ -1,132 +1,63 @@
-"""The ways to weight words that rank.py compares: these heads, all heads, one head, baselines."""
+"""The ways to rank candidates that rank.py compares: this score, its controls, and no model."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import csc_array
 
-from minibert.config import head_name
+from minibert.config import Head, head_name
 from minibert.data.batches import chunks
 from minibert.data.documents import OUTSIDE, Document, is_content_word, word_labels
 from minibert.evaluation import intervals, metrics
 from minibert.evaluation.metrics import Array
 from minibert.keyphrases.baselines import textrank
-from minibert.keyphrases.choice import Task, make_task
+from minibert.keyphrases.choice import RANDOM, UNIFORM
+from minibert.keyphrases.fitting import Task, make_task
 from minibert.keyphrases.ranker import Marks, Ranker
-from minibert.keyphrases.ranking import Keyphrase, rank_phrases
+from minibert.keyphrases.score import (
+    BY_ATTENTION,
+    COUNTED,
+    PhraseScore,
+    attention_features,
+    counted_features,
+    find_occurrences,
+    log_attention,
+    phrase_features,
+)
 from minibert.phrases.candidates import Candidate, group
-from minibert.phrases.scores import distinct, gold_stems, phrase_counts, phrase_measures
+from minibert.phrases.scores import gold_stems, phrase_counts, phrase_measures
 
 
 class Example(NamedTuple):
-    """A document to score, with what the model makes of it."""
+    """A document to rank, with what the model makes of it."""
 
     document: Document
     candidates: list[Candidate]
     links: csc_array
-    by_head: Array  # (words, heads) received from each head alone; 0 for stop words
+    by_head: Array  # (words, heads) received from each head alone; 0 for stop words, times IDF
     marks: Marks | None  # of a tagger, if the settings ask for one
-
-    def rank(self, ranker: Ranker, weights: Array, top: int | None) -> list[Keyphrase]:
-        """The candidates by (words,) weights, as the ranker's settings say."""
-        how = ranker.settings
-        return rank_phrases(
-            self.document, self.candidates, weights, how.aggregate, how.diversity, top
-        )
 
 
 def examples(ranker: Ranker, documents: Iterable[Document]) -> Iterator[Example]:
     """Each document, computed when it is needed: the arrays of all heads are large."""
-    for document, links, by_head, marks in attended(ranker, documents):
-        candidates = group(document, ranker.candidate_runs(document, marks))
-        by_head = by_head * is_content_word(document)[:, None]
-        yield Example(document, candidates, links, by_head, marks)
-
-
-def attended(
-    ranker: Ranker, documents: Iterable[Document]
-) -> Iterator[tuple[Document, csc_array, Array, Marks | None]]:
-    """Each document with its links, (words, heads) what every word receives from each head alone,
-    and the tagger's marks."""
     for part in chunks(documents):
-        tagged = ranker.tag(part)
-        yield from zip(tagged, *ranker.links_and_received(part), ranker.marks(part))
+        links, by_head, _ = ranker.attention(part)
+        for row in zip(ranker.tag(part), links, by_head, ranker.marks(part)):
+            document, of_document, received, marks = row
+            candidates = group(document, ranker.candidate_runs(document, marks))
+            yield Example(
+                document, candidates, of_document, ranker.weigh(document, received), marks
+            )
 
 
-# Keyphrases -------------------------------------------------------------------------------------
-
-
-def weighings(ranker: Ranker, example: Example, best_head: str | None) -> dict[str, Array]:
-    """{way: (words,) weights}. `best_head`: the head that was best alone on dev."""
-    document, _, links, by_head, marks = example
-    is_content = is_content_word(document)
-    received = links.sum(axis=0)
-    # Where these are all heads, their row is that of all heads.
-    these = name_of_heads(ranker)
-
-    ways = {"all heads": by_head.sum(1)}
-    if best_head:
-        ways[f"best on dev, {best_head}"] = by_head[:, head_names(ranker).index(best_head)]
-    ways[f"{these} heads"] = received * is_content
-    ways[f"PageRank of {these}"] = ranker.pagerank(links) * is_content
-    ways["TextRank"] = textrank(document)
-    if ranker.idf:
-        ways["tf-idf"] = ranker.idf.of(document) * is_content
-        ways[f"{these} heads, idf"] = ranker.weigh(document, received)
-    if marks and ranker.settings.weights == "tagger":
-        ways["tagger"] = ranker.weigh(document, marks.probabilities)
-    return ways
-
-
-def f1_of_each_head(ranker: Ranker, example: Example) -> Array:
-    """(heads,) F1@10 of every head alone, ranked as the ways of `weighings` are."""
-    top = min(10, ranker.settings.top or 10)
-    ranked = [
-        distinct((p.text for p in example.rank(ranker, weights, top)), example.document.language)
-        for weights in example.by_head.T
-    ]
-    gold = [gold_stems(example.document)] * len(ranked)
-    return metrics.f1(phrase_counts(ranked, gold, 10))
-
-
-def f1_by_head(ranker: Ranker, documents: Iterable[Document]) -> dict[str, float]:
-    """{head: mean F1@10 of this head alone}."""
-    values = [f1_of_each_head(ranker, example) for example in examples(ranker, documents)]
-    return _mean_by_head(ranker, values)
-
-
-def _mean_by_head(ranker: Ranker, values: Sequence[Array]) -> dict[str, float]:
-    """(heads,) of each document -> {head: mean}."""
-    return dict(zip(head_names(ranker), np.mean(values, axis=0).tolist()))
-
-
-def compare(
-    ranker: Ranker, documents: Iterable[Document], best_head: str | None
-) -> tuple[dict[str, dict[str, Array]], dict[str, float]]:
-    """{way: {measure: (1 + R,) under each row of `resamples`}} of the ways in `weighings`, and
-    {head: mean F1@10 of this head alone}. AP is of the words of a document, the mean over
-    documents."""
-    # Only scores and phrases are kept: the weights of all heads are large.
-    ranked: dict[str, list[list[str]]] = defaultdict(list)
-    precisions: dict[str, list[float]] = defaultdict(list)
-    scored, f1_alone = [], []
-    for example in examples(ranker, documents):
-        is_gold = np.array(word_labels(example.document, "io")) != OUTSIDE
-        for way, weights in weighings(ranker, example, best_head).items():
-            phrases = example.rank(ranker, weights, ranker.settings.top)
-            ranked[way].append([phrase.text for phrase in phrases])
-            curve = metrics.PrecisionRecallCurve([is_gold], [weights])
-            precisions[way].append(curve.average_precision())
-        f1_alone.append(f1_of_each_head(ranker, example))
-        scored.append(example.document)
-
-    draws = intervals.resamples(len(scored))
-    values = {way: phrase_measures(scored, phrases, draws) for way, phrases in ranked.items()}
-    for way, of_documents in precisions.items():
-        values[way]["AP"] = metrics.mean_over_documents(np.array(of_documents), draws)
-    return values, _mean_by_head(ranker, f1_alone)
+def tasks(ranker: Ranker, documents: Iterable[Document]) -> Iterator[Task]:
+    """The documents with candidates, for a `Fitter`."""
+    for part in chunks(documents):
+        for document, by_head in zip(ranker.tag(part), ranker.received_by_head(part)):
+            if candidates := group(document, ranker.candidate_runs(document)):
+                yield make_task(document, candidates, ranker.weigh(document, by_head))
 
 
 def head_names(ranker: Ranker) -> list[str]:
@@ -139,9 +70,121 @@ def name_of_heads(ranker: Ranker) -> str:
     return "all" if ranker.has_all_heads else "these"
 
 
-def choice_tasks(ranker: Ranker, documents: Iterable[Document]) -> Iterator[Task]:
-    """The task of `choose_heads` for each document."""
-    for document, _, by_head, _ in attended(ranker, documents):
-        candidates = group(document, ranker.candidate_runs(document))
-        received = ranker.weigh(document, by_head)
-        yield make_task(document, candidates, received, ranker.settings.aggregate)
+# Ways to rank -----------------------------------------------------------------------------------
+
+
+class Way(NamedTuple):
+    """A ranking of the candidates of one document."""
+
+    scores: Array  # (candidates,)
+    weights: Array | None = None  # (words,) behind the scores, where words are weighted
+
+
+def score_by(ranker: Ranker, example: Example, score: PhraseScore) -> Way:
+    """The candidates by the attention of the heads of any score."""
+    weights = _received(ranker, example, score.heads)
+    contrast = _received(ranker, example, score.contrast)
+    features = phrase_features(example.document, example.candidates, weights, contrast)
+    return Way(score.of(features), weights if score.heads else None)
+
+
+def _received(ranker: Ranker, example: Example, heads: Mapping[Head, float]) -> Array:
+    return example.by_head @ [heads.get(head, 0.0) for head in ranker.bert.config.present_heads]
+
+
+def ways_by_attention(ranker: Ranker, example: Example) -> dict[str, Way]:
+    """This score, and the same with other word weights in place of attention received."""
+    document, candidates, links, _, marks = example
+    is_content, these = is_content_word(document), name_of_heads(ranker)
+    contrast = _received(ranker, example, ranker.score.contrast)
+
+    def way(weights: Array, contrast: Array) -> Way:
+        features = phrase_features(document, candidates, weights, contrast)
+        return Way(ranker.score.of(features), weights)
+
+    weights = _received(ranker, example, ranker.heads)
+    pagerank = ranker.weigh(document, ranker.pagerank(links))
+    ways = {f"{these} heads": way(weights, contrast)}
+    if ranker.settings.weights == "tagger" and marks:
+        ways = {"tagger": way(ranker.weigh(document, marks.probabilities), contrast)} | ways
+    ways[f"PageRank of {these}"] = way(pagerank, contrast)
+    ways[UNIFORM] = way(is_content, is_content)
+    return ways
+
+
+def ways_without_model(ranker: Ranker, example: Example) -> dict[str, Way]:
+    """Position, frequency, TextRank and tf-idf: a phrase has the sum of the weights of its words,
+    for tf-idf times its number of occurrences."""
+    document, candidates = example.document, example.candidates
+    first_runs = [slice(*candidate.runs[0]) for candidate in candidates]
+    occurrences = np.array([float(len(candidate.runs)) for candidate in candidates])
+
+    rank = textrank(document)
+    ways = {
+        "first candidates": Way(-np.arange(len(candidates), dtype=np.float64)),
+        "frequency": Way(occurrences),
+        "TextRank": Way(np.array([rank[run].sum() for run in first_runs]), rank),
+    }
+    if ranker.idf:
+        idf = ranker.idf.of(document)
+        sums = np.array([idf[run].sum() for run in first_runs])
+        ways["tf-idf"] = Way(occurrences * sums, idf * is_content_word(document))
+    return ways
+
+
+def f1_of_each_head(ranker: Ranker, example: Example) -> Array:
+    """(heads,) F1@10 of every head alone, under the weights of the ranker's score."""
+    document, candidates = example.document, example.candidates
+    ranked: list[list[tuple[str, ...]]] = [[] for _ in example.by_head.T]
+    if candidates:
+        words = log_attention(document, example.by_head)
+        means, lowest = attention_features(find_occurrences(candidates), words)
+        weights = [ranker.score.weights.get(name, 0.0) for name in (*COUNTED, *BY_ATTENTION)]
+        counted = counted_features(candidates) @ weights[: len(COUNTED)]
+        scores = counted[:, None] + means * weights[-2] + lowest * weights[-1]
+        best = np.argsort(-scores, axis=0, kind="stable")[:10]
+        ranked = [[candidates[i].stems for i in column] for column in best.T]
+    gold = [gold_stems(document)] * len(ranked)
+    return metrics.f1(phrase_counts(ranked, gold, 10))
+
+
+# Comparison -------------------------------------------------------------------------------------
+
+
+class Comparison(NamedTuple):
+    """Measures under each row of `resamples`, (1 + R,)."""
+
+    ways: dict[str, dict[str, Array]]  # {way: {measure: ...}}
+    random: list[dict[str, Array]]  # of each draw of random heads
+    alone: dict[str, float]  # {head: mean F1@10 of this head alone}
+
+
+def compare(
+    ranker: Ranker, documents: Iterable[Document], controls: Mapping[str, PhraseScore]
+) -> Comparison:
+    """Rank the documents in all ways. AP is of the words of a document, the mean over documents."""
+    # Only scores and phrases are kept: the weights of all heads are large.
+    ranked: dict[str, list[list[str]]] = defaultdict(list)
+    precisions: dict[str, list[float]] = defaultdict(list)
+    scored, f1_alone = [], []
+    for example in examples(ranker, documents):
+        is_gold = np.array(word_labels(example.document, "io")) != OUTSIDE
+        ways = ways_by_attention(ranker, example)
+        ways |= {name: score_by(ranker, example, score) for name, score in controls.items()}
+        ways |= ways_without_model(ranker, example)
+        for name, way in ways.items():
+            phrases = ranker.rank(example.document, example.candidates, way.scores)
+            ranked[name].append([phrase.text for phrase in phrases])
+            if way.weights is not None:
+                curve = metrics.PrecisionRecallCurve([is_gold], [way.weights])
+                precisions[name].append(curve.average_precision())
+        f1_alone.append(f1_of_each_head(ranker, example))
+        scored.append(example.document)
+
+    draws = intervals.resamples(len(scored))
+    values = {name: phrase_measures(scored, phrases, draws) for name, phrases in ranked.items()}
+    for name, of_documents in precisions.items():
+        values[name]["AP"] = metrics.mean_over_documents(np.array(of_documents), draws)
+    alone = dict(zip(head_names(ranker), np.mean(f1_alone, axis=0).tolist()))
+    random = [values.pop(name) for name in controls if name.startswith(RANDOM)]
+    return Comparison(values, random, alone)

@@ -1,7 +1,7 @@
 """Weight every word of a text by the attention of some heads, and rank its keyphrases."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -10,6 +10,7 @@ import numpy as np
 from scipy.sparse import csc_array
 from scipy.special import expit
 
+from minibert.config import Head
 from minibert.data.batches import Split, Window, chunks, make_windows
 from minibert.data.corpus import read_documents
 from minibert.data.documents import OUTSIDE, Document, is_content_word
@@ -19,14 +20,16 @@ from minibert.errors import InputError, check, check_fields
 from minibert.evaluation.metrics import Array
 from minibert.evaluation.tagger import by_document, decode, has_span_labels, predict
 from minibert.files import read_json
-from minibert.heads.links import Attention, pagerank, word_attention, word_links
+from minibert.heads.links import Attention, pagerank, received_by_head, word_attention, word_links
 from minibert.hub import DEFAULT_MODEL, find_model
 from minibert.keyphrases.baselines import WordIdf
-from minibert.keyphrases.choice import read_heads
+from minibert.keyphrases.choice import Kind, read_score, shipped
 from minibert.keyphrases.part_of_speech import PartOfSpeechTagger
-from minibert.keyphrases.ranking import Aggregate, Keyphrase, rank_phrases
+from minibert.keyphrases.ranking import Keyphrase, rank_phrases
+from minibert.keyphrases.score import PhraseScore, phrase_features
 from minibert.model import Bert, BertForTokenClassification
 from minibert.phrases.candidates import (
+    Candidate,
     WordRun,
     content_runs,
     group,
@@ -40,8 +43,6 @@ from minibert.text.tokenizer import Tokenizer
 from minibert.text.words import word_spans
 from minibert.weights import load_pretrained
 
-OWN_HEADS = Path(__file__).parent / "minilm-heads.json"  # of DEFAULT_MODEL, chosen on Inspec dev
-
 
 @dataclass(frozen=True)
 class RankSettings:
@@ -50,10 +51,15 @@ class RankSettings:
     model: str = DEFAULT_MODEL
     """Folder or Hub id of an encoder, or a run folder of train.py or prune.py."""
 
+    kind: Kind | None = None
+    """keyphrases: as authors and indexers give them, often of several words. tags: recurrent single
+    words and names, as readers give them to news. By default keyphrases in English, and tags in
+    other languages, where the attention of an English model says little."""
+
     heads: str = ""
-    """all; names, as in L5H10,L4H2; a file of rank.py fit or of prune.py (results.json); or an
-    order of ablate.py with how many of its last to take, as in order-gradient.json:12. By default
-    those chosen on Inspec for all-MiniLM-L6-v2, and all heads of another model."""
+    """A file of rank.py fit, which has a score too; or all; names, as in L5H10,L4H2; results.json
+    of prune.py; an order of ablate.py with how many of its last to take, as in
+    order-gradient.json:12. By default those of --kind, and all heads of another model."""
 
     weights: Literal["received", "pagerank", "tagger"] = "received"
     """received: attention from other words. pagerank: over these links between words. tagger: the
@@ -80,11 +86,6 @@ class RankSettings:
 
     max_words: int = 5
     """Longer runs of words are cut into equal parts."""
-
-    aggregate: Aggregate = "sum"
-    """sum: of a phrase's words, over all occurrences; of a single word the mean (SAMRank).
-    mean: over all these words; for a tagger's probabilities. often: the mean times the number of
-    occurrences; where gold phrases are the recurrent ones, as in 500N-KPCrowd."""
 
     diversity: float = 0.0
     """0 ranks by score alone; towards 1, phrases that share words with better ones come later."""
@@ -122,6 +123,15 @@ class Marks(NamedTuple):
     labels: list[str]  # O where the log-odds are below the tagger's threshold
 
 
+class Analysis(NamedTuple):
+    """What the ranking of a document's keyphrases needs."""
+
+    document: Document
+    candidates: list[Candidate]
+    weights: Array  # (words,) not negative, 0 for stop words
+    contrast: Array  # (words,) attention from the contrast heads, likewise
+
+
 class Ranker:
     """Weights words and ranks keyphrases. Raises InputError where the settings do not fit the
     model."""
@@ -136,11 +146,13 @@ class Ranker:
         self.tokenizer = Tokenizer.load(folder, config.vocab_size)
         self.max_length = min(512, config.max_position_embeddings)
 
-        default = str(OWN_HEADS) if settings.model == DEFAULT_MODEL else "all"
-        source = settings.heads or default
-        self.heads = read_heads(source, config, settings.model)
+        self.kind = settings.kind or ("keyphrases" if self.language.code == "en" else "tags")
+        default = str(shipped(self.kind)) if settings.model == DEFAULT_MODEL else "all"
+        self.source = settings.heads or default
+        self.score = read_score(self.source, config, self.kind, settings.model)
+        self.heads = self.score.heads
         present = self.heads.keys() & set(config.present_heads)
-        check(present, f"{settings.model}: has none of the heads {source}")
+        check(present, f"{settings.model}: has none of the heads {self.source}")
 
         self.phrases = read_phrases(settings.phrases) if settings.phrases else None
         corpus = read_documents(settings.idf) if settings.idf else []
@@ -156,6 +168,8 @@ class Ranker:
             has_outside = OUTSIDE in config.labels
             check(has_outside, f"{settings.model}: was trained on other labels than keyphrases")
             self.tagger = model
+            if settings.weights == "tagger":
+                self.score = PhraseScore(self.heads, {}, {"attention": 1.0})
             self.threshold = read_json(results)["threshold"]
 
     @property
@@ -170,27 +184,26 @@ class Ranker:
     def links(self, documents: Sequence[Document]) -> list[csc_array]:
         """The links between the words of each document (see `word_links`)."""
         links = word_links(self.bert, self.windows(documents), documents, self.heads)
-        self._check_finite(links)
+        self._check_finite([matrix.data for matrix in links])
         return links
-
-    def links_and_received(
-        self, documents: Sequence[Document]
-    ) -> tuple[list[csc_array], list[Array]]:
-        """The links of each document, and (words, heads) the attention that every word receives
-        from each head of the model alone."""
-        return self.attention(documents)[:2]
 
     def attention(self, documents: Sequence[Document]) -> Attention:
         """The attention to the words of each document, as (words, heads) that the model has."""
-        windows = self.windows(documents)
-        attention = word_attention(self.bert, windows, documents, self.heads)
-        self._check_finite(attention.links)
-        layers, heads = zip(*self.bert.config.present_heads)
-        received = [by_head[:, layers, heads] for by_head in attention.received]
-        return attention._replace(received=received)
+        attention = word_attention(self.bert, self.windows(documents), documents, self.heads)
+        return attention._replace(received=self._present(attention.received))
 
-    def _check_finite(self, links: Sequence[csc_array]) -> None:
-        is_finite = all(np.isfinite(matrix.data).all() for matrix in links)
+    def received_by_head(self, documents: Sequence[Document]) -> list[Array]:
+        """(words, heads) of each document: the attention from each head that the model has."""
+        return self._present(received_by_head(self.bert, self.windows(documents), documents))
+
+    def _present(self, received: Sequence[Array]) -> list[Array]:
+        """(words, layers, heads) -> (words, heads that the model has)."""
+        self._check_finite(received)
+        layers, heads = zip(*self.bert.config.present_heads)
+        return [by_head[:, layers, heads] for by_head in received]
+
+    def _check_finite(self, values: Sequence[Array]) -> None:
+        is_finite = all(np.isfinite(array).all() for array in values)
         check(is_finite, f"{self.settings.model}: attention is not finite; damaged weights?")
 
     def tag(self, documents: Sequence[Document]) -> list[Document]:
@@ -211,20 +224,48 @@ class Ranker:
             Marks(of_words, [names[i] for i in ids]) for of_words, ids in zip(probabilities, labels)
         ]
 
-    def analyse(self, documents: Sequence[Document]) -> list[tuple[Array, list[WordRun]]]:
-        """The word weights (words,) and the candidate runs of each document. Weights are not
-        negative, and 0 for stop words."""
-        marked = self.marks(documents)
-        if self.settings.weights == "tagger":
-            weights = [marks.probabilities for marks in marked if marks]
-        elif self.settings.weights == "pagerank":
-            weights = [self.pagerank(links) for links in self.links(documents)]
-        else:
-            weights = [links.sum(axis=0) for links in self.links(documents)]
-
+    def received(
+        self, documents: Sequence[Document], *groups: Mapping[Head, float]
+    ) -> list[list[Array]]:
+        """For each group of heads, (words,) of each document: the attention that every word
+        receives from these heads, by their weights. All groups take one pass over the texts."""
+        windows = self.windows(documents)
+        heads = {head for group in groups for head in group}
+        by_head = received_by_head(self.bert, windows, documents, heads)
+        self._check_finite(by_head)
         return [
-            (self.weigh(document, of_words), self.candidate_runs(document, marks))
-            for document, of_words, marks in zip(self.tag(documents), weights, marked)
+            [
+                sum(
+                    (of_document[:, *head] * weight for head, weight in group.items()),
+                    np.zeros(len(of_document)),
+                )
+                for of_document in by_head
+            ]
+            for group in groups
+        ]
+
+    def analyse(self, documents: Sequence[Document]) -> list[Analysis]:
+        """The word weights and the candidates of each document."""
+        tagged, marked = self.tag(documents), self.marks(documents)
+        heads, contrast_heads = self.score.heads, self.score.contrast
+        if self.settings.weights == "received":
+            weights, contrast = self.received(documents, heads, contrast_heads)
+        else:
+            (contrast,) = self.received(documents, contrast_heads)
+            if self.settings.weights == "tagger":
+                weights = [marks.probabilities for marks in marked if marks]
+            else:
+                weights = [self.pagerank(links) for links in self.links(documents)]
+
+        rows = zip(tagged, marked, weights, contrast)
+        return [
+            Analysis(
+                document,
+                group(document, self.candidate_runs(document, marks)),
+                self.weigh(document, of_words),
+                of_contrast * is_content_word(document),
+            )
+            for document, marks, of_words, of_contrast in rows
         ]
 
     def pagerank(self, links: csc_array) -> Array:
@@ -253,13 +294,18 @@ class Ranker:
             return tagged_runs(document, marks.labels)
         return unbroken_runs(document, [label != OUTSIDE for label in marks.labels])
 
-    def keyphrases(
-        self, document: Document, weights: Array, runs: list[WordRun]
+    def keyphrases(self, analysis: Analysis) -> list[Keyphrase]:
+        """Ranked phrases, best first, of a document that `analyse` returns."""
+        document, candidates, weights, contrast = analysis
+        scores = self.score.of(phrase_features(document, candidates, weights, contrast))
+        return self.rank(document, candidates, scores)
+
+    def rank(
+        self, document: Document, candidates: Sequence[Candidate], scores: Array
     ) -> list[Keyphrase]:
-        """Ranked phrases, best first, from what `analyse` returns for a document."""
-        how = self.settings
-        candidates = group(document, runs)
-        return rank_phrases(document, candidates, weights, how.aggregate, how.diversity, how.top)
+        """The candidates by scores (candidates,), as the settings say."""
+        settings = self.settings
+        return rank_phrases(document, candidates, scores, settings.diversity, settings.top)
 
 
 def extract_keyphrases(docs: str | Iterable[str], **settings: Any) -> list[list[Keyphrase]]:
@@ -279,9 +325,9 @@ def extract_keyphrases(docs: str | Iterable[str], **settings: Any) -> list[list[
     documents = (Document(str(i), text, word_spans(text)) for i, text in enumerate(texts))
     foreign = ForeignTexts(ranker.language)
     keyphrases = [
-        ranker.keyphrases(document, weights, runs)
+        ranker.keyphrases(analysis)
         for part in chunks(foreign.watch(documents))
-        for document, (weights, runs) in zip(part, ranker.analyse(part))
+        for analysis in ranker.analyse(part)
     ]
 
     if message := foreign.warning():

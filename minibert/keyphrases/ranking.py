@@ -1,17 +1,15 @@
-"""From a weight per word to ranked keyphrases."""
+"""From scores of candidates to ranked keyphrases."""
 
 from collections.abc import Sequence
-from math import fsum
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from scipy.special import softmax
 
 from minibert.data.documents import Document
-from minibert.phrases.candidates import Candidate, check_length
+from minibert.evaluation.metrics import Array
+from minibert.phrases.candidates import Candidate
 from minibert.text.words import Span
-
-Aggregate = Literal["sum", "mean", "often"]
 
 
 class Keyphrase(NamedTuple):
@@ -25,42 +23,25 @@ class Keyphrase(NamedTuple):
 def rank_phrases(
     document: Document,
     candidates: Sequence[Candidate],
-    weights: ArrayLike,
-    aggregate: Aggregate = "sum",
+    scores: Array,
     diversity: float = 0.0,
     top: int | None = None,
 ) -> list[Keyphrase]:
-    """At most `top` candidates by score, best first; of equal scores the earlier one.
+    """At most `top` candidates by `scores` (candidates,), best first; of equal scores the earlier
+    one. Their score is the softmax over all candidates: the shares of a text sum to 1.
 
-    `weights`: (words,), finite. `aggregate`, `diversity`: see `RankSettings`. The first n phrases
-    do not depend on `top`.
+    `diversity`: see `RankSettings`. The first n phrases do not depend on `top`. Raises ValueError
+    if a score is not finite.
     """
-    weights = np.asarray(weights, dtype=np.float64)
-    check_length(document, weights)
-    if (bad := np.flatnonzero(~np.isfinite(weights))).size:
-        start, end = document.words[bad[0]]
-        raise ValueError(
-            f"document {document.id!r}: the weight of word {bad[0]}, "
-            f"{document.text[start:end]!r}, is {weights[bad[0]]}"
-        )
+    if (bad := np.flatnonzero(~np.isfinite(scores))).size:
+        raise ValueError(f"document {document.id!r}: the score of candidate {bad[0]} is not finite")
 
-    values = weights.tolist()
-    scored = [(phrase_score(candidate, values, aggregate), candidate) for candidate in candidates]
-    scored.sort(key=lambda pair: (-pair[0], pair[1].runs[0]))
+    shares = softmax(scores).tolist() if candidates else []
+    order = sorted(range(len(candidates)), key=lambda i: (-scores[i], candidates[i].runs[0]))
+    scored = [(shares[i], candidates[i]) for i in order]
     if diversity:
         scored = _diversify(scored, diversity, top)
     return [_keyphrase(document, *pair) for pair in scored[:top]]
-
-
-def phrase_score(candidate: Candidate, weights: Sequence[float], aggregate: Aggregate) -> float:
-    """The score of a candidate, from the weights of all words of the document."""
-    total = fsum(weights[i] for first, last in candidate.runs for i in range(first, last))
-    if aggregate != "sum":
-        mean = total / sum(last - first for first, last in candidate.runs)
-        return mean if aggregate == "mean" else mean * len(candidate.runs)
-
-    # The sum of a frequent word would outweigh every phrase.
-    return total / len(candidate.runs) if len(candidate.stems) == 1 else total
 
 
 def _keyphrase(document: Document, score: float, candidate: Candidate) -> Keyphrase:
@@ -75,10 +56,9 @@ def _diversify(
     """Maximal marginal relevance (Carbonell and Goldstein 1998): always next is the phrase with the
     largest (1 - diversity) * relevance - diversity * similarity to the nearest chosen phrase.
 
-    Relevance is the score over the largest absolute score; similarity is the share of stems in
-    common (Jaccard).
+    Relevance is the score over the largest; similarity is the share of stems in common (Jaccard).
     """
-    scale = max((abs(score) for score, _ in scored), default=0.0) or 1.0
+    scale = max((score for score, _ in scored), default=1.0)
     words = [set(candidate.stems) for _, candidate in scored]
     nearest = [0.0] * len(scored)  # the similarity to the nearest chosen phrase
     remaining = list(range(len(scored)))

@@ -43,10 +43,10 @@ def make_lines(
         return list(map(_to_line, graphs)), []
 
     rows = []
-    for document, (weights, runs) in zip(documents, ranker.analyse(documents)):
+    for document, analysis in zip(documents, ranker.analyse(documents)):
         needs_phrases = has_page or layout == "keyphrases"
-        phrases = ranker.keyphrases(document, weights, runs) if needs_phrases else []
-        rows.append((document, weights, phrases))
+        phrases = ranker.keyphrases(analysis) if needs_phrases else []
+        rows.append((document, analysis.weights, phrases))
 
     if layout == "keyphrases":
         return [write_phrases(document, phrases) for document, _, phrases in rows], rows

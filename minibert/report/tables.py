@@ -8,6 +8,7 @@ from minibert.evaluation import intervals
 from minibert.evaluation.intervals import Change, Score, rank_correlation
 from minibert.evaluation.metrics import Array, main_measure
 from minibert.heads.costs import Cost
+from minibert.keyphrases.choice import ALL_HEADS, RANDOM, UNIFORM
 from minibert.report.results import Ablation, Curve, HeadEffects, PrunedModel
 from minibert.text.words import Span
 
@@ -51,15 +52,38 @@ def _search_cell(cell: Score | float | str) -> str:
     return f"{cell:.4f}" if isinstance(cell, float) else cell
 
 
-def f1_lines(values: Mapping[str, Array], alone: Mapping[str, float]) -> list[str]:
-    """How F1@10 of each way, (1 + R,), differs from the first's, and F1@10 of single heads."""
-    first, *others = values
-    changes = intervals.changes(np.stack([*values.values()], axis=1))
+def fit_rows(f1: float, controls: Mapping[str, float]) -> Rows:
+    """F1@10 of the chosen heads and of their controls, in percent."""
+    random = [value for name, value in controls.items() if name.startswith(RANDOM)]
+    others = {name: value for name, value in controls.items() if not name.startswith(RANDOM)}
+    rows = [[name, f"{100 * value:.1f}"] for name, value in {"these heads": f1, **others}.items()]
+    return [["", "F1@10"], *rows, [RANDOM, _percent(intervals.band(random))]]
+
+
+def f1_lines(
+    ways: Mapping[str, Array], random: Sequence[float], alone: Mapping[str, float]
+) -> list[str]:
+    """By how much F1@10 of the first way, (1 + R,), is above the others'; whether these are better
+    than all heads and than what needs no choice of heads; and F1@10 of single heads."""
+    first, *others = ways
+    changes = dict(zip(others, intervals.changes(-np.stack([*ways.values()], axis=1))))
     lines = [
-        f"F1@10, {way} less {first}: {100 * change.value:+.1f} "
+        f"F1@10, {first} less {way}: {100 * change.value:+.1f} "
         f"[{100 * change.low:+.1f}, {100 * change.high:+.1f}]"
-        for way, change in zip(others, changes)
+        for way, change in changes.items()
     ]
+
+    if random and ALL_HEADS in changes:
+        rivals = [way for way in (ALL_HEADS, UNIFORM) if changes[way].low <= 0]
+        beaten = sum(ways[first][0] > value for value in random)
+        lines.append(f"F1@10, {first}: above {beaten} of {len(random)} draws of random heads")
+        rivals += [RANDOM] if beaten < len(random) else []
+        lines.append(
+            f"The choice of heads is not shown to matter here: not above {' and '.join(rivals)}"
+            if rivals
+            else "A purer subset beats all heads, uniform weights and every draw of random heads"
+        )
+
     best = max(alone, key=alone.__getitem__)
     return [
         *lines,

@@ -15,6 +15,7 @@ from minibert.evaluation import intervals
 from minibert.evaluation.intervals import Score
 from minibert.evaluation.metrics import Array
 from minibert.evaluation.tagger import ProgressBar
+from minibert.keyphrases.choice import RANDOM
 from minibert.keyphrases.comparison import name_of_heads
 from minibert.keyphrases.ranker import Ranker
 from minibert.search.bm25 import Index, best, bm25, mix
@@ -23,7 +24,6 @@ from minibert.search.collection import Collection
 MEASURES = {"nDCG@10": "nDCG@10", "MAP": "AP", "R@100": "R@100"}  # ours -> ir_measures'
 
 FIXED, TUNED = "BM25, k1 1.5, b 0.75", "BM25, tuned"
-RANDOM = "random heads"
 CLS = "[CLS], last layer, x IDF"  # the weights of BM42 (Qdrant 2024)
 
 
@@ -220,6 +220,5 @@ def summarise(comparison: Comparison) -> dict[str, dict[str, Score | float]]:
     if random:
         row = table[RANDOM] = {}
         for measure in MEASURES:
-            means = [float(outcome.values[measure].mean()) for outcome in random]
-            row[measure] = Score(float(np.median(means)), min(means), max(means))
+            row[measure] = intervals.band([float(o.values[measure].mean()) for o in random])
     return table
