@@ -126,9 +126,9 @@ def ways_without_model(example: Example, idf: WordIdf | None) -> dict[str, Way]:
         "TextRank": Way(np.array([rank[run].sum() for run in first_runs]), rank),
     }
     if idf:
-        of_words = idf.of(document)
+        of_words = idf.of(document) * is_content_word(document)
         sums = np.array([of_words[run].sum() for run in first_runs])
-        ways["tf-idf"] = Way(occurrences * sums, of_words * is_content_word(document))
+        ways["tf-idf"] = Way(occurrences * sums, of_words)
     return ways
 
 
