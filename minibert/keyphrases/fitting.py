@@ -13,7 +13,6 @@ from minibert.evaluation import metrics
 from minibert.evaluation.metrics import Array
 from minibert.keyphrases.choice import ALL_HEADS, BEST_HEAD, NO_ATTENTION, RANDOM
 from minibert.keyphrases.score import (
-    COUNTED,
     FEATURES,
     Occurrences,
     PhraseScore,
@@ -26,6 +25,8 @@ from minibert.phrases.candidates import Candidate
 from minibert.phrases.scores import gold_stems
 
 RIDGE = 1e-3  # penalty on squared weights
+
+ATTENTION, WEAKEST, CONTRAST = map(FEATURES.index, ("attention", "weakest word", "contrast"))
 
 Heads = tuple[int, ...]  # columns of `Task.received`
 ProgressBar = Callable[[Sequence[int]], Iterable[int]]
@@ -80,8 +81,8 @@ def make_rows(collections: Sequence[Sequence[Task]]) -> Rows:
     return Rows(numbers, np.array(weights), np.concatenate(targets))
 
 
-def fit_weights(features: Array, rows: Rows) -> tuple[Array, float]:
-    """(rows, F) -> (F,) weights, and the loss.
+def fit_weights(features: Array, rows: Rows, start: Array) -> tuple[Array, float]:
+    """(rows, F) -> (F,) weights, and the loss. `start`: weights to begin with, for speed.
 
     Conditional logit (McFadden 1974): the softmax over the scores of a document's candidates is the
     probability of a candidate. The loss is -ln of it, the mean over the gold candidates of a
@@ -101,7 +102,6 @@ def fit_weights(features: Array, rows: Rows) -> tuple[Array, float]:
         return value, (expected - rows.targets) @ features + 2 * RIDGE * weights
 
     starts = np.flatnonzero(np.diff(rows.tasks, prepend=-1))
-    start = np.zeros(features.shape[1])
     result = minimize(loss, start, jac=True, method="L-BFGS-B", options={"ftol": 1e-9})
     return result.x, float(result.fun)
 
@@ -140,20 +140,19 @@ class Fitter:
         means, lowest = zip(*columns)
         return np.concatenate(means), np.concatenate(lowest)
 
-    def fit(self, heads: Heads, contrast: Heads = ()) -> Choice:
-        """The score with these heads; without heads it ignores attention."""
-        blocks = [self.counted]
-        if heads:
-            blocks += self.attention(heads)
-        if contrast:
-            blocks += self.attention(contrast)[:1]
-        features = np.concatenate(blocks, axis=1)
+    def features(self, heads: Heads, contrast: Heads) -> Array:
+        """(rows, FEATURES). Without heads their features are the same in all rows, and a fit gives
+        them the weight 0."""
+        mean_of_contrast, _ = self.attention(contrast)
+        return np.hstack([self.counted, *self.attention(heads), mean_of_contrast])
 
-        fitted, loss = fit_weights(features, self.rows)
-        weights = np.zeros(len(FEATURES))
-        used = [*range(len(COUNTED)), *([4, 5] if heads else []), *([6] if contrast else [])]
-        weights[used] = fitted
-        return Choice(heads, contrast, weights, loss, self.f1(features @ fitted))
+    def fit(self, heads: Heads, contrast: Heads = (), start: Choice | None = None) -> Choice:
+        """The score with these heads. `start`: where the search for its weights begins."""
+        features = self.features(heads, contrast)
+        initial = np.zeros(len(FEATURES)) if start is None else start.weights
+        fitted, loss = fit_weights(features, self.rows, initial)
+        weights = fitted.round(4)  # as a file shows them
+        return Choice(heads, contrast, weights, loss, self.f1(features @ weights))
 
     def choose(self, most: int, progress: ProgressBar = list) -> Choice:
         """Greedy forward selection of at most `most` heads: always add the head, to the heads or to
@@ -162,7 +161,7 @@ class Fitter:
         last = self.fit(())
         choices = []
         for _ in progress(range(min(most, self.heads))):
-            last = self.fit(*self.next_heads(last))
+            last = self.fit(*self.next_heads(last), start=last)
             choices.append(last)
         return max(choices, key=lambda choice: choice.f1)
 
@@ -170,23 +169,21 @@ class Fitter:
         """The heads of a choice and its contrast heads, with the best of all others added."""
         heads, contrast = choice.heads, choice.contrast
         rest = [head for head in range(self.heads) if head not in heads + contrast]
+        features = self.features(heads, contrast)
         trials = []
 
-        means, lowest = self.attention(heads, rest)
-        fixed = [self.counted, *(self.attention(contrast)[:1] if contrast else [])]
-        for column, head in enumerate(rest):
-            features = np.column_stack([*fixed, means[:, column], lowest[:, column]])
-            _, loss = fit_weights(features, self.rows)
+        trial = features.copy()
+        for head, mean, lowest in zip(rest, *map(np.transpose, self.attention(heads, rest))):
+            trial[:, ATTENTION], trial[:, WEAKEST] = mean, lowest
+            _, loss = fit_weights(trial, self.rows, choice.weights)
             trials.append((loss, (*heads, head), contrast))
 
-        if heads:
-            fixed = [self.counted, *self.attention(heads)]
-            means, _ = self.attention(contrast, rest)
-            for column, head in enumerate(rest):
-                features = np.column_stack([*fixed, means[:, column]])
-                weights, loss = fit_weights(features, self.rows)
-                if weights[-1] < 0:  # otherwise it is no contrast
-                    trials.append((loss, heads, (*contrast, head)))
+        trial = features.copy()
+        for head, mean in zip(rest if heads else (), self.attention(contrast, rest)[0].T):
+            trial[:, CONTRAST] = mean
+            weights, loss = fit_weights(trial, self.rows, choice.weights)
+            if weights[CONTRAST] < 0:  # otherwise it is no contrast
+                trials.append((loss, heads, (*contrast, head)))
         return min(trials)[1:]
 
     def f1(self, scores: Array, k: int = 10) -> float:
