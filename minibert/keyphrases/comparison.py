@@ -12,7 +12,7 @@ from minibert.data.batches import chunks
 from minibert.data.documents import OUTSIDE, Document, is_content_word, word_labels
 from minibert.evaluation import intervals, metrics
 from minibert.evaluation.metrics import Array
-from minibert.keyphrases.baselines import textrank
+from minibert.keyphrases.baselines import WordIdf, textrank
 from minibert.keyphrases.choice import RANDOM, UNIFORM
 from minibert.keyphrases.fitting import Task, make_task
 from minibert.keyphrases.ranker import Marks, Ranker
@@ -112,7 +112,7 @@ def ways_by_attention(ranker: Ranker, example: Example) -> dict[str, Way]:
     return ways
 
 
-def ways_without_model(ranker: Ranker, example: Example) -> dict[str, Way]:
+def ways_without_model(example: Example, idf: WordIdf | None) -> dict[str, Way]:
     """Position, frequency, TextRank and tf-idf: a phrase has the sum of the weights of its words,
     for tf-idf times its number of occurrences."""
     document, candidates = example.document, example.candidates
@@ -125,10 +125,10 @@ def ways_without_model(ranker: Ranker, example: Example) -> dict[str, Way]:
         "frequency": Way(occurrences),
         "TextRank": Way(np.array([rank[run].sum() for run in first_runs]), rank),
     }
-    if ranker.idf:
-        idf = ranker.idf.of(document)
-        sums = np.array([idf[run].sum() for run in first_runs])
-        ways["tf-idf"] = Way(occurrences * sums, idf * is_content_word(document))
+    if idf:
+        of_words = idf.of(document) * is_content_word(document)
+        sums = np.array([of_words[run].sum() for run in first_runs])
+        ways["tf-idf"] = Way(occurrences * sums, of_words)
     return ways
 
 
@@ -160,9 +160,13 @@ class Comparison(NamedTuple):
 
 
 def compare(
-    ranker: Ranker, documents: Iterable[Document], controls: Mapping[str, PhraseScore]
+    ranker: Ranker,
+    documents: Iterable[Document],
+    controls: Mapping[str, PhraseScore],
+    idf: WordIdf | None = None,
 ) -> Comparison:
-    """Rank the documents in all ways. AP is of the words of a document, the mean over documents."""
+    """Rank the documents in all ways; tf-idf by `idf`, or by that of the ranker. AP is of the words
+    of a document, the mean over documents."""
     # Only scores and phrases are kept: the weights of all heads are large.
     ranked: dict[str, list[list[str]]] = defaultdict(list)
     precisions: dict[str, list[float]] = defaultdict(list)
@@ -171,7 +175,7 @@ def compare(
         is_gold = np.array(word_labels(example.document, "io")) != OUTSIDE
         ways = ways_by_attention(ranker, example)
         ways |= {name: score_by(ranker, example, score) for name, score in controls.items()}
-        ways |= ways_without_model(ranker, example)
+        ways |= ways_without_model(example, idf or ranker.idf)
         for name, way in ways.items():
             phrases = ranker.rank(example.document, example.candidates, way.scores)
             ranked[name].append([phrase.text for phrase in phrases])

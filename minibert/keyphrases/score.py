@@ -106,6 +106,6 @@ def phrase_features(
     the same for all candidates."""
     if not candidates:
         return np.zeros((0, len(FEATURES)))
-    words = np.stack([log_attention(document, received), log_attention(document, contrast)], axis=1)
+    words = log_attention(document, np.stack([received, contrast], axis=1))
     mean, lowest = attention_features(find_occurrences(candidates), words)
     return np.column_stack([counted_features(candidates), mean[:, 0], lowest[:, 0], mean[:, 1]])

@@ -8,6 +8,7 @@ word, last word + 1); stems are of words in normal form, in the language of the 
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -39,6 +40,7 @@ def stem(word: str, language: Language) -> str:
     return language.stem(normal_form(word))
 
 
+@lru_cache(maxsize=2**17)
 def stems(text: str, language: Language) -> Stems:
     """The stem of each word of a text. Two phrases with equal stems count as the same phrase."""
     return tuple(stem(text[start:end], language) for start, end in language.word_spans(text))
