@@ -126,9 +126,9 @@ def ways_without_model(ranker: Ranker, example: Example) -> dict[str, Way]:
         "TextRank": Way(np.array([rank[run].sum() for run in first_runs]), rank),
     }
     if ranker.idf:
-        idf = ranker.idf.of(document)
+        idf = ranker.idf.of(document) * is_content_word(document)
         sums = np.array([idf[run].sum() for run in first_runs])
-        ways["tf-idf"] = Way(occurrences * sums, idf * is_content_word(document))
+        ways["tf-idf"] = Way(occurrences * sums, idf)
     return ways
 
 

@@ -13,6 +13,7 @@ from minibert.evaluation import metrics
 from minibert.evaluation.metrics import Array
 from minibert.keyphrases.choice import ALL_HEADS, BEST_HEAD, NO_ATTENTION, RANDOM
 from minibert.keyphrases.score import (
+    BY_ATTENTION,
     COUNTED,
     FEATURES,
     Occurrences,
@@ -85,13 +86,14 @@ def fit_weights(features: Array, rows: Rows) -> tuple[Array, float]:
 
     Conditional logit (McFadden 1974): the softmax over the scores of a document's candidates is the
     probability of a candidate. The loss is -ln of it, the mean over the gold candidates of a
-    document, then over documents. So a long document counts as much as a short one, which has
-    fewer candidates.
+    document, then over documents by their weights, plus RIDGE times the squared weights. So a long
+    document counts as much as a short one, which has fewer candidates.
     """
+    first_rows = np.flatnonzero(np.diff(rows.tasks, prepend=-1))  # of each task
 
     def loss(weights: Array) -> tuple[float, Array]:
         scores = features @ weights
-        highest = np.maximum.reduceat(scores, starts)
+        highest = np.maximum.reduceat(scores, first_rows)
         exponentials = np.exp(scores - highest[rows.tasks])
         totals = np.bincount(rows.tasks, exponentials)
 
@@ -100,7 +102,6 @@ def fit_weights(features: Array, rows: Rows) -> tuple[Array, float]:
         expected = exponentials * (rows.weights / totals)[rows.tasks]
         return value, (expected - rows.targets) @ features + 2 * RIDGE * weights
 
-    starts = np.flatnonzero(np.diff(rows.tasks, prepend=-1))
     start = np.zeros(features.shape[1])
     result = minimize(loss, start, jac=True, method="L-BFGS-B", options={"ftol": 1e-9})
     return result.x, float(result.fun)
@@ -142,17 +143,18 @@ class Fitter:
 
     def fit(self, heads: Heads, contrast: Heads = ()) -> Choice:
         """The score with these heads; without heads it ignores attention."""
-        blocks = [self.counted]
+        blocks, names = [self.counted], [*COUNTED]
         if heads:
             blocks += self.attention(heads)
+            names += BY_ATTENTION
         if contrast:
             blocks += self.attention(contrast)[:1]
+            names += ["contrast"]
         features = np.concatenate(blocks, axis=1)
 
         fitted, loss = fit_weights(features, self.rows)
         weights = np.zeros(len(FEATURES))
-        used = [*range(len(COUNTED)), *([4, 5] if heads else []), *([6] if contrast else [])]
-        weights[used] = fitted
+        weights[[FEATURES.index(name) for name in names]] = fitted
         return Choice(heads, contrast, weights, loss, self.f1(features @ fitted))
 
     def choose(self, most: int, progress: ProgressBar = list) -> Choice:
