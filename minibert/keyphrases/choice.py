@@ -14,8 +14,8 @@ Kind = Literal["keyphrases", "tags"]
 
 NO_ATTENTION, ALL_HEADS, BEST_HEAD = "without attention", "all heads", "best head on dev"
 UNIFORM = "uniform weights"
-LARGEST = 1e100  # weight of a head or a feature
 RANDOM = "random heads"  # the row of all draws; a draw has a number behind it
+LARGEST = 1e100  # bound of the weights of heads and features: sums stay finite
 
 
 def shipped(kind: Kind) -> Path:
@@ -35,10 +35,7 @@ def read_score(
     record = read_json(source) if str(source).endswith(".json") else {}
     if not isinstance(record, dict) or "weights" not in record:
         is_old = isinstance(record, dict) and "candidates" in record
-        check(
-            not is_old,
-            f"{source}: made by an older rank.py; run rank.py fit again",
-        )
+        check(not is_old, f"{source}: made by an older rank.py; run rank.py fit again")
         return PhraseScore(heads, {}, read_json(shipped(kind))["weights"])
     return parse_score(source, record, config)
 
@@ -69,7 +66,6 @@ def parse_score(source: str | Path, record: Any, config: BertConfig) -> PhraseSc
     weights = record.get("weights")
     is_known = isinstance(weights, dict) and weights.keys() <= set(FEATURES)
     check(is_known, f'{source}: "weights" must be of the features {", ".join(FEATURES)}')
-    # Features are small: below the bound every score is finite.
     are_numbers = all(type(w) in (int, float) and abs(w) < LARGEST for w in weights.values())
     check(are_numbers, f"{source}: a weight of a feature is no number; run rank.py fit again")
     return PhraseScore(heads, contrast, weights)
