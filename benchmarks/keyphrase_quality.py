@@ -224,7 +224,10 @@ def summarise(
         drawn = [float(of_draw[name][0]) for of_draw in random]
         if drawn:
             summary["random"][name] = intervals.band(drawn)
-            summary["above"][name] = [sum(bool(values[0, 0] > value) for value in drawn), len(drawn)]
+            summary["above"][name] = [
+                sum(bool(values[0, 0] > value) for value in drawn),
+                len(drawn),
+            ]
     return summary
 
 

@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from minibert.config import BertConfig, Head, head_name, parse_head
 from minibert.errors import InputError, check
 from minibert.files import read_json
@@ -17,6 +15,7 @@ Kind = Literal["keyphrases", "tags"]
 NO_ATTENTION, ALL_HEADS, BEST_HEAD = "without attention", "all heads", "best head on dev"
 UNIFORM = "uniform weights"
 RANDOM = "random heads"  # the row of all draws; a draw has a number behind it
+LARGEST = 1e100  # bound of the weights of heads and features: sums stay finite
 
 
 def shipped(kind: Kind) -> Path:
@@ -36,7 +35,7 @@ def read_score(
     record = read_json(source) if str(source).endswith(".json") else {}
     if not isinstance(record, dict) or "weights" not in record:
         is_old = isinstance(record, dict) and "candidates" in record
-        check(not is_old, f"{source}: has no weights of features, an older form; run rank.py fit")
+        check(not is_old, f"{source}: made by an older rank.py; run rank.py fit again")
         return PhraseScore(heads, {}, read_json(shipped(kind))["weights"])
     return parse_score(source, record, config)
 
@@ -46,10 +45,11 @@ def read_controls(source: str | Path, config: BertConfig, kind: Kind) -> dict[st
     heads and random ones, fitted to the same documents. For any other `source` of heads only the
     shipped score without attention."""
     record = read_json(source) if str(source).endswith(".json") else {}
-    if not isinstance(record, dict) or "weights" not in record:
-        source, record = shipped(kind), read_json(shipped(kind))
-        record = {"controls": {NO_ATTENTION: record["controls"][NO_ATTENTION]}}
-    controls = record.get("controls", {})
+    if isinstance(record, dict) and "weights" in record:
+        controls = record.get("controls", {})
+    else:
+        source = shipped(kind)
+        controls = {NO_ATTENTION: read_json(source)["controls"][NO_ATTENTION]}
     check(isinstance(controls, dict), f'{source}: "controls" must be an object')
     return {name: parse_score(source, control, config) for name, control in controls.items()}
 
@@ -66,8 +66,7 @@ def parse_score(source: str | Path, record: Any, config: BertConfig) -> PhraseSc
     weights = record.get("weights")
     is_known = isinstance(weights, dict) and weights.keys() <= set(FEATURES)
     check(is_known, f'{source}: "weights" must be of the features {", ".join(FEATURES)}')
-    numbers = weights.values()
-    are_numbers = all(isinstance(value, int | float) and np.isfinite(value) for value in numbers)
+    are_numbers = all(type(w) in (int, float) and abs(w) < LARGEST for w in weights.values())
     check(are_numbers, f"{source}: a weight of a feature is no number; run rank.py fit again")
     return PhraseScore(heads, contrast, weights)
 
@@ -145,13 +144,13 @@ def _parse_heads(source: str, named: Any) -> dict[Head, float]:
     try:
         weights = named if isinstance(named, Mapping) else dict.fromkeys(named, 1.0)
         return {parse_head(name): float(weight) for name, weight in weights.items()}
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, OverflowError, TypeError, ValueError):
         raise InputError(f"{source}: names no heads, such as L3H7") from None
 
 
 def _check_heads(source: str, heads: Mapping[Head, float], config: BertConfig) -> None:
-    are_positive = heads and all(0 < weight < float("inf") for weight in heads.values())
-    check(are_positive, f"{source}: no heads, or weights that are not above 0")
+    are_positive = heads and all(0 < weight < LARGEST for weight in heads.values())
+    check(are_positive, f"{source}: no heads, or weights that are not above 0, or too large")
     layers, width = config.num_hidden_layers, config.num_attention_heads
     for layer, head in heads:
         check(

@@ -81,18 +81,19 @@ def make_rows(collections: Sequence[Sequence[Task]]) -> Rows:
     return Rows(numbers, np.array(weights), np.concatenate(targets))
 
 
-def fit_weights(features: Array, rows: Rows, start: Array) -> tuple[Array, float]:
+def fit_weights(features: Array, rows: Rows, start: Array | None = None) -> tuple[Array, float]:
     """(rows, F) -> (F,) weights, and the loss. `start`: weights to begin with, for speed.
 
     Conditional logit (McFadden 1974): the softmax over the scores of a document's candidates is the
     probability of a candidate. The loss is -ln of it, the mean over the gold candidates of a
-    document, then over documents. So a long document counts as much as a short one, which has
-    fewer candidates.
+    document, then over documents by their weights, plus RIDGE times the squared weights. So a long
+    document counts as much as a short one, which has fewer candidates.
     """
+    first_rows = np.flatnonzero(np.diff(rows.tasks, prepend=-1))  # of each task
 
     def loss(weights: Array) -> tuple[float, Array]:
         scores = features @ weights
-        highest = np.maximum.reduceat(scores, starts)
+        highest = np.maximum.reduceat(scores, first_rows)
         exponentials = np.exp(scores - highest[rows.tasks])
         totals = np.bincount(rows.tasks, exponentials)
 
@@ -101,8 +102,8 @@ def fit_weights(features: Array, rows: Rows, start: Array) -> tuple[Array, float
         expected = exponentials * (rows.weights / totals)[rows.tasks]
         return value, (expected - rows.targets) @ features + 2 * RIDGE * weights
 
-    starts = np.flatnonzero(np.diff(rows.tasks, prepend=-1))
-    result = minimize(loss, start, jac=True, method="L-BFGS-B", options={"ftol": 1e-9})
+    initial = np.zeros(features.shape[1]) if start is None else start
+    result = minimize(loss, initial, jac=True, method="L-BFGS-B", options={"ftol": 1e-9})
     return result.x, float(result.fun)
 
 
@@ -149,8 +150,7 @@ class Fitter:
     def fit(self, heads: Heads, contrast: Heads = (), start: Choice | None = None) -> Choice:
         """The score with these heads. `start`: where the search for its weights begins."""
         features = self.features(heads, contrast)
-        initial = np.zeros(len(FEATURES)) if start is None else start.weights
-        fitted, loss = fit_weights(features, self.rows, initial)
+        fitted, loss = fit_weights(features, self.rows, start.weights if start else None)
         weights = fitted.round(4)  # as a file shows them
         return Choice(heads, contrast, weights, loss, self.f1(features @ weights))
 

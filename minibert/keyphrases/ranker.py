@@ -263,7 +263,7 @@ class Ranker:
                 document,
                 group(document, self.candidate_runs(document, marks)),
                 self.weigh(document, of_words),
-                of_contrast * is_content_word(document),
+                self.weigh(document, of_contrast),
             )
             for document, marks, of_words, of_contrast in rows
         ]

@@ -31,8 +31,10 @@ def rank_phrases(
     one. Their score is the softmax over all candidates: the shares of a text sum to 1.
 
     `diversity`: see `RankSettings`. The first n phrases do not depend on `top`. Raises ValueError
-    if a score is not finite.
+    if a score is missing or not finite.
     """
+    if np.shape(scores) != (len(candidates),):
+        raise ValueError(f"document {document.id!r}: expected one score for each candidate")
     if (bad := np.flatnonzero(~np.isfinite(scores))).size:
         raise ValueError(f"document {document.id!r}: the score of candidate {bad[0]} is not finite")
 

@@ -9,7 +9,7 @@ The features of a candidate are
 - attention: ln of the attention that a word receives from the chosen heads, as a multiple of the
   mean over the content words of the text; the mean over the words, then over the occurrences;
 - weakest word: the same of the word that receives least, the mean over the occurrences;
-- contrast: as attention, from the contrast heads, which turn to words that are no keyphrases.
+- contrast: as attention, from the contrast heads, which attend to words outside keyphrases.
 """
 
 from collections.abc import Mapping, Sequence
@@ -102,8 +102,8 @@ def phrase_features(
     document: Document, candidates: Sequence[Candidate], received: Array, contrast: Array
 ) -> Array:
     """(candidates, FEATURES) from the attention (words,) that the words of the document receive
-    from the heads, and from the contrast heads. Uniform attention says nothing: its features are
-    the same for all candidates."""
+    from the heads, and from the contrast heads. Uniform attention does not change the order of
+    candidates of content words: its features are the same for all of them."""
     if not candidates:
         return np.zeros((0, len(FEATURES)))
     words = log_attention(document, np.stack([received, contrast], axis=1))

@@ -212,7 +212,7 @@ SETTINGS = {
     ablate.AblateSettings: {"run": Path("run")},
     prune.PruneSettings: {"run": Path("run"), "keep": (1,)},
     rank.Extract: {},
-    rank.Fit: {"data": Path("x.jsonl")},
+    rank.Fit: {"data": (Path("x.jsonl"),)},
     rank.Evaluate: {"data": Path("x.jsonl")},
     rank.Search: {"data": Path("data")},
 }
@@ -233,7 +233,7 @@ def test_settings_check_every_field(kind):
 @pytest.mark.parametrize(
     ("kind", "name", "value", "why"),
     [
-        (RankSettings, "aggregate", "max", "one of sum, mean, often, not 'max'"),
+        (RankSettings, "kind", "news", "one of keyphrases, tags, not 'news'"),
         (RankSettings, "weights", "textrank", "one of received, pagerank, tagger"),
         (RankSettings, "top", "10", r"int \| None"),
         (TrainSettings, "precision", "float16", "one of auto, float32, bf16, fp16"),

@@ -17,6 +17,8 @@ from sklearn import metrics as sklearn
 
 from minibert.evaluation.intervals import (
     Change,
+    Score,
+    band,
     benjamini_hochberg,
     changes,
     interval,
@@ -319,6 +321,19 @@ def test_interval_matches_a_naive_bootstrap():
     score = with_interval(confusion(gold, predicted), f1, resamples(30))
     low, high = np.percentile(values, [2.5, 97.5])
     assert (score.low, score.high) == pytest.approx((low, high), abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.5], (0.5, 0.5, 0.5)),
+        ([4.0, 1.0, 2.0], (2.0, 1.0, 4.0)),
+        ([0.25, -1.0, 3.0, 0.75], (0.5, -1.0, 3.0)),
+    ],
+)
+def test_band_is_median_lowest_and_highest(values, expected):
+    assert band(values) == Score(*expected)
+    assert band(np.array(values)) == Score(*expected)
 
 
 # Comparisons ------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ from minibert.data.corpus import SAMPLE, read_documents
 from minibert.heads.links import (
     Block,
     join_blocks,
-    links_and_received,
     pagerank,
     received_by_head,
     received_by_word,
@@ -115,12 +114,35 @@ def test_attention_received_by_head_is_that_of_its_links(bert, windows, document
             np.testing.assert_allclose(by_head[:, *head], matrix.sum(axis=0), atol=1e-10)
 
 
+@pytest.mark.parametrize("heads", [HEADS, {(1, 0): 2.0}, {(1, 0), (0, 2)}, {(2, 4)}, {}])
+def test_attention_received_from_the_heads_alone(bert, windows, documents, heads):
+    """Zero for all other heads; no heads give no attention."""
+    pairs = zip(
+        received_by_head(bert, windows, documents, heads),
+        received_by_head(bert, windows, documents),
+        strict=True,
+    )
+    for chosen, all_heads in pairs:
+        expected = np.zeros_like(all_heads)
+        for head in heads:
+            expected[:, *head] = all_heads[:, *head]
+        np.testing.assert_allclose(chosen, expected, rtol=1e-12, atol=0)
+        assert (all_heads.sum(axis=0) > 0).all()
+
+
+def test_layers_above_the_highest_head_are_not_computed(bert, windows, documents, monkeypatch):
+    expected = received_by_head(bert, windows, documents, {(0, 1)})
+    monkeypatch.setattr(type(bert.layers[1]), "forward", None)
+    for ours, before in zip(received_by_head(bert, windows, documents, {(0, 1)}), expected):
+        np.testing.assert_array_equal(ours, before)
+
+
 @pytest.mark.parametrize("heads", [HEADS, {(1, 0): 2.0}, {}])
-def test_one_pass_returns_links_and_received(bert, windows, documents, heads):
-    links, received = links_and_received(bert, windows, documents, heads)
-    for both, alone in zip(links, word_links(bert, windows, documents, heads)):
+def test_one_pass_returns_all_attention(bert, windows, documents, heads):
+    attention = word_attention(bert, windows, documents, heads)
+    for both, alone in zip(attention.links, word_links(bert, windows, documents, heads)):
         np.testing.assert_allclose(both.toarray(), alone.toarray(), atol=1e-12)
-    for both, alone in zip(received, received_by_head(bert, windows, documents)):
+    for both, alone in zip(attention.received, received_by_head(bert, windows, documents)):
         np.testing.assert_allclose(both, alone, atol=1e-12)
 
 

@@ -1,19 +1,22 @@
-"""Lists of heads, and the greedy choice against a slow one."""
+"""Heads, scores and controls in files, and what is refused."""
 
 import json
-from collections.abc import Sequence
+from dataclasses import replace
 
-import numpy as np
 import pytest
 from tiny import TINY
 
 from minibert import InputError
-from minibert.data.corpus import parse_document
-from minibert.evaluation.metrics import f1
-from minibert.keyphrases.choice import Task, choose_heads, f1_of_all, make_task, read_heads
-from minibert.keyphrases.ranking import rank_phrases
-from minibert.phrases.candidates import content_runs, group
-from minibert.phrases.scores import phrase_counts
+from minibert.keyphrases.choice import (
+    NO_ATTENTION,
+    parse_score,
+    read_controls,
+    read_heads,
+    read_score,
+    score_record,
+    shipped,
+)
+from minibert.keyphrases.score import COUNTED, FEATURES, PhraseScore
 
 
 def test_heads_are_read_from_names_and_files(tmp_path):
@@ -48,7 +51,13 @@ def test_invalid_head_lists_are_rejected(source, why):
         read_heads(source, TINY)
 
 
-@pytest.mark.parametrize("text", ['{"heads": {"L0H0": 0}}', '{"heads": {}}', '["L0H0"]', "{}"])
+NUMBERS = ["0", "-1", "NaN", "Infinity", "1e200", "1" + 400 * "0", '"x"', "null", "[1]"]
+WRONG_HEADS = [f'{{"heads": {{"L0H0": {number}}}}}' for number in NUMBERS]
+
+
+@pytest.mark.parametrize(
+    "text", [*WRONG_HEADS, '{"heads": "L0H0"}', '{"heads": 3}', '{"heads": {}}', '["L0H0"]', "{}"]
+)
 def test_files_without_heads_are_rejected(tmp_path, text):
     path = tmp_path / "heads.json"
     path.write_text(text)
@@ -56,70 +65,130 @@ def test_files_without_heads_are_rejected(tmp_path, text):
         read_heads(str(path), TINY)
 
 
-TEXT = "quick sort of the large file; a merge sort, a quick sort. The file and its sort order"
+# Scores -----------------------------------------------------------------------------------------
+
+WEIGHTS = dict(zip(FEATURES, [0.5, -0.25, 1.5, -1.0, 2.0, 0.125, -0.75]))
+SCORE = PhraseScore({(0, 1): 1.0, (2, 4): 0.5}, {(1, 1): 2.0}, WEIGHTS)
+CONTROLS = {
+    NO_ATTENTION: PhraseScore({}, {}, dict.fromkeys(COUNTED, 0.5)),
+    "random heads 1": PhraseScore({(1, 3): 1.0}, {(0, 0): 1.0}, WEIGHTS),
+}
 
 
 @pytest.fixture
-def document():
-    gold = ["quick sort", "sort orders", "index"]
-    return parse_document(json.dumps({"id": 1, "text": TEXT, "keyphrases": gold}), "x:1")
+def write(tmp_path):
+    """Writes a file of rank.py fit with some fields changed; returns its path."""
+
+    def write(**changes):
+        record = score_record(SCORE) | {
+            "model": "some/model",
+            "candidates": "content",
+            "controls": {name: score_record(control) for name, control in CONTROLS.items()},
+        }
+        path = tmp_path / "fit.json"
+        record |= changes
+        path.write_text(json.dumps({k: v for k, v in record.items() if v is not None}))
+        return path
+
+    return write
 
 
-def test_task_scores_candidates_as_rank_phrases(document):
-    received = np.random.default_rng(0).random((len(document.words), 2, 3))
-    candidates = group(document, content_runs(document, 5))
-    for aggregate in ("sum", "mean", "often"):
-        task = make_task(document, candidates, received, aggregate)
-        assert task.wanted == 3
-        assert [c.stems for c, g in zip(candidates, task.gold) if g] == [
-            ("quick", "sort"),
-            ("sort", "order"),
-        ]
-        for head in range(6):
-            weights = received[:, head // 3, head % 3]
-            ranked = rank_phrases(document, candidates, weights, aggregate)
-            expected = sorted(task.scores[:, head], reverse=True)
-            assert [phrase.score for phrase in ranked] == pytest.approx(expected, abs=1e-12)
+def test_a_fit_is_read_as_it_was_written(write):
+    path = write()
+    for source in (path, str(path)):
+        assert read_score(source, TINY, "tags", "some/model") == SCORE
+        assert read_controls(source, TINY, "tags") == CONTROLS
+    assert read_score(path, TINY, "keyphrases") == SCORE  # whatever the kind and the model
 
 
-def tasks(seed: int, count: int = 7, heads: int = 5) -> list[Task]:
-    draw = np.random.default_rng(seed)
-    out = []
-    for _ in range(count):
-        candidates = int(draw.integers(0, 9))
-        gold = (draw.random(candidates) < 0.4).astype(float)
-        wanted = int(gold.sum()) + int(draw.integers(1, 3))
-        out.append(Task(draw.random((candidates, heads)), gold, wanted))
-    return out
+@pytest.mark.parametrize("score", [SCORE, *CONTROLS.values(), PhraseScore({}, {}, {})])
+def test_records_of_scores_are_their_inverse(score):
+    record = json.loads(json.dumps(score_record(score)))
+    assert parse_score("x.json", record, TINY) == score
 
 
-def slow_f1(documents: list[Task], heads: Sequence[int], k: int) -> float:
-    """By sorting and counting, phrase by phrase."""
-    values = []
-    for task in documents:
-        score = [sum(row[h] for h in heads) for row in task.scores]
-        first = sorted(range(len(score)), key=lambda i: (-round(score[i], 9), i))[:k]
-        ranked = [[(str(i),) for i in first]]
-        gold = [(str(i),) for i in np.flatnonzero(task.gold)]
-        gold += [(f"absent {i}",) for i in range(task.wanted - len(gold))]
-        values.append(f1(phrase_counts(ranked, [gold], k))[0])
-    return float(np.mean(values))
+@pytest.mark.parametrize("kind", ["keyphrases", "tags"])
+def test_shipped_scores_fit_the_default_model(kind):
+    """Their form alone: the numbers are those of a fit. MiniLM has 6 layers of 12 heads."""
+    path = shipped(kind)
+    config = replace(TINY, hidden_size=24, num_hidden_layers=6, num_attention_heads=12)
+    record = json.loads(path.read_text())
+    score = read_score(path, config, kind, record["model"])
+    assert score_record(score)["heads"] == record["heads"]
+    assert score.weights == record["weights"]
+    control = read_controls(path, config, kind)[NO_ATTENTION]
+    assert not control.heads
+    assert not control.contrast
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_choice_is_greedy_and_stops_at_its_best(seed):
-    """Five heads, or no more than may be chosen."""
-    heads = 5 if seed % 2 else 3
-    documents = tasks(seed, heads=heads)
-    steps = choose_heads(documents, 3, k=3)
-    chosen: list[int] = []
-    for step in steps:
-        free = [h for h in range(heads) if h not in chosen]
-        scores = {h: slow_f1(documents, [*chosen, h], 3) for h in free}
-        assert step.score == pytest.approx(max(scores.values()), abs=1e-12)
-        assert step.head == next(h for h in free if scores[h] == pytest.approx(step.score))
-        chosen.append(step.head)
-    scores = [step.score for step in choose_heads(documents, 3, k=3)]
-    assert scores[-1] == max(scores)
-    assert all(score < scores[-1] for score in scores[:-1])
-    assert f1_of_all(documents, 3) == pytest.approx(slow_f1(documents, range(heads), 3))
+@pytest.mark.parametrize("kind", ["keyphrases", "tags"])
+@pytest.mark.parametrize("source", ["all", "L2H4,L0H1", "heads.json", "order.json:2"])
+def test_other_heads_have_the_weights_of_the_kind(tmp_path, kind, source):
+    """No contrast heads: those of the shipped score belong to another model."""
+    (tmp_path / "heads.json").write_text('{"heads": {"L1H3": 2}}')
+    (tmp_path / "order.json").write_text('["L0H0", "L2H2", "L1H1"]')
+    source = str(tmp_path / source) if ".json" in source else source
+    record = json.loads(shipped(kind).read_text())
+    score = read_score(source, TINY, kind)
+    assert score == PhraseScore(read_heads(source, TINY), {}, record["weights"])
+    controls = read_controls(source, TINY, kind)
+    without = record["controls"][NO_ATTENTION]
+    assert controls == {NO_ATTENTION: PhraseScore({}, {}, without["weights"])}
+
+
+def test_kinds_have_their_own_files():
+    assert {shipped("tags").name, shipped("keyphrases").name} == {
+        "minilm-tags.json",
+        "minilm-keyphrases.json",
+    }
+
+
+def test_fit_of_an_older_form_is_rejected(write):
+    with pytest.raises(InputError, match=r"fit\.json: made by an older rank\.py; run rank\.py fit"):
+        read_score(write(weights=None), TINY, "keyphrases")
+    without = write(weights=None, candidates=None)  # as prune.py writes it
+    assert read_score(without, TINY, "keyphrases").heads == SCORE.heads
+
+
+def test_fit_of_another_model_is_rejected(write):
+    with pytest.raises(InputError, match=r"chosen for some/model, not for other/model: .* fit"):
+        read_score(write(), TINY, "keyphrases", "other/model")
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"heads": {"L3H0": 1}}, "no L3H0: it has 3 layers of 5 heads"),
+        ({"heads": {}}, "no heads"),
+        ({"contrast": {"L0H5": 1}}, "no L0H5: it has 3 layers of 5 heads"),
+        ({"contrast": ["L0"]}, "names no heads"),
+        ({"contrast": 3}, "names no heads"),
+        ({"contrast": {"L0H0": -1}}, "not above 0"),
+        ({"weights": {"attention": 1, "luck": 2}}, '"weights" must be of the features occurrences'),
+        ({"weights": [1, 2]}, '"weights" must be of the features'),
+        *(
+            ({"weights": {"attention": wrong}}, "a weight of a feature is no number; run rank")
+            for wrong in ("1", [1], {}, True, float("nan"), float("-inf"), -1e200, 10**400)
+        ),
+        ({"weights": {"attention": 1, "words": None}}, "a weight of a feature is no number"),
+    ],
+)
+def test_wrong_scores_are_rejected(write, changes, why):
+    """In the score itself, and in a control."""
+    with pytest.raises(InputError, match=rf"fit\.json: .*{why}"):
+        read_score(write(**changes), TINY, "keyphrases")
+    if changes == {"heads": {}}:
+        return  # a control may have none
+    control = score_record(SCORE) | changes
+    with pytest.raises(InputError, match=rf"fit\.json: .*{why}"):
+        read_controls(write(controls={"x": control}), TINY, "keyphrases")
+
+
+@pytest.mark.parametrize("controls", [[], "x", {"x": []}, {"x": {"heads": ["L0H0"]}}, {"x": 1}])
+def test_wrong_controls_are_rejected(write, controls):
+    with pytest.raises(InputError, match=r"fit\.json: .*(object|features)"):
+        read_controls(write(controls=controls), TINY, "keyphrases")
+
+
+def test_a_score_without_controls_has_none(write):
+    assert read_controls(write(controls=None), TINY, "keyphrases") == {}

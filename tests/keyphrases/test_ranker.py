@@ -23,8 +23,12 @@ from minibert.evaluation.tagger import by_document, predict
 from minibert.heads.links import pagerank, word_links
 from minibert.keyphrases import extract_keyphrases
 from minibert.keyphrases.baselines import WordIdf, textrank
+from minibert.keyphrases.choice import score_record, shipped
 from minibert.keyphrases.part_of_speech import PartOfSpeechTagger
 from minibert.keyphrases.ranker import Ranker, RankSettings
+from minibert.keyphrases.ranking import rank_phrases
+from minibert.keyphrases.score import FEATURES, PhraseScore, phrase_features
+from minibert.phrases.candidates import content_runs, group, unbroken_runs
 from minibert.pruning import prune
 from minibert.runtime import distributed
 from minibert.text.tokenizer import Tokenizer
@@ -72,26 +76,93 @@ def test_weights_come_from_links(encoder_folder, documents):
         ),
     }
     for settings, expected in ways.values():
-        for document, before, (weights, _) in zip(
+        for document, before, analysis in zip(
             documents, expected, Ranker(settings).analyse(documents)
         ):
             is_content = is_content_word(document)
             assert 0 < is_content.sum() < len(is_content)
-            np.testing.assert_allclose(weights, before * is_content, rtol=1e-5)
+            np.testing.assert_allclose(analysis.weights, before * is_content, rtol=1e-5)
+            assert not analysis.contrast.any()
+
+
+WEIGHTS = dict(zip(FEATURES, [0.6, -0.5, 0.4, -1.1, 0.9, 0.5, -0.4]))
+
+
+@pytest.fixture
+def fit_file(tmp_path):
+    """A score with two heads of unequal weights and a contrast head, as rank.py fit writes it."""
+    path = tmp_path / "fit.json"
+    score = PhraseScore({(1, 0): 1.0, (0, 1): 0.5}, {(0, 2): 1.0}, WEIGHTS)
+    path.write_text(json.dumps(score_record(score)))
+    return path
+
+
+@pytest.mark.parametrize("weights", ["received", "pagerank"])
+@pytest.mark.parametrize("has_idf", [False, True])
+def test_analysis_has_contrast_and_score_its_features(
+    encoder_folder, documents, fit_file, weights, has_idf
+):
+    idf = SAMPLE / "train.jsonl" if has_idf else None
+    ranker = Ranker(
+        RankSettings(model=str(encoder_folder), heads=str(fit_file), weights=weights, idf=idf)
+    )
+    links = links_of(encoder_folder, documents, {(1, 0): 1.0, (0, 1): 0.5})
+    contrasts = links_of(encoder_folder, documents, {(0, 2): 1.0})
+    for document, of_heads, of_contrast, analysis in zip(
+        documents, links, contrasts, ranker.analyse(documents), strict=True
+    ):
+        scale = is_content_word(document) * (ranker.idf.of(document) if ranker.idf else 1)
+        received = pagerank(of_heads) if weights == "pagerank" else of_heads.sum(axis=0)
+        assert analysis.document == document
+        assert analysis.candidates == group(document, content_runs(document, 5))
+        np.testing.assert_allclose(analysis.weights, received * scale, rtol=1e-5)
+        np.testing.assert_allclose(analysis.contrast, of_contrast.sum(axis=0) * scale, rtol=1e-5)
+
+        features = phrase_features(*analysis)
+        scores = features @ [WEIGHTS[name] for name in FEATURES]
+        assert ranker.keyphrases(analysis) == rank_phrases(document, analysis.candidates, scores)
+
+
+def test_attention_of_several_groups_of_heads(encoder_folder, documents):
+    """One pass; a group without heads receives nothing."""
+    ranker = Ranker(RankSettings(model=str(encoder_folder)))
+    groups = [{(1, 0): 2.0, (0, 1): 0.5}, {}, {(0, 1): 1.0}]
+    received = ranker.received(documents, *groups)
+    for of_group, group_of_heads in zip(received, groups, strict=True):
+        links = links_of(encoder_folder, documents, group_of_heads)
+        for of_words, matrix in zip(of_group, links, strict=True):
+            np.testing.assert_allclose(of_words, matrix.sum(axis=0), rtol=1e-5, atol=1e-12)
+    assert ranker.received(documents) == []
 
 
 def test_all_heads_are_the_default(encoder_folder, documents):
     ranker = Ranker(RankSettings(model=str(encoder_folder)))
     assert set(ranker.heads) == set(ranker.bert.config.present_heads)
+    assert ranker.score.contrast == {}
 
 
-def test_results_do_not_depend_on_other_texts(encoder_folder, documents):
-    ranker = Ranker(RankSettings(model=str(encoder_folder)))
-    together = ranker.analyse(documents)
-    for document, (weights, runs) in zip(documents, together):
-        ((alone, runs_alone),) = ranker.analyse([document])
-        np.testing.assert_allclose(weights, alone, rtol=1e-5)
-        assert runs == runs_alone
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        ({}, "keyphrases"),
+        ({"language": "fr"}, "tags"),
+        ({"language": "fr", "kind": "keyphrases"}, "keyphrases"),
+        ({"kind": "tags"}, "tags"),
+    ],
+)
+def test_kind_depends_on_the_language(encoder_folder, settings, kind):
+    ranker = Ranker(RankSettings(model=str(encoder_folder), **settings))
+    assert ranker.kind == kind
+    assert ranker.score.weights == json.loads(shipped(kind).read_text())["weights"]
+
+
+def test_results_do_not_depend_on_other_texts(encoder_folder, documents, fit_file):
+    ranker = Ranker(RankSettings(model=str(encoder_folder), heads=str(fit_file)))
+    for document, together in zip(documents, ranker.analyse(documents)):
+        (alone,) = ranker.analyse([document])
+        np.testing.assert_allclose(together.weights, alone.weights, rtol=1e-5)
+        np.testing.assert_allclose(together.contrast, alone.contrast, rtol=1e-5)
+        assert together.candidates == alone.candidates
 
 
 @pytest.mark.slow
@@ -102,12 +173,19 @@ def test_tagger_weighs_and_marks(run, documents):
     log_odds = by_document(predictions.log_odds[0], documents)
     threshold = json.loads((run / "results.json").read_text())["threshold"]
     marked = 0
-    for document, odds, (weights, runs) in zip(documents, log_odds, ranker.analyse(documents)):
+    for document, odds, analysis in zip(documents, log_odds, ranker.analyse(documents)):
         probability = np.exp(odds) / (1 + np.exp(odds))  # of label I
-        np.testing.assert_allclose(weights, probability * is_content_word(document), rtol=1e-6)
-        inside = {i for first, last in runs for i in range(first, last)}
-        assert inside == set(np.flatnonzero(odds >= threshold))
-        marked += len(inside)
+        expected = probability * is_content_word(document)
+        np.testing.assert_allclose(analysis.weights, expected, rtol=1e-6)
+        runs = unbroken_runs(document, odds >= threshold)
+        assert analysis.candidates == group(document, runs)
+        marked += len(runs)
+
+        # The score is the feature "attention" alone.
+        features = phrase_features(document, analysis.candidates, expected, 0 * expected)
+        scores = features[:, FEATURES.index("attention")]
+        keyphrases = rank_phrases(document, analysis.candidates, scores)
+        assert [p.text for p in ranker.keyphrases(analysis)] == [p.text for p in keyphrases]
     assert marked
 
 
@@ -185,14 +263,12 @@ def test_paths_may_be_text(encoder_folder, tmp_path):
     files["idf"].write_text("\n".join(lines))
     files["phrases"].write_text("lake\nmoor\n")
     files["heads"] = tmp_path / "heads.json"
-    files["heads"].write_text('{"heads": ["L0H1"]}')
+    files["heads"].write_text('{"heads": ["L0H1"], "weights": {"attention": 1}}')
     named = {name: str(path) for name, path in files.items()}
     words = "A lake and a moor."
     (phrases,) = extract_keyphrases(words, model=encoder_folder, **files)
     assert [phrases] == extract_keyphrases(words, model=str(encoder_folder), **named)
-    scores = {phrase.text: phrase.score for phrase in phrases}
-    assert scores["lake"] == 0.0  # both texts have it
-    assert scores["moor"] > 0
+    assert [phrase.text for phrase in phrases] == ["moor", "lake"]  # both texts have "lake"
 
 
 @pytest.mark.parametrize("wrong", [None, float("nan"), 3, b"text", ["text"]])
@@ -291,10 +367,10 @@ def test_noun_phrases_by_a_tagger(encoder_folder, pos_folder):
 def test_tags_do_not_change_weights(encoder_folder, pos_folder, documents):
     shared = {"model": str(encoder_folder), "heads": "L1H0"}
     nouns = Ranker(RankSettings(**shared, candidates="nouns", tagger=str(pos_folder)))
-    for (weights, _), (expected, _) in zip(
+    for analysis, expected in zip(
         nouns.analyse(documents), Ranker(RankSettings(**shared)).analyse(documents)
     ):
-        np.testing.assert_array_equal(weights, expected)
+        np.testing.assert_array_equal(analysis.weights, expected.weights)
 
 
 def test_part_of_speech_tagger_does_not_share_its_work(pos_folder, documents, monkeypatch):
@@ -362,9 +438,9 @@ LETTERS = st.text(alphabet="abz ,.-<\n\u05d0\u05d1\u0627\u65e5\u672c\u0301\U0001
 def test_spans_lie_in_any_text(ranker, words):
     """Right-to-left, unspaced, with combining marks and emoji."""
     document = text(words)
-    ((weights, runs),) = ranker.analyse([document])
-    assert (weights >= 0).all()
-    for phrase in ranker.keyphrases(document, weights, runs):
+    (analysis,) = ranker.analyse([document])
+    assert (analysis.weights >= 0).all()
+    for phrase in ranker.keyphrases(analysis):
         assert phrase.text == words[slice(*phrase.spans[0])]
         assert phrase.text.strip() == phrase.text != ""
         assert phrase.spans == sorted(set(phrase.spans))

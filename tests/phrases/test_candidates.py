@@ -1,4 +1,4 @@
-"""Phrases and scores by hand; properties of any text; diversity and F1 by slow second ways."""
+"""Phrases and scores by hand; properties of any text; F1 by a slow second way."""
 
 import json
 import subprocess
@@ -17,7 +17,6 @@ from minibert import InputError
 from minibert.data.corpus import SAMPLE, parse_document, read_documents
 from minibert.data.documents import Document, is_stop_word
 from minibert.data.languages import in_language
-from minibert.keyphrases.ranking import Keyphrase, rank_phrases
 from minibert.phrases import candidates, scores
 from minibert.phrases.candidates import (
     Candidate,
@@ -53,14 +52,6 @@ def written(document, runs):
         document.text[document.words[first][0] : document.words[last - 1][1]]
         for first, last in runs
     ]
-
-
-def ranked(text, weights, phrases, **settings):
-    """{phrase: score}, best first, of the phrases of a list."""
-    document = doc(text)
-    candidates = group(document, listed_runs(document, phrases))
-    keyphrases = rank_phrases(document, candidates, np.array(weights), **settings)
-    return {phrase.text: pytest.approx(phrase.score) for phrase in keyphrases}
 
 
 # Stems ------------------------------------------------------------------------------------------
@@ -257,101 +248,6 @@ def test_candidates_only_inside_longer_ones_are_dropped():
     assert [c.stems for c in overlapping] == [("deep", "neural"), ("neural", "network")]
 
 
-# Ranking ----------------------------------------------------------------------------------------
-
-TEXT = "red fox of red foxes; fox den. Den"  # red fox of red foxes fox den Den
-WEIGHTS = [1.0, 2.0, 50.0, 4.0, 8.0, 16.0, 32.0, 64.0]
-
-
-def test_sum_is_over_occurrences_except_for_single_words():
-    assert ranked(TEXT, WEIGHTS, ["red fox", "fox den", "den"]) == {
-        "fox den": 16 + 32,
-        "den": (32 + 64) / 2,
-        "red fox": 1 + 2 + 4 + 8,
-    }
-
-
-def test_mean_is_over_all_words():
-    assert ranked(TEXT, WEIGHTS, ["red fox", "fox den", "den"], aggregate="mean") == {
-        "den": (32 + 64) / 2,
-        "fox den": (16 + 32) / 2,
-        "red fox": (1 + 2 + 4 + 8) / 4,
-    }
-    assert ranked(TEXT, WEIGHTS, ["red fox", "fox den", "den"], aggregate="often") == {
-        "den": 32 + 64,
-        "fox den": (16 + 32) / 2,
-        "red fox": 2 * (1 + 2 + 4 + 8) / 4,
-    }
-
-
-def test_keyphrases_have_first_form_and_every_span():
-    document = doc("A Late frost\u2026 late frosts bloom; LATE FROST")
-    keyphrases = rank_phrases(document, group(document, [(1, 3), (6, 8)]), [1] * 8)
-    assert keyphrases == [Keyphrase("Late frost", 6.0, [(2, 12), (14, 25), (33, 43)])]
-
-
-def test_offsets_without_spaces_and_right_to_left():
-    document = doc("我爱深度学习、深度学习。 עולם שלום, עולם שלום")
-    candidates = group(document, listed_runs(document, ["深度学习", "עולם שלום"]))
-    keyphrases = rank_phrases(document, candidates, [1] * len(document.words))
-    places = {p.text: [document.text[a:b] for a, b in p.spans] for p in keyphrases}
-    assert places == {"深度学习": ["深度学习"] * 2, "עולם שלום": ["עולם שלום"] * 2}
-    assert keyphrases[0].text == "深度学习"
-    assert keyphrases[0].spans == [(2, 6), (7, 11)]
-
-
-def test_equal_scores_keep_text_order():
-    weights = [0.1, 0.7, 0.5, 0.3, 0.2, 0.6]
-    pair = ranked("red fox; green den; blue bee", weights, ["blue bee", "green den"])
-    assert list(pair) == ["green den", "blue bee"]
-    assert list(ranked("c a b", [0.1] * 3, ["a", "b", "c"])) == ["c", "a", "b"]
-    three = ranked("c d e, e d c", [0.3, 0.2, 0.1, 0.1, 0.2, 0.3], ["e d c", "c d e"])
-    assert list(three) == ["c d e", "e d c"]
-
-
-def test_diversity_by_hand():
-    """red fox has the score 1; fox den .9, and one of three words in common; bee .5."""
-    text, phrases = "red fox; fox den; bee", ["red fox", "fox den", "bee"]
-    weights = [0.5, 0.5, 0.5, 0.4, 0.5]
-    assert list(ranked(text, weights, phrases)) == ["red fox", "fox den", "bee"]
-    # .9 (1 - d) - d / 3 < .5 (1 - d) from d = 6 / 11
-    assert list(ranked(text, weights, phrases, diversity=0.54)) == ["red fox", "fox den", "bee"]
-    assert list(ranked(text, weights, phrases, diversity=0.55)) == ["red fox", "bee", "fox den"]
-    assert list(ranked(text, weights, phrases, diversity=0.55, top=2)) == ["red fox", "bee"]
-    hundredfold = [100 * w for w in weights]
-    assert list(ranked(text, hundredfold, phrases, diversity=0.54)) == ["red fox", "fox den", "bee"]
-
-
-def test_diversity_compares_with_nearest_phrase():
-    """Of the score .8, fox den shares one of three words with each of two: .4 - 1 / 6 > .2."""
-    weights = [0.5, 0.5, 0.4, 0.4, 0.4, 0.45, 0.45]
-    phrases = ["red fox", "den bee", "fox den", "owl"]
-    text = "red fox; owl; fox den; den bee"
-    assert list(ranked(text, weights, phrases, diversity=0.5)) == phrases
-
-
-@pytest.mark.parametrize("text", ["", "...", "of the", "Frost", "the frost"])
-@pytest.mark.parametrize("diversity", [0.0, 0.5])
-def test_short_texts_have_few_phrases(text, diversity):
-    document = doc(text)
-    candidates = group(document, content_runs(document, 5))
-    weights = np.zeros(len(document.words))
-    keyphrases = rank_phrases(document, candidates, weights, diversity=diversity)
-    assert [p.text.lower() for p in keyphrases] == ["frost"] * ("frost" in text.lower())
-
-
-@pytest.mark.parametrize("weights", [[], [1.0], [1.0] * 3, [[1.0, 2.0]]])
-def test_weights_of_wrong_length_are_rejected(weights):
-    with pytest.raises(ValueError, match="'d': expected one value for each of its 2 words"):
-        rank_phrases(doc("late frost"), [], weights)
-
-
-@pytest.mark.parametrize("bad", ["nan", "inf", "-inf"])
-def test_weights_must_be_finite(bad):
-    with pytest.raises(ValueError, match=f"'d': the weight of word 1, 'frost', is {bad}"):
-        rank_phrases(doc("late frost"), [], [1.0, float(bad)])
-
-
 # Any text ---------------------------------------------------------------------------------------
 
 PARTS = ["fox", "foxes", "Red", "red", "den", "the", "of", "3", "multi-agent", "深", "度", "שלום"]
@@ -366,71 +262,16 @@ any_text = texts | st.text(max_size=30)
 
 @st.composite
 def problems(draw, texts=any_text):
-    """A document, some runs of its words, and a weight for each word."""
+    """A document and some runs of its words."""
     document = doc(draw(texts))
-    n = len(document.words)
-    weights = draw(st.lists(st.sampled_from([-1.5, 0, 0.1, 0.7, 1, 3]), min_size=n, max_size=n))
-    place = st.integers(0, n)
+    place = st.integers(0, len(document.words))
     pairs = draw(st.lists(st.tuples(place, place), max_size=8))
-    return document, [(min(p), max(p)) for p in pairs] + content_runs(document, 4), weights
-
-
-any_settings = st.fixed_dictionaries(
-    {
-        "aggregate": st.sampled_from(["sum", "mean", "often"]),
-        "diversity": st.sampled_from([0.0, 0.3, 1.0]),
-    }
-)
-
-
-@given(problems(), any_settings)
-def test_every_span_has_the_stems_of_the_phrase(problem, settings):
-    document, runs, weights = problem
-    keyphrases = rank_phrases(document, group(document, runs), weights, **settings)
-    for phrase in keyphrases:
-        assert phrase.text == document.text[slice(*phrase.spans[0])]
-        assert phrase.spans == sorted(set(phrase.spans))
-        for start, end in phrase.spans:
-            assert 0 <= start < end <= len(document.text)
-            assert stems(document.text[start:end]) == stems(phrase.text)
-    assert len({stems(phrase.text) for phrase in keyphrases}) == len(keyphrases)
-
-
-SCRIPTS = [
-    *(
-        "l'été",
-        "d\u2019œuvre",
-        "де ла",
-        "ΤΗΣ οδού",
-        "مَدرسة في",
-        "किताबें में",
-        "图书馆的",
-        "ガス",
-        "ﬁne ß",
-    ),
-    *("שָׁלוֹם", "👩\u200d🔬", "of", "İş", "\u202b"),
-]
-
-
-@given(
-    st.lists(st.sampled_from([*SCRIPTS, *" \n.,-'"]), max_size=30).map("".join),
-    st.sampled_from(["en", "fr", "ru", "el", "ar", "hi", "zh"]),
-)
-def test_spans_are_exact_in_every_script(text, code):
-    document = in_language(doc(text), read_language(code))
-    runs = content_runs(document, 3)
-    phrases = rank_phrases(document, group(document, runs), np.ones(len(document.words)))
-    for phrase in phrases:
-        assert phrase.text == text[slice(*phrase.spans[0])]
-        keys = {candidates.stems(text[start:end], document.language) for start, end in phrase.spans}
-        assert keys == {candidates.stems(phrase.text, document.language)}
-        starts, ends = zip(*document.words)
-        assert all(start in starts and end in ends for start, end in phrase.spans)
+    return document, [(min(p), max(p)) for p in pairs] + content_runs(document, 4)
 
 
 @given(problems(texts))
 def test_candidates_equal_search_over_all_stretches(problem):
-    document, runs, _ = problem
+    document, runs = problem
     n = len(document.words)
     stop = is_stop_word(document)
     stretches = [(a, b) for a in range(n) for b in range(a + 1, n + 1)]
@@ -453,46 +294,11 @@ def test_candidates_equal_search_over_all_stretches(problem):
     assert dict(group(document, runs)) == expected
 
 
-@given(problems(), any_settings, st.randoms())
-def test_order_of_runs_and_candidates_does_not_matter(problem, settings, random):
-    document, runs, weights = problem
-    candidates = group(document, runs)
+@given(problems(), st.randoms())
+def test_order_of_runs_does_not_matter(problem, random):
+    document, runs = problem
     shuffled = random.sample(runs, len(runs))
-    assert group(document, shuffled + runs[:2]) == candidates
-    keyphrases = rank_phrases(document, candidates, weights, **settings)
-    mixed = random.sample(candidates, len(candidates))
-    assert rank_phrases(document, mixed, weights, **settings) == keyphrases
-
-
-@given(problems(), any_settings, st.integers(1, 10))
-def test_first_phrases_do_not_depend_on_top(problem, settings, top):
-    document, runs, weights = problem
-    candidates = group(document, runs)
-    all_phrases = rank_phrases(document, candidates, weights, **settings)
-    assert rank_phrases(document, candidates, weights, **settings, top=top) == all_phrases[:top]
-
-
-@given(problems(), st.sampled_from([0.1, 0.45, 0.8]))
-def test_diversity_is_greedy_maximal_marginal_relevance(problem, diversity):
-    document, runs, weights = problem
-    candidates = group(document, runs)
-    remaining = rank_phrases(document, candidates, weights)
-    scale = max([abs(p.score) for p in remaining], default=0) or 1
-    chosen = []
-
-    def likeness(a, b):
-        a, b = set(stems(a.text)), set(stems(b.text))
-        return len(a & b) / len(a | b)
-
-    def gain(phrase):
-        near = max([likeness(phrase, c) for c in chosen], default=0)
-        return (1 - diversity) * phrase.score / scale - diversity * near
-
-    for phrase in rank_phrases(document, candidates, weights, diversity=diversity):
-        assert gain(phrase) == pytest.approx(max(map(gain, remaining)), abs=1e-12)
-        remaining.remove(phrase)
-        chosen.append(phrase)
-    assert remaining == []
+    assert group(document, shuffled + runs[:2]) == group(document, runs)
 
 
 # Scores -----------------------------------------------------------------------------------------
