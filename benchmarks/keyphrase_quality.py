@@ -25,10 +25,10 @@ from minibert.errors import check
 from minibert.evaluation import intervals
 from minibert.evaluation.metrics import Array
 from minibert.files import sha256, to_json
-from minibert.keyphrases.baselines import WordIdf
 from minibert.keyphrases.choice import NO_ATTENTION, RANDOM, Kind, read_controls, shipped
 from minibert.keyphrases.comparison import compare
 from minibert.keyphrases.ranker import Ranker, RankSettings
+from minibert.phrases.baselines import WordIdf
 from minibert.phrases.candidates import stem
 from minibert.phrases.scores import distinct, phrase_measures
 from minibert.report import tables

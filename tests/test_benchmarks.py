@@ -9,7 +9,7 @@ import pytest
 from benchmarks import keyphrase_quality as quality
 from minibert.data.documents import Document
 from minibert.evaluation import intervals
-from minibert.keyphrases.baselines import WordIdf
+from minibert.phrases.baselines import WordIdf
 from minibert.text.words import word_spans
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from minibert.config import BertConfig, Head, head_name, parse_head
 from minibert.errors import InputError, check
 from minibert.files import read_json
-from minibert.keyphrases.score import FEATURES, PhraseScore
+from minibert.phrases.features import FEATURES, PhraseScore
 
 Kind = Literal["keyphrases", "tags"]
 

@@ -12,11 +12,12 @@ from minibert.data.batches import chunks
 from minibert.data.documents import OUTSIDE, Document, is_content_word, word_labels
 from minibert.evaluation import intervals, metrics
 from minibert.evaluation.metrics import Array
-from minibert.keyphrases.baselines import WordIdf, textrank
 from minibert.keyphrases.choice import RANDOM, UNIFORM
 from minibert.keyphrases.fitting import Task, make_task
 from minibert.keyphrases.ranker import Marks, Ranker
-from minibert.keyphrases.score import (
+from minibert.phrases.baselines import WordIdf, textrank
+from minibert.phrases.candidates import Candidate, group
+from minibert.phrases.features import (
     BY_ATTENTION,
     COUNTED,
     PhraseScore,
@@ -26,7 +27,6 @@ from minibert.keyphrases.score import (
     log_attention,
     phrase_features,
 )
-from minibert.phrases.candidates import Candidate, group
 from minibert.phrases.scores import gold_stems, phrase_counts, phrase_measures
 
 

@@ -12,7 +12,8 @@ from minibert.data.documents import Document
 from minibert.evaluation import metrics
 from minibert.evaluation.metrics import Array
 from minibert.keyphrases.choice import ALL_HEADS, BEST_HEAD, NO_ATTENTION, RANDOM
-from minibert.keyphrases.score import (
+from minibert.phrases.candidates import Candidate
+from minibert.phrases.features import (
     FEATURES,
     Occurrences,
     PhraseScore,
@@ -21,7 +22,6 @@ from minibert.keyphrases.score import (
     find_occurrences,
     log_attention,
 )
-from minibert.phrases.candidates import Candidate
 from minibert.phrases.scores import gold_stems
 
 RIDGE = 1e-3  # penalty on squared weights

@@ -22,12 +22,9 @@ from minibert.evaluation.tagger import by_document, decode, has_span_labels, pre
 from minibert.files import read_json
 from minibert.heads.links import Attention, pagerank, received_by_head, word_attention, word_links
 from minibert.hub import DEFAULT_MODEL, find_model
-from minibert.keyphrases.baselines import WordIdf
 from minibert.keyphrases.choice import Kind, read_score, shipped
-from minibert.keyphrases.part_of_speech import PartOfSpeechTagger
-from minibert.keyphrases.ranking import Keyphrase, rank_phrases
-from minibert.keyphrases.score import PhraseScore, phrase_features
 from minibert.model import Bert, BertForTokenClassification
+from minibert.phrases.baselines import WordIdf
 from minibert.phrases.candidates import (
     Candidate,
     WordRun,
@@ -38,6 +35,9 @@ from minibert.phrases.candidates import (
     tagged_runs,
     unbroken_runs,
 )
+from minibert.phrases.features import PhraseScore, phrase_features
+from minibert.phrases.part_of_speech import PartOfSpeechTagger
+from minibert.phrases.ranking import Keyphrase, rank_phrases
 from minibert.text.language import read_language
 from minibert.text.tokenizer import Tokenizer
 from minibert.text.words import word_spans

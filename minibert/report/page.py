@@ -13,7 +13,7 @@ from minibert.errors import InputError
 from minibert.evaluation.intervals import Change, Score
 from minibert.evaluation.metrics import Array
 from minibert.files import read_json, write_text
-from minibert.keyphrases.ranking import Keyphrase
+from minibert.phrases.ranking import Keyphrase
 from minibert.report import tables
 from minibert.report.figures import draw_pareto
 from minibert.report.results import Ablation, from_json, read_ablations, read_prunings

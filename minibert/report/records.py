@@ -10,7 +10,7 @@ from minibert.data.documents import Document
 from minibert.evaluation.metrics import Array
 from minibert.heads.links import strongest_links
 from minibert.keyphrases.ranker import Ranker
-from minibert.keyphrases.ranking import Keyphrase
+from minibert.phrases.ranking import Keyphrase
 from minibert.search.bm25 import impacts, whole_vector
 
 Layout = Literal["keyphrases", "weights", "vectors", "graph"]

@@ -30,7 +30,8 @@ def score_rows(systems: Mapping[str, Mapping[str, Score]]) -> Rows:
     columns = list(dict.fromkeys(name for scores in systems.values() for name in scores))
     rows = [["", *columns]]
     for system, scores in systems.items():
-        cells = [_score(name, scores[name]) if name in scores else "-" for name in columns]
+        shown = {n: (_with_interval if n == "loss" else _percent)(s) for n, s in scores.items()}
+        cells = [shown.get(name, "-") for name in columns]
         rows.append([system, *cells])
     return rows
 
@@ -105,10 +106,6 @@ def marked(text: str, spans: Sequence[Span], colour: bool) -> str:
         parts += [text[offset:start], opening, text[start:end], closing]
         offset = end
     return "".join([*parts, text[offset:]])
-
-
-def _score(measure: str, score: Score) -> str:
-    return _with_interval(score) if measure == "loss" else _percent(score)
 
 
 def _with_interval(score: Score) -> str:

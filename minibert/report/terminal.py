@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from minibert.data.documents import Document
-from minibert.keyphrases.ranking import Keyphrase
+from minibert.phrases.ranking import Keyphrase
 from minibert.text.words import Span
 
 # ECMA-48: bold and underlined; back to normal.

@@ -16,7 +16,7 @@ from minibert.keyphrases.choice import (
     score_record,
     shipped,
 )
-from minibert.keyphrases.score import COUNTED, FEATURES, PhraseScore
+from minibert.phrases.features import COUNTED, FEATURES, PhraseScore
 
 
 def test_heads_are_read_from_names_and_files(tmp_path):

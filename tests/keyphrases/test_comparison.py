@@ -10,12 +10,12 @@ from minibert.data.documents import Document, is_content_word, word_labels
 from minibert.evaluation import intervals
 from minibert.evaluation.metrics import PrecisionRecallCurve
 from minibert.keyphrases import comparison
-from minibert.keyphrases.baselines import textrank
 from minibert.keyphrases.choice import ALL_HEADS, NO_ATTENTION, UNIFORM, score_record
 from minibert.keyphrases.fitting import Fitter, as_score
 from minibert.keyphrases.ranker import Ranker, RankSettings
-from minibert.keyphrases.ranking import rank_phrases
-from minibert.keyphrases.score import BY_ATTENTION, FEATURES, PhraseScore, phrase_features
+from minibert.phrases.baselines import textrank
+from minibert.phrases.features import BY_ATTENTION, FEATURES, PhraseScore, phrase_features
+from minibert.phrases.ranking import rank_phrases
 from minibert.phrases.scores import gold_stems, phrase_measures
 from minibert.text.words import word_spans
 
@@ -142,7 +142,7 @@ def test_ways_without_a_model_by_hand(make_ranker, tmp_path):
     (example,) = comparison.examples(ranker, [document])
     assert [len(c.runs) for c in example.candidates] == [3, 1, 1, 2]
 
-    ways = comparison.ways_without_model(ranker, example)
+    ways = comparison.ways_without_model(example, ranker.idf)
     assert [*ways] == ["first candidates", "frequency", "TextRank", "tf-idf"]
     names = [c.stems for c in example.candidates]
     first = [phrase.text for phrase in ranked(ranker, example, ways["first candidates"])]

@@ -24,8 +24,8 @@ from minibert.keyphrases.fitting import (
     make_rows,
     make_task,
 )
-from minibert.keyphrases.score import BY_ATTENTION, COUNTED, FEATURES, PhraseScore, phrase_features
 from minibert.phrases.candidates import content_runs, group
+from minibert.phrases.features import BY_ATTENTION, COUNTED, FEATURES, PhraseScore, phrase_features
 from minibert.phrases.scores import gold_stems, phrase_measures
 from minibert.text.words import word_spans
 

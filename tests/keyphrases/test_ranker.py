@@ -22,13 +22,13 @@ from minibert.data.documents import Document, is_content_word
 from minibert.evaluation.tagger import by_document, predict
 from minibert.heads.links import pagerank, word_links
 from minibert.keyphrases import extract_keyphrases
-from minibert.keyphrases.baselines import WordIdf, textrank
 from minibert.keyphrases.choice import score_record, shipped
-from minibert.keyphrases.part_of_speech import PartOfSpeechTagger
 from minibert.keyphrases.ranker import Ranker, RankSettings
-from minibert.keyphrases.ranking import rank_phrases
-from minibert.keyphrases.score import FEATURES, PhraseScore, phrase_features
+from minibert.phrases.baselines import WordIdf, textrank
 from minibert.phrases.candidates import content_runs, group, unbroken_runs
+from minibert.phrases.features import FEATURES, PhraseScore, phrase_features
+from minibert.phrases.part_of_speech import PartOfSpeechTagger
+from minibert.phrases.ranking import rank_phrases
 from minibert.pruning import prune
 from minibert.runtime import distributed
 from minibert.text.tokenizer import Tokenizer

@@ -3,7 +3,7 @@
 import numpy as np
 
 from minibert.data.documents import Document
-from minibert.keyphrases.ranking import Keyphrase
+from minibert.phrases.ranking import Keyphrase
 from minibert.report.page import LEVELS, text_pieces, texts_page
 
 WORDS = [(0, 4), (5, 9), (10, 18)]

@@ -6,7 +6,7 @@ import unicodedata
 import pytest
 
 from minibert.data.documents import Document
-from minibert.keyphrases.ranking import Keyphrase
+from minibert.phrases.ranking import Keyphrase
 from minibert.report import terminal
 from minibert.text.words import word_spans
 

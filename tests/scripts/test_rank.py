@@ -31,8 +31,8 @@ from minibert.data.corpus import SAMPLE, parse_document, read_documents
 from minibert.data.documents import OUTSIDE, word_labels
 from minibert.heads.links import strongest_links
 from minibert.keyphrases import comparison, ranker
-from minibert.keyphrases.baselines import textrank
 from minibert.keyphrases.ranker import Ranker, RankSettings
+from minibert.phrases.baselines import textrank
 from minibert.pruning import prune
 from minibert.search.bm25 import impacts
 

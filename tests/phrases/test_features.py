@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from minibert.data.corpus import parse_document
 from minibert.data.documents import Document, is_content_word
-from minibert.keyphrases.score import (
+from minibert.phrases.candidates import Candidate, content_runs, group
+from minibert.phrases.features import (
     BY_ATTENTION,
     COUNTED,
     FEATURES,
@@ -21,7 +22,6 @@ from minibert.keyphrases.score import (
     log_attention,
     phrase_features,
 )
-from minibert.phrases.candidates import Candidate, content_runs, group
 from minibert.text.words import word_spans
 
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from minibert.data.documents import Document
 from minibert.data.languages import in_language
-from minibert.keyphrases.ranking import Keyphrase, rank_phrases
 from minibert.phrases.candidates import content_runs, group, listed_runs, stems
+from minibert.phrases.ranking import Keyphrase, rank_phrases
 from minibert.text.language import read_language
 from minibert.text.words import word_spans
 
