@@ -66,8 +66,8 @@ class RankSettings:
     another model."""
 
     weights: Weights = "received"
-    """received: attention from other words. pagerank: PageRank over this attention, as links between
-    words. tagger: the probability of being in a keyphrase, by a model of train.py."""
+    """received: attention from other words. pagerank: PageRank over the same attention, as links
+    between words. tagger: the probability of being in a keyphrase, by a model of train.py."""
 
     damping: float = 0.85
     """PageRank: the probability of following a link."""
@@ -151,9 +151,7 @@ class Ranker:
         self.max_length = min(512, config.max_position_embeddings)
 
         has_score = settings.kind and fitted_record(settings.heads)
-        check(
-            not has_score, f"{settings.heads}: has its own score; leave out --kind {settings.kind}"
-        )
+        check(not has_score, f"{settings.heads}: has its own score; leave out --kind")
         self.kind = settings.kind or ("keyphrases" if self.language.code == "en" else "tags")
         default = str(shipped(self.kind)) if settings.model == DEFAULT_MODEL else "all"
         self.source = settings.heads or default
