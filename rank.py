@@ -1,8 +1,8 @@
 """Use attention heads: keyphrases, word weights and links of any text, and search.
 
-extract: keyphrases (or word weights, vectors, graphs) of texts, as JSON lines. fit: choose the
-heads that rank keyphrases best. evaluate: score them, beside all heads and baselines. search:
-weight the words of a search index by them, and score the search.
+extract: keyphrases (or word weights, vectors, graphs) of texts. fit: choose heads and fit the score
+that ranks keyphrases by their attention. evaluate: measure how well it ranks, beside its controls.
+search: weight the words of a search index by these heads, and measure the search.
 """
 
 import sys
@@ -27,7 +27,7 @@ from minibert.files import atomic_path, write_json, write_text
 from minibert.keyphrases import comparison
 from minibert.keyphrases.choice import RANDOM, Kind, full_name, read_controls, score_record
 from minibert.keyphrases.fitting import Fitter, as_score, fit_controls
-from minibert.keyphrases.ranker import Ranker, RankSettings
+from minibert.keyphrases.ranker import Ranker, RankSettings, Weights
 from minibert.phrases.scores import distinct
 from minibert.report import page, records, tables, terminal
 from minibert.runtime import cli, distributed
@@ -37,6 +37,7 @@ from minibert.search.bm25 import Index
 from minibert.search.collection import collection_files, read_collection
 
 PAGE = 100  # texts on a page at most
+SHOWN = ("F1@5", "F1@10", "F1@15", "micro F1@10", "present F1@10", "F1@O", "P@10", "AP")
 
 
 @dataclass(frozen=True)
@@ -91,35 +92,35 @@ class Fit(RankSettings):
     documents with keyphrases. The controls of evaluate are fitted too."""
 
     data: cli.Positional[tuple[Path, ...]] = ()
-    """One or more collections with keyphrases to choose on, each of the same weight: never those to
-    report on."""
+    """One or more collections with keyphrases, each of the same weight. Report on other
+    documents."""
 
     out: Path = Path("heads.json")
-    """File for the heads and the score, for --heads."""
+    """File for the heads, the score and the controls, to be named by --heads."""
 
     most: int = 8
     """The largest number of heads."""
 
+    # A fit is by attention received, with any heads, and of the order of all candidates.
     heads: cli.Suppress[str] = "all"
-    """Every head of the model may be chosen."""
-
     kind: cli.Suppress[Kind | None] = None
-    """The score is fitted, whatever the kind."""
+    weights: cli.Suppress[Weights] = "received"
+    damping: cli.Suppress[float] = RankSettings.damping
+    diversity: cli.Suppress[float] = 0.0
+    top: cli.Suppress[int | None] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self.data, "name one or more collections with keyphrases to choose on")
+        check(self.data, "name one or more collections with keyphrases to fit to")
         check(self.most >= 1, "--most must be at least 1")
-        by_attention = self.weights == "received" and self.candidates != "tagger"
-        check(by_attention, "heads are chosen by attention received, without a tagger")
-        by_score = not self.top and not self.diversity
-        check(by_score, "leave out --top and --diversity: heads are chosen without them")
+        is_tagger = self.candidates == "tagger"
+        check(not is_tagger, "fit ranks without a tagger; choose other --candidates")
 
 
 @dataclass(frozen=True)
 class Evaluate(RankSettings):
-    """Score keyphrases and word weights of these heads, beside all heads, random heads and ways
-    without a model."""
+    """Measure how well keyphrases are ranked, beside the controls of the fit and ways without a
+    model."""
 
     data: cli.Positional[Path] = cli.MISSING
     """Documents with keyphrases to report on."""
@@ -309,7 +310,8 @@ def fit(settings: Fit) -> None:
         },
     }
     write_json(settings.out, record)
-    print(f"Heads: {' '.join(score['heads'])}; contrast heads: {' '.join(score['contrast'])}")
+    contrast = " ".join(score["contrast"]) or "none"
+    print(f"Heads: {' '.join(score['heads'])}; contrast heads: {contrast}")
     print(f"The score is in {settings.out}; use it with --heads {settings.out}")
 
 
@@ -353,15 +355,14 @@ def evaluate(settings: Evaluate) -> None:
 
     controls = read_controls(ranker.source, ranker.bert.config, ranker.kind)
     compared = comparison.compare(ranker, with_progress(documents), controls)
-    shown = ("F1@5", "F1@10", "F1@15", "micro F1@10", "present F1@10", "F1@O", "P@10", "AP")
     table = {
-        way: {name: intervals.interval(scores[name]) for name in shown if name in scores}
+        way: {name: intervals.interval(scores[name]) for name in SHOWN if name in scores}
         for way, scores in compared.ways.items()
     }
     if compared.random:
         table[RANDOM] = {
-            name: intervals.band([scores[name][0] for scores in compared.random])
-            for name in shown
+            name: intervals.band([float(scores[name][0]) for scores in compared.random])
+            for name in SHOWN
             if name in compared.random[0]
         }
 
@@ -369,12 +370,20 @@ def evaluate(settings: Evaluate) -> None:
         f"{len(documents)} documents, 95 % intervals over them; "
         "AP: of the words of a document, the mean over documents"
     )
+    if compared.random:
+        print(f"Random heads: {len(compared.random)} draws; median, lowest and highest")
     print(tables.as_text(tables.score_rows(table)))
+
     f1 = {way: scores["F1@10"] for way, scores in compared.ways.items()}
     random = [float(scores["F1@10"][0]) for scores in compared.random]
     print("\n".join(tables.f1_lines(f1, random, compared.alone)))
     if settings.out:
-        record = {"heads": names_of_heads(ranker), "test": table, "f1_by_head": compared.alone}
+        record = {
+            "heads": names_of_heads(ranker),
+            "test": table,
+            "F1@10 above": tables.changes_from_first(f1),
+            "f1_by_head": compared.alone,
+        }
         write_json(settings.out, record)
 
 

@@ -13,19 +13,20 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from jinja2 import Environment, FileSystemLoader
 from tqdm import tqdm
 
 from minibert.errors import InputError
-from minibert.evaluation.intervals import Score
+from minibert.evaluation.intervals import Change, Score
 from minibert.files import read_json, write_text
+from minibert.keyphrases.choice import ALL_HEADS, NO_ATTENTION, RANDOM, UNIFORM, Kind
 from minibert.report import figures, tables
 from minibert.report.results import from_json, read_ablations
 from minibert.runtime import cli
@@ -41,6 +42,9 @@ class Collection(NamedTuple):
 
     task: tagger.Name
 
+    kind: Kind
+    """The score of keyphrases is fitted to dev of all collections of a kind."""
+
     ablated: int
     """Documents of dev and of test to mask heads on: 5,000 to 7,000 words."""
 
@@ -50,17 +54,17 @@ class Collection(NamedTuple):
     pruning: tuple[str, ...] = ()
     """Options of benchmarks.pruning; without any, the taggers are not pruned."""
 
-    unseen: str = "test"
-    """The documents that untrained heads are scored on."""
 
-
-BY_MEAN = ("--candidates", "tagger", "--aggregate", "mean")
+BY_TAGGER = ("--candidates", "tagger")
 FEW = ("--documents", "30", "--batch-size", "2", "--learning-rate", "5e-5")
 COLLECTIONS = {
-    "kpcrowd500": Collection("500N-KPCrowd", "kpcrowd500", 15, ("--aggregate", "often"), FEW),
-    "inspec": Collection("Inspec", "inspec bio", 60, BY_MEAN, ("--documents", "200")),
-    "semeval2017": Collection("SemEval-2017", "semeval2017", 40, BY_MEAN, unseen="liaad493"),
+    "kpcrowd500": Collection("500N-KPCrowd", "kpcrowd500", "tags", 15, (), FEW),
+    "inspec": Collection(
+        "Inspec", "inspec bio", "keyphrases", 60, BY_TAGGER, ("--documents", "200")
+    ),
+    "semeval2017": Collection("SemEval-2017", "semeval2017", "keyphrases", 40, BY_TAGGER),
 }
+KINDS: tuple[Kind, ...] = get_args(Kind)
 PRUNED = [name for name, collection in COLLECTIONS.items() if collection.pruning]
 SEARCHES = {"ir_cranfield": "Cranfield", "ir_scifact": "SciFact"}
 
@@ -103,12 +107,13 @@ def run(settings: Settings) -> None:
 
 def run_experiments(study: "Study", processes: int) -> None:
     with ThreadPoolExecutor(processes) as pool:
-        choice = pool.submit(study.choose)
+        fits = [pool.submit(study.fit, kind) for kind in KINDS]
         experiments = [pool.submit(study.prune, name) for name in PRUNED]
         experiments += [pool.submit(study.ablate, name) for name in COLLECTIONS]
         experiments += [pool.submit(study.mark, name) for name in COLLECTIONS]
 
-        choice.result()  # the next ones use the chosen heads
+        for fit in fits:
+            fit.result()  # the next ones use the chosen heads
         experiments += [pool.submit(study.rank, name) for name in COLLECTIONS]
         experiments += [pool.submit(study.search, name) for name in SEARCHES]
 
@@ -137,7 +142,7 @@ class Study:
 
     def __init__(self, settings: Settings):
         self.settings = settings
-        self.out, self.data = settings.out, settings.data
+        self.out, self.data = settings.out.resolve(), settings.data.resolve()
 
     def call(self, log: str, *words: object) -> None:
         """Run `python WORDS` with its output in a log. Raises InputError if it fails."""
@@ -159,7 +164,7 @@ class Study:
         """The run folder of the tagger of a collection."""
         seed = self.settings.seeds[0] if seed is None else seed
         task = COLLECTIONS[name].task.replace(" ", "-")
-        return (self.out / f"{task}-{seed}").resolve()
+        return self.out / f"{task}-{seed}"
 
     # The experiments --------------------------------------------------------------------------
 
@@ -173,16 +178,16 @@ class Study:
         how = [*COLLECTIONS[name].pruning, "--out", self.file("pruned", name)]
         self.call(f"prune-{name}", "-m", "benchmarks.pruning", "--runs", *runs, *how)
 
-    def choose(self) -> None:
-        """Choose the heads of the untrained model that extract keyphrases best on dev of Inspec."""
-        self.once(self.heads, "fit", self.data / "inspec" / "dev.jsonl")
+    def fit(self, kind: Kind) -> None:
+        """Choose heads of the untrained model, and fit the score, on dev documents of a kind."""
+        dev = [self.data / name / "dev.jsonl" for name, c in COLLECTIONS.items() if c.kind == kind]
+        self.once(self.file("fit", kind), "fit", *dev)
 
     def rank(self, name: str) -> None:
-        """Score keyphrases by untrained heads, on documents that no choice has seen."""
-        data = self.data / name
-        heads = ["--heads", self.heads, "--idf", data / "train.jsonl", "--dev", data / "dev.jsonl"]
-        test = data / f"{COLLECTIONS[name].unseen}.jsonl"
-        self.once(self.file("ranked", name), "evaluate", test, *heads)
+        """Score keyphrases by the heads that were chosen for the collection's kind."""
+        heads = self.file("fit", COLLECTIONS[name].kind)
+        test = self.data / name / "test.jsonl"
+        self.once(self.file("ranked", name), "evaluate", test, "--heads", heads)
 
     def mark(self, name: str) -> None:
         """Score keyphrases by the trained tagger."""
@@ -190,22 +195,18 @@ class Study:
         self.once(self.file("marked", name), "evaluate", self.data / name / "test.jsonl", *model)
 
     def search(self, name: str) -> None:
-        """Score search with weights by the chosen heads, if the collection exists."""
+        """Score search with weights by the heads for keyphrases, if the collection exists."""
         if (self.data / name).exists():
-            out = self.file("searched", name)
-            self.once(out, "search", self.data / name, "--heads", self.heads)
+            heads = self.file("fit", "keyphrases")
+            self.once(self.file("searched", name), "search", self.data / name, "--heads", heads)
 
-    def once(self, out: Path, command: str, data: Path, *words: object) -> None:
+    def once(self, out: Path, command: str, *words: object) -> None:
         """Run a command of rank.py that writes the file `out`, unless it exists."""
         if not out.exists():
-            self.call(out.stem, "rank.py", command, data.resolve(), *words, "--out", out)
-
-    @property
-    def heads(self) -> Path:
-        return (self.out / "heads.json").resolve()
+            self.call(out.stem, "rank.py", command, *words, "--out", out)
 
     def file(self, experiment: str, name: str) -> Path:
-        return (self.out / f"{experiment}-{name}.json").resolve()
+        return self.out / f"{experiment}-{name}.json"
 
     # The results ------------------------------------------------------------------------------
 
@@ -215,7 +216,7 @@ class Study:
             "taggers": {name: self.trained(name) for name in COLLECTIONS},
             "ablation": {name: self.ablated(name) for name in COLLECTIONS},
             "pruning": {name: self.pruned(name) for name in PRUNED},
-            "choice": read_json(self.heads),
+            "fits": {kind: read_json(self.file("fit", kind)) for kind in KINDS},
             "ranked": {name: self.ranked(name) for name in COLLECTIONS},
             "marked": {name: self.scores("marked", name)["tagger"] for name in COLLECTIONS},
             "searched": {
@@ -269,9 +270,17 @@ class Study:
         return {"shares": shares, "chance": chance, "figure": figure}
 
     def ranked(self, name: str) -> dict[str, Any]:
-        """{"test": {way: {measure: Score}}, "alone": F1@10 of every head}."""
-        alone = read_json(self.file("ranked", name))["f1_by_head"]
-        return {"test": self.scores("ranked", name), "alone": [100 * f1 for f1 in alone.values()]}
+        """{"test": {way: {measure: Score}}, "above": {way: Change of F1@10}, "claims": see
+        `claims`, "alone": F1@10 of every head}."""
+        record = read_json(self.file("ranked", name))
+        test = self.scores("ranked", name)
+        above = from_json(dict[str, Change], record["F1@10 above"])
+        return {
+            "test": test,
+            "above": above,
+            "claims": claims(test, above),
+            "alone": [100 * f1 for f1 in record["f1_by_head"].values()],
+        }
 
     def scores(self, experiment: str, name: str) -> dict[str, dict[str, Score | float]]:
         """{way: {measure: Score, or a p-value as a number}} of rank.py on test."""
@@ -286,6 +295,27 @@ class Study:
         self.settings.page.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, self.settings.page.parent / name)
         return name
+
+
+def claims(test: Mapping[str, Mapping[str, Any]], above: Mapping[str, Change]) -> dict[str, bool]:
+    """Whether each sentence about the chosen heads holds. `test`: {way: {measure: Score}}.
+    `above`: how much the F1@10 of these heads is above that of each way."""
+
+    def beats(*ways: str) -> bool:
+        return all(above[way].low > 0 for way in ways)
+
+    beats_draws = test["these heads"]["F1@10"].value > test[RANDOM]["F1@10"].high
+    pagerank = above["PageRank of these"]
+    return {
+        "attention adds to occurrences, position and length": beats(NO_ATTENTION),
+        "the choice of heads beats all heads, uniform weights and every draw of random heads": (
+            beats_draws and beats(ALL_HEADS, UNIFORM)
+        ),
+        "the score beats first candidates, frequency and TextRank": (
+            beats("first candidates", "frequency", "TextRank")
+        ),
+        "PageRank over the attention differs from its plain sum": pagerank.low * pagerank.high > 0,
+    }
 
 
 def spread(values: Sequence[float]) -> str:

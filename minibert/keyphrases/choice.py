@@ -23,6 +23,17 @@ def shipped(kind: Kind) -> Path:
     return Path(__file__).parent / f"minilm-{kind}.json"
 
 
+def fitted_record(source: str | Path) -> dict[str, Any] | None:
+    """What rank.py fit wrote to a file; None for any other `source` of heads (see `read_heads`).
+    Raises InputError for a file that is not readable, or of an older form."""
+    record = read_json(source) if str(source).endswith(".json") else None
+    if not isinstance(record, dict):
+        return None
+    is_old = "candidates" in record and "weights" not in record
+    check(not is_old, f"{source}: has no weights of features, an older form; run rank.py fit")
+    return record if "weights" in record else None
+
+
 def read_score(
     source: str | Path, config: BertConfig, kind: Kind, model: str | None = None
 ) -> PhraseScore:
@@ -31,11 +42,8 @@ def read_score(
 
     Raises InputError as `read_heads` does, and for a file of an older form.
     """
-    heads = read_heads(source, config, model)
-    record = read_json(source) if str(source).endswith(".json") else {}
-    if not isinstance(record, dict) or "weights" not in record:
-        is_old = isinstance(record, dict) and "candidates" in record
-        check(not is_old, f"{source}: made by an older rank.py; run rank.py fit again")
+    heads, record = read_heads(source, config, model), fitted_record(source)
+    if record is None:
         return PhraseScore(heads, {}, read_json(shipped(kind))["weights"])
     return parse_score(source, record, config)
 
@@ -44,8 +52,8 @@ def read_controls(source: str | Path, config: BertConfig, kind: Kind) -> dict[st
     """The controls that a file of rank.py fit records, by name: the same score with no heads, other
     heads and random ones, fitted to the same documents. For any other `source` of heads only the
     shipped score without attention."""
-    record = read_json(source) if str(source).endswith(".json") else {}
-    if isinstance(record, dict) and "weights" in record:
+    record = fitted_record(source)
+    if record is not None:
         controls = record.get("controls", {})
     else:
         source = shipped(kind)

@@ -133,7 +133,8 @@ def ways_without_model(example: Example, idf: WordIdf | None) -> dict[str, Way]:
 
 
 def f1_of_each_head(ranker: Ranker, example: Example) -> Array:
-    """(heads,) F1@10 of every head alone, under the weights of the ranker's score."""
+    """(heads,) F1@10 of every head alone, under the weights of the ranker's score: without contrast
+    heads, and whatever the diversity of the settings."""
     document, candidates = example.document, example.candidates
     ranked: list[list[tuple[str, ...]]] = [[] for _ in example.by_head.T]
     if candidates:

@@ -22,7 +22,7 @@ from minibert.evaluation.tagger import by_document, decode, has_span_labels, pre
 from minibert.files import read_json
 from minibert.heads.links import Attention, pagerank, received_by_head, word_attention, word_links
 from minibert.hub import DEFAULT_MODEL, find_model
-from minibert.keyphrases.choice import Kind, read_score, shipped
+from minibert.keyphrases.choice import Kind, fitted_record, read_score, shipped
 from minibert.model import Bert, BertForTokenClassification
 from minibert.phrases.baselines import WordIdf
 from minibert.phrases.candidates import (
@@ -43,6 +43,8 @@ from minibert.text.tokenizer import Tokenizer
 from minibert.text.words import word_spans
 from minibert.weights import load_pretrained
 
+Weights = Literal["received", "pagerank", "tagger"]
+
 
 @dataclass(frozen=True)
 class RankSettings:
@@ -52,18 +54,20 @@ class RankSettings:
     """Folder or Hub id of an encoder, or a run folder of train.py or prune.py."""
 
     kind: Kind | None = None
-    """keyphrases: as authors and indexers give them, often of several words. tags: recurrent single
+    """keyphrases: as authors and indexers give them, often of several words. tags: frequent single
     words and names, as readers give them to news. By default keyphrases in English, and tags in
-    other languages, where the attention of an English model says little."""
+    other languages, where the attention of an English model says little. A file of rank.py fit has
+    its own score: leave out --kind."""
 
     heads: str = ""
-    """A file of rank.py fit, which has a score too; or all; names, as in L5H10,L4H2; results.json
-    of prune.py; an order of ablate.py with how many of its last to take, as in
-    order-gradient.json:12. By default those of --kind, and all heads of another model."""
+    """A file of rank.py fit: heads and their score. Or heads alone, with the score of --kind: all;
+    names, as in L5H10,L4H2; results.json of prune.py; an order of ablate.py and the number of heads
+    from its end, as in order-gradient.json:12. By default the heads of --kind, and all heads of
+    another model."""
 
-    weights: Literal["received", "pagerank", "tagger"] = "received"
-    """received: attention from other words. pagerank: over these links between words. tagger: the
-    probability of being in a keyphrase, by a model of train.py."""
+    weights: Weights = "received"
+    """received: attention from other words. pagerank: PageRank over the same attention, as links
+    between words. tagger: the probability of being in a keyphrase, by a model of train.py."""
 
     damping: float = 0.85
     """PageRank: the probability of following a link."""
@@ -146,6 +150,8 @@ class Ranker:
         self.tokenizer = Tokenizer.load(folder, config.vocab_size)
         self.max_length = min(512, config.max_position_embeddings)
 
+        has_score = settings.kind and fitted_record(settings.heads)
+        check(not has_score, f"{settings.heads}: has its own score; leave out --kind")
         self.kind = settings.kind or ("keyphrases" if self.language.code == "en" else "tags")
         default = str(shipped(self.kind)) if settings.model == DEFAULT_MODEL else "all"
         self.source = settings.heads or default

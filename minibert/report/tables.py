@@ -61,13 +61,18 @@ def fit_rows(f1: float, controls: Mapping[str, float]) -> Rows:
     return [["", "F1@10"], *rows, [RANDOM, _percent(intervals.band(random))]]
 
 
+def changes_from_first(ways: Mapping[str, Array]) -> dict[str, Change]:
+    """By how much a measure of the first way, (1 + R,), is above that of each other way."""
+    _, *others = ways
+    return dict(zip(others, intervals.changes(-np.stack([*ways.values()], axis=1))))
+
+
 def f1_lines(
     ways: Mapping[str, Array], random: Sequence[float], alone: Mapping[str, float]
 ) -> list[str]:
     """By how much F1@10 of the first way, (1 + R,), is above the others'; whether these are better
     than all heads and than what needs no choice of heads; and F1@10 of single heads."""
-    first, *others = ways
-    changes = dict(zip(others, intervals.changes(-np.stack([*ways.values()], axis=1))))
+    first, changes = next(iter(ways)), changes_from_first(ways)
     lines = [
         f"F1@10, {first} less {way}: {100 * change.value:+.1f} "
         f"[{100 * change.low:+.1f}, {100 * change.high:+.1f}]"

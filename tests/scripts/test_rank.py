@@ -30,7 +30,7 @@ from minibert.data.batches import make_windows
 from minibert.data.corpus import SAMPLE, parse_document, read_documents
 from minibert.data.documents import OUTSIDE, word_labels
 from minibert.heads.links import strongest_links
-from minibert.keyphrases import comparison, ranker
+from minibert.keyphrases import choice, comparison
 from minibert.keyphrases.ranker import Ranker, RankSettings
 from minibert.phrases.baselines import textrank
 from minibert.pruning import prune
@@ -127,7 +127,9 @@ def test_gold_and_queries_have_the_language(model, tmp_path, capsys, collection)
     printed = capsys.readouterr()
     assert "warning" not in printed.err
     assert "20.0% of the keyphrases occur" in printed.out  # as they are spelled: érosion
-    assert rank.main(["fit", str(path), *model, "--out", str(tmp_path / "heads.json")]) == 0
+    words = ["--candidates", "words", "--most", "1"]
+    heads = str(tmp_path / "heads.json")
+    assert rank.main(["fit", str(path), *model, *words, "--out", heads]) == 0
     assert "2 of 2 texts do not look English" in capsys.readouterr().err
     assert rank.main(["search", str(collection), *model, "--language", "fr"]) == 0
     assert "If they are English, use --language en" in capsys.readouterr().err
@@ -400,7 +402,8 @@ def test_weights_vectors_and_graphs(model, texts, capsys, encoder_folder):
     line = Path(texts[0]).read_text().splitlines()[0]
     document = parse_document(line, "x:1")
     ranker = Ranker(RankSettings(model=str(encoder_folder)))
-    ((weights, _),) = ranker.analyse([document])
+    (analysis,) = ranker.analyse([document])
+    weights = analysis.weights
     (links,) = ranker.links([document])
     assert rank.main(["extract", *texts, *model, "--format", "weights"]) == 0
     words = printed_lines(capsys)[0]["words"]
@@ -482,15 +485,22 @@ def test_wrong_line_is_named_and_nothing_is_written(model, tmp_path, capsys):
         (["extract", "gone.jsonl"], "gone.jsonl: cannot be read"),
         (["extract", "--heads", "L9H0"], "another model"),
         (["fit", "gone.jsonl"], "no such file"),
+        (["fit", str(SAMPLE / "dev.jsonl"), "gone.jsonl"], "no such file"),
+        (["fit", str(SAMPLE / "dev.jsonl"), "--language", "xx"], "language 'xx' is unknown"),
+        (["evaluate", str(SAMPLE / "dev.jsonl"), "--language", "xx"], "language 'xx' is unknown"),
+        (["evaluate", str(SAMPLE / "dev.jsonl"), "--heads", "x.json"], "x.json: not readable"),
+        (["evaluate", str(SAMPLE / "dev.jsonl"), "--weights", "tagger"], "no run of train.py"),
         (["evaluate", str(SAMPLE / "dev.jsonl"), "--candidates", "nouns"], "dev.pos.jsonl"),
         (["search", "gone"], "corpus.jsonl"),
     ],
 )
-def test_bad_input_is_one_line(model, arguments, why, capsys):
+def test_bad_input_is_one_line(model, arguments, why, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert rank.main([*arguments, *model]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
     assert why in error
+    assert not Path("heads.json").exists()
 
 
 @pytest.mark.parametrize("subcommand", ["extract", "fit", "evaluate", "search"])
@@ -517,11 +527,15 @@ def test_hub_timeout_is_one_line(texts, subcommand, capsys, monkeypatch):
         (["extract", "--format", "graph", "--html", "x.html"], "--html"),
         (["extract", "--plain", "--format", "graph"], "leave out --format graph"),
         (["extract", "-", "x.txt", "-"], "name it once"),
+        (["fit"], "name one or more collections"),
         (["fit", "x.jsonl", "--most", "0"], "--most"),
         (["fit", "x.jsonl", "--candidates", "tagger"], "without a tagger"),
+        (["fit", "x.jsonl", "--kind", "tags"], "--kind"),
+        (["fit", "x.jsonl", "--weights", "pagerank"], "--weights"),
+        (["evaluate", "x.jsonl", "--kind", "words"], "--kind"),
         (["fit", "x.jsonl", "--diversity", "0.5"], "--diversity"),
         (["extract", "x.jsonl", "--tagger", "runs/pos"], "--tagger"),
-        (["fit", "x.jsonl", "--top", "5"], "leave out --top"),
+        (["fit", "x.jsonl", "--top", "5"], "--top"),
         (["fit", "x.jsonl", "--heads", "L0H0"], "--heads"),
         (["search", "x", "--weights", "pagerank"], "--weights"),
     ],
@@ -533,33 +547,226 @@ def test_invalid_settings_are_rejected_by_the_parser(arguments, why, capsys):
     assert why in capsys.readouterr().err
 
 
-def test_choice_is_saved_and_used(model, tmp_path, capsys):
-    out = tmp_path / "heads.json"
+CONTROLS = ["without attention", "all heads", "best head on dev"]
+WITHOUT_MODEL = ["first candidates", "frequency", "TextRank"]
+
+
+def test_fit_is_saved_and_evaluated_beside_its_controls(model, tmp_path, capsys):
+    heads, out = tmp_path / "heads.json", tmp_path / "scores.json"
     dev, test = SAMPLE / "dev.jsonl", SAMPLE / "test.jsonl"
-    assert rank.main(["fit", str(dev), *model, "--out", str(out), "--most", "3"]) == 0
-    choice = json.loads(out.read_text())
-    assert 1 <= len(choice["heads"]) <= 3
-    scores = choice["F1@10"]
-    assert scores["chosen"] >= scores["best_head"] > 0
-    capsys.readouterr()
-    more = ["--dev", str(dev), "--heads", str(out), "--idf", str(dev)]
-    results = tmp_path / "scores.json"
-    assert rank.main(["evaluate", str(test), *model, *more, "--out", str(results)]) == 0
+    assert rank.main(["fit", str(dev), *model, "--out", str(heads), "--most", "2"]) == 0
+    record = json.loads(heads.read_text())
+    draws = [f"random heads {draw}" for draw in range(1, 21)]
+    assert [*record["controls"]] == [*CONTROLS, *draws]
+    assert 1 <= len(record["heads"] | record["contrast"]) <= 2
+    assert record["F1@10"] > record["controls"]["without attention"]["F1@10"]
+    for control in draws:
+        drawn = record["controls"][control]
+        assert len(drawn["heads"]) == len(record["heads"])
+        assert len(drawn["heads"] | drawn["contrast"]) == len(record["heads"] | record["contrast"])
+    assert record["data"] == {str(dev): len(read_documents(dev))}
     printed = capsys.readouterr().out
-    scores = json.loads(results.read_text())
-    assert set(scores["heads"]) == set(choice["heads"])
-    best = next(iter(choice["heads"]))
-    for name in ("all heads", f"best on dev, {best}", "these heads", "TextRank", "tf-idf"):
-        assert 0 < scores["test"][name]["F1@10"]["value"] < 1
-        assert name in printed
-    assert "F1@10, these heads less all heads" in printed
-    alone = scores["f1_by_head"]
-    assert len(alone) == 6
-    (first, *_) = choice["heads"]
-    arguments = ["evaluate", str(test), *model, "--heads", first, "--out", str(results)]
-    assert rank.main(arguments) == 0
-    scores = json.loads(results.read_text())["test"]["these heads"]
-    assert scores["F1@10"]["value"] == pytest.approx(alone[first], abs=1e-6)
+    assert f"these heads        {100 * record['F1@10']:.1f}\n" in printed
+    assert f"Heads: {' '.join(record['heads'])}; contrast heads: " in printed
+    assert printed.endswith(f"use it with --heads {heads}\n")
+
+    command = ["evaluate", str(test), *model, "--heads", str(heads), "--out", str(out)]
+    assert rank.main([*command, "--idf", str(dev)]) == 0
+    assert "tf-idf" in json.loads(out.read_text())["test"]
+    capsys.readouterr()
+    assert rank.main(command) == 0
+    scores, printed = json.loads(out.read_text()), capsys.readouterr().out
+    table = scores["test"]
+    ways = ["these heads", "PageRank of these", "uniform weights", *CONTROLS, *WITHOUT_MODEL]
+    assert [*table] == [*ways, "random heads"]
+    assert scores["heads"] == record["heads"]
+    assert [line.split("  ")[0] for line in printed.splitlines()[5 : 5 + len(table)]] == [*table]
+    assert "Random heads: 20 draws; median, lowest and highest\n" in printed
+
+    # A line for each difference, as in the file, whose values are those of the table.
+    assert [*scores["F1@10 above"]] == ways[1:]
+    first = table["these heads"]["F1@10"]["value"]
+    for way, change in scores["F1@10 above"].items():
+        assert change["value"] == pytest.approx(first - table[way]["F1@10"]["value"], abs=1e-12)
+        assert change["low"] <= change["value"] <= change["high"]
+        assert f"F1@10, these heads less {way}: {100 * change['value']:+.1f} [" in printed
+    assert "of 20 draws of random heads\n" in printed
+    is_shown = "A purer subset beats" in printed
+    assert is_shown != ("The choice of heads is not shown to matter here" in printed)
+
+
+def test_heads_by_name_have_the_shipped_score(model, tmp_path, capsys):
+    """Of the controls only the score without attention is fitted for them."""
+    out = tmp_path / "scores.json"
+    command = ["evaluate", str(SAMPLE / "dev.jsonl"), *model, "--heads", "L0H1 L1H2"]
+    assert rank.main([*command, "--out", str(out)]) == 0
+    assert [*json.loads(out.read_text())["test"]] == [
+        *("these heads", "PageRank of these", "uniform weights", "without attention"),
+        *WITHOUT_MODEL,
+    ]
+    printed = capsys.readouterr().out
+    assert "purer subset" not in printed
+    assert "andom" not in printed
+
+
+@pytest.fixture
+def kinds(tmp_path, monkeypatch):
+    """Two shipped scores by position alone: keyphrases stand early, tags late."""
+    for kind, position in (("keyphrases", -1.0), ("tags", 1.0)):
+        score = {"heads": {}, "contrast": {}, "weights": {"position": position}}
+        path = tmp_path / f"minilm-{kind}.json"
+        path.write_text(json.dumps(score | {"controls": {"without attention": score}}))
+    monkeypatch.setattr(choice, "shipped", lambda kind: tmp_path / f"minilm-{kind}.json")
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ([], "keyphrases"),
+        (["--kind", "keyphrases"], "keyphrases"),
+        (["--kind", "tags"], "tags"),
+        (["--language", "fr"], "tags"),
+        (["--language", "fr", "--kind", "keyphrases"], "keyphrases"),
+        (["--heads", "L0H0", "--kind", "tags"], "tags"),
+    ],
+)
+def test_kind_is_by_language_unless_given(model, kinds, tmp_path, capsys, options, kind):
+    path = tmp_path / "x.txt"
+    path.write_text("castles, hills, lakes")
+    words = ["castles", "hills", "lakes"]
+    assert rank.main(["extract", str(path), *model, *options]) == 0
+    phrases = [phrase["text"] for phrase in printed_lines(capsys)[0]["keyphrases"]]
+    assert phrases == (words if kind == "keyphrases" else words[::-1])
+
+    data, out = tmp_path / "x.jsonl", tmp_path / "scores.json"
+    data.write_text('{"id": "1", "text": "castles, hills, lakes", "keyphrases": ["lakes"]}')
+    command = ["evaluate", str(data), *model, *options, "--top", "1", "--out", str(out)]
+    assert rank.main(command) == 0
+    table = json.loads(out.read_text())["test"]
+    for way in (next(iter(table)), "without attention"):
+        assert table[way]["F1@10"]["value"] == (1.0 if kind == "tags" else 0.0)
+
+
+def test_fitted_score_decides_over_the_kind(model, kinds, tmp_path, capsys):
+    """Its weights rank; --kind beside it is refused."""
+    path, heads, out = tmp_path / "x.txt", tmp_path / "heads.json", tmp_path / "out.jsonl"
+    path.write_text("castles, hills, lakes")
+    heads.write_text(json.dumps({"heads": {"L0H0": 1}, "weights": {"position": 1.0}}))
+    given = [*model, "--heads", str(heads)]
+    assert rank.main(["extract", str(path), *given, "--plain"]) == 0
+    assert capsys.readouterr().out == "lakes\nhills\ncastles\n"
+    for subcommand in ("extract", "evaluate"):
+        command = [subcommand, str(path), *given, "--kind", "tags", "--out", str(out)]
+        assert rank.main(command) == 2
+        expected = f"error: {heads}: has its own score; leave out --kind\n"
+        assert capsys.readouterr() == ("", expected)
+        assert not out.exists()
+
+
+FITTED = {"heads": {"L0H0": 1}, "contrast": {}, "weights": {"position": 1.0}, "controls": {}}
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ('{"heads": {"L0H0"', "not readable as JSON"),
+        ("", "not readable as JSON"),
+        ('{"heads": ["L0H0"], "candidates": "content"}', "an older form; run rank.py fit"),
+        (json.dumps(FITTED | {"heads": {}}), "no heads"),
+        (json.dumps(FITTED | {"heads": {"L0H9": 1}}), "the model has no L0H9"),
+        (json.dumps(FITTED | {"contrast": {"L9H0": 1}}), "the model has no L9H0"),
+        (json.dumps(FITTED | {"weights": None}), '"weights" must be of the features'),
+        (json.dumps(FITTED | {"weights": {"colour": 1}}), '"weights" must be of the features'),
+        (json.dumps(FITTED | {"weights": {"words": "1"}}), "a weight of a feature is no number"),
+        (json.dumps(FITTED | {"weights": {"words": np.nan}}), "a weight of a feature is no number"),
+        (json.dumps(FITTED | {"controls": []}), '"controls" must be an object'),
+        (json.dumps(FITTED | {"controls": {"all heads": 3}}), "a score must be an object"),
+    ],
+)
+def test_wrong_fitted_file_is_one_line(model, tmp_path, capsys, content, why):
+    heads, out = tmp_path / "heads.json", tmp_path / "scores.json"
+    heads.write_text(content)
+    command = ["evaluate", str(SAMPLE / "dev.jsonl"), *model, "--heads", str(heads)]
+    assert rank.main([*command, "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith(f"error: {heads}: ")
+    assert why in error
+    assert not out.exists()
+
+
+def test_fit_needs_a_keyphrase_among_the_candidates(model, tmp_path, capsys):
+    """Of each collection, not of one alone."""
+    data, out = tmp_path / "x.jsonl", tmp_path / "heads.json"
+    command = ["fit", str(SAMPLE / "dev.jsonl"), str(data), *model, "--out", str(out)]
+    for text, keyphrase in (("Green hills fade", "hills"), ("of the", "hills")):
+        data.write_text(json.dumps({"id": "1", "text": text, "keyphrases": [keyphrase]}))
+        assert rank.main(command) == 2
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error == (
+            f"error: {data}: no candidate is a keyphrase: nothing to fit; try --candidates"
+        )
+        assert not out.exists()
+    data.write_text('{"id": "1", "text": "Green hills fade", "keyphrases": []}')
+    assert rank.main(command) == 2
+    assert f"{data}: no document has keyphrases" in capsys.readouterr().err
+
+
+def test_weights_by_pagerank(model, texts, capsys):
+    """Against networkx on the printed graph."""
+    more = ["--damping", "0.6"]
+    assert rank.main(["extract", texts[1], *model, "--format", "graph", "--strongest", "99"]) == 0
+    graph = networkx.node_link_graph(printed_lines(capsys)[0], edges="edges")
+    expected = networkx.pagerank(graph, 0.6, tol=1e-10)
+    command = ["extract", texts[1], *model, *more, "--weights", "pagerank"]
+    assert rank.main([*command, "--format", "weights"]) == 0
+    weights = [word["weight"] for word in printed_lines(capsys)[0]["words"]]
+    assert any(weights)
+    for place, weight in enumerate(weights):
+        if weight:  # no stop word
+            assert weight == pytest.approx(expected[place], rel=1e-3)
+
+
+@pytest.fixture
+def marking(encoder_folder, tmp_path):
+    """A run folder of train.py whose tagger marks every word."""
+    folder = tmp_path / "run"
+    save_pretrained(randomise(load_pretrained(encoder_folder, ("O", "I"))), folder)
+    shutil.copy(encoder_folder / "tokenizer.json", folder)
+    (folder / "results.json").write_text('{"threshold": -1e9}')
+    return ["--model", str(folder)]
+
+
+def test_weights_and_candidates_of_a_tagger(marking, tmp_path, capsys):
+    """The weights are probabilities; its row is the first, which the others are compared with."""
+    path, out = tmp_path / "x.txt", tmp_path / "scores.json"
+    path.write_text("Old castles of green hills. Deep lakes")
+    by_tagger = [*marking, "--weights", "tagger"]
+    assert rank.main(["extract", str(path), *by_tagger, "--format", "weights"]) == 0
+    weights = {word["text"]: word["weight"] for word in printed_lines(capsys)[0]["words"]}
+    assert weights.pop("of") == 0
+    assert all(0 < weight < 1 for weight in weights.values())
+
+    # A phrase has the mean logarithm of its words' multiples of the mean, softmax over phrases.
+    assert rank.main(["extract", str(path), *by_tagger]) == 0
+    phrases = {p["text"]: p["score"] for p in printed_lines(capsys)[0]["keyphrases"]}
+    mean = np.mean([*weights.values()])
+    logs = {word: np.log(weight / mean + 0.05) for word, weight in weights.items()}
+    shares = {name: np.exp(np.mean([logs[w] for w in name.split()])) for name in phrases}
+    assert len(phrases) == 3
+    assert phrases == pytest.approx({n: s / sum(shares.values()) for n, s in shares.items()}, 1e-3)
+
+    assert rank.main(["extract", str(path), *by_tagger, "--candidates", "tagger"]) == 0
+    marked = {phrase["text"] for phrase in printed_lines(capsys)[0]["keyphrases"]}
+    assert "Deep lakes" in marked
+
+    dev = str(SAMPLE / "dev.jsonl")
+    assert rank.main(["evaluate", dev, *by_tagger, "--out", str(out)]) == 0
+    scores = json.loads(out.read_text())
+    ways = ["tagger", "all heads", "PageRank of all", "uniform weights", "without attention"]
+    assert [*scores["test"]] == [*ways, *WITHOUT_MODEL]
+    assert [*scores["F1@10 above"]] == [*ways[1:], *WITHOUT_MODEL]
+    assert "F1@10, tagger less all heads: " in capsys.readouterr().out
 
 
 def test_skipped_documents_and_share_in_text_are_printed(model, tmp_path, capsys):
@@ -624,7 +831,7 @@ def test_noun_phrases_by_a_tagger(model, pos_folder, tmp_path, capsys):
     assert rank.main(["evaluate", str(data), *nouns, *tagger, "--out", str(out)]) == 0
     assert json.loads(out.read_text())["test"]["all heads"]["F1@10"]["value"] == 1
     assert rank.main(["fit", str(data), *nouns, *tagger, "--out", str(out)]) == 0
-    assert json.loads(out.read_text())["F1@10"]["all_heads"] == 1
+    assert json.loads(out.read_text())["controls"]["all heads"]["F1@10"] == 1
 
     capsys.readouterr()
     assert rank.main(["evaluate", str(data), *nouns]) == 2
@@ -706,16 +913,20 @@ def test_each_text_passes_through_the_model_once(model, collection, monkeypatch,
 
     original = batches.embed_windows
     monkeypatch.setattr("minibert.heads.links.embed_windows", embed_windows)
-    dev, test = SAMPLE / "dev.jsonl", SAMPLE / "test.jsonl"
+    test = SAMPLE / "test.jsonl"
     ranker = Ranker(RankSettings(model=str(encoder_folder)))
 
     def expected(path):
         windows = make_windows(read_documents(path), ranker.tokenizer, ranker.max_length)
         return Counter(tuple(window.input_ids) for window in windows)
 
-    command = ["evaluate", str(test), *model, "--heads", "L0H1", "--dev", str(dev)]
-    assert rank.main(command) == 0
-    assert passes == expected(dev) + expected(test)
+    out = str(collection / "heads.json")
+    for command in (["evaluate", "--heads", "L0H1"], ["fit", "--most", "1", "--out", out]):
+        assert rank.main([*command, str(test), *model]) == 0
+        assert passes == expected(test)
+        passes.clear()
+    assert rank.main(["extract", str(test), *model, "--heads", "L0H1"]) == 0
+    assert passes == expected(test)
     passes.clear()
     assert rank.main(["search", str(collection), *model, "--heads", "all"]) == 0
     assert passes == expected(collection / "corpus.jsonl")
@@ -725,23 +936,23 @@ def test_attention_of_all_heads_is_kept_for_one_chunk(model, monkeypatch):
     """Arrays of (words, heads) that are alive whenever one more document is scored."""
     arrays, alive = [], []
 
-    def links_and_received(self, documents):
-        links, received = original(self, documents)
-        arrays.extend(map(weakref.ref, received))
-        return links, received
+    def attention(self, documents):
+        of_documents = original(self, documents)
+        arrays.extend(map(weakref.ref, of_documents.received))
+        return of_documents
 
     def example(*fields):
         arrays.append(weakref.ref(fields[3]))
         alive.append(sum(array() is not None for array in arrays))
         return record(*fields)
 
-    original, record = Ranker.links_and_received, comparison.Example
-    monkeypatch.setattr(Ranker, "links_and_received", links_and_received)
+    original, record = Ranker.attention, comparison.Example
+    monkeypatch.setattr(Ranker, "attention", attention)
     monkeypatch.setattr(comparison, "Example", example)
     monkeypatch.setattr("minibert.data.batches.CHUNK", 2)
     dev = str(SAMPLE / "dev.jsonl")
-    assert rank.main(["evaluate", dev, *model, "--heads", "L0H1", "--dev", dev]) == 0
-    assert len(alive) == 2 * len(read_documents(SAMPLE / "dev.jsonl")) > 20
+    assert rank.main(["evaluate", dev, *model, "--heads", "L0H1"]) == 0
+    assert len(alive) == len(read_documents(SAMPLE / "dev.jsonl")) > 10
     assert max(alive) <= 5
 
 
@@ -756,7 +967,9 @@ def test_all_heads_are_one_row(model, collection, heads, capsys):
     more = [*model, "--out", str(out), "--heads", heads] if heads else [*model, "--out", str(out)]
     assert rank.main(["evaluate", dev, "--idf", dev, *more]) == 0
     assert [*json.loads(out.read_text())["test"]] == [
-        *("all heads", "PageRank of all", "TextRank", "tf-idf", "all heads, idf")
+        *("all heads", "PageRank of all", "uniform weights", "without attention"),
+        *WITHOUT_MODEL,
+        "tf-idf",
     ]
     assert rank.main(["search", str(collection), *more]) == 0
     assert [*json.loads(out.read_text())["test"]] == [
@@ -774,7 +987,9 @@ def test_unequal_weights_have_a_row_of_their_own(model, tmp_path):
     heads.write_text(json.dumps({"heads": dict.fromkeys(names, 1) | {"L1H2": 2}}))
     command = ["evaluate", str(SAMPLE / "dev.jsonl"), *model, "--heads", str(heads)]
     assert rank.main([*command, "--out", str(out)]) == 0
-    assert {"all heads", "these heads"} < json.loads(out.read_text())["test"].keys()
+    ways = json.loads(out.read_text())["test"].keys()
+    assert "these heads" in ways
+    assert "all heads" not in ways
 
 
 def test_word_ap_is_the_mean_over_documents(model, tmp_path, monkeypatch):
@@ -827,36 +1042,62 @@ def listed(tmp_path):
     return [str(data), "--phrases", str(phrases)]
 
 
-@pytest.mark.parametrize("aggregate", ["sum", "mean"])
-@pytest.mark.parametrize("idf", [False, True])
-def test_fit_scores_as_the_table_does(varied, listed, tmp_path, aggregate, idf):
-    """Stop words and numbers weigh nothing, and rare words more, in both."""
+@pytest.mark.parametrize("options", [[], ["--idf"]])
+def test_fit_scores_as_the_table_does(varied, listed, tmp_path, options):
+    """Of every control. Stop words and numbers weigh nothing, and rare words more, in both."""
     heads, out = tmp_path / "heads.json", tmp_path / "scores.json"
-    command = [*listed, *varied, "--aggregate", aggregate]
-    command += ["--idf", listed[0]] if idf else []
+    command = [*listed, *varied, *(options and [*options, listed[0]])]
     assert rank.main(["fit", *command, "--most", "2", "--out", str(heads)]) == 0
-    choice = json.loads(heads.read_text())
-    suffix = ", idf" if idf else ""
-    for source, row, score in (
-        ("all", "all heads", "all_heads"),
-        (next(iter(choice["heads"])), "these heads", "best_head"),
-        (str(heads), "these heads", "chosen"),
-    ):
-        arguments = ["evaluate", *command, "--heads", source, "--out", str(out)]
-        assert rank.main(arguments) == 0
+    record = json.loads(heads.read_text())
+    assert rank.main(["evaluate", *command, "--heads", str(heads), "--out", str(out)]) == 0
+    table = json.loads(out.read_text())["test"]
+    reached = {name: scores["F1@10"]["value"] for name, scores in table.items()}
+    assert reached["these heads"] == pytest.approx(record["F1@10"], abs=1e-9)
+    controls = {name: control["F1@10"] for name, control in record["controls"].items()}
+    for name in CONTROLS:
+        assert reached[name] == pytest.approx(controls.pop(name), abs=1e-9)
+    band = [table["random heads"]["F1@10"][end] for end in ("low", "value", "high")]
+    assert band == pytest.approx(np.percentile([*controls.values()], [0, 50, 100]), abs=1e-9)
+
+
+def test_collections_have_equal_weight_in_a_fit(varied, tmp_path, capsys):
+    """F1@10 of a fit is the mean over the collections, whatever their sizes; a collection twice, as
+    two files, is a collection once."""
+    documents = (SAMPLE / "dev.jsonl").read_text().splitlines(True)
+    files = [tmp_path / f"{name}.jsonl" for name in ("few", "many", "copy")]
+    for path, of_file in zip(files, (documents[:4], documents[4:], documents[:4])):
+        path.write_text("".join(of_file))
+    heads, out = tmp_path / "heads.json", tmp_path / "scores.json"
+
+    def fit(*paths):
+        command = ["fit", *map(str, paths), *varied, "--most", "1", "--out", str(heads)]
+        assert rank.main(command) == 0
+        return json.loads(heads.read_text())
+
+    once, twice = fit(files[0]), fit(files[0], files[2])
+    assert twice["heads"] == once["heads"]
+    assert twice["weights"] == pytest.approx(once["weights"], abs=1e-4)
+    assert twice["F1@10"] == pytest.approx(once["F1@10"], abs=1e-9)
+
+    capsys.readouterr()
+    record = fit(*files[:2])
+    assert record["data"] == {str(files[0]): 4, str(files[1]): len(documents) - 4}
+    named = f"F1@10 on {files[0]}, {files[1]}, percent, the mean over collections:"
+    assert named in capsys.readouterr().out
+    reached = []
+    for path in files[:2]:
+        command = ["evaluate", str(path), *varied, "--heads", str(heads), "--out", str(out)]
+        assert rank.main(command) == 0
         table = json.loads(out.read_text())["test"]
-        value = table[row + suffix]["F1@10"]["value"]
-        assert value == pytest.approx(choice["F1@10"][score], abs=1e-9)
+        reached.append([table[way]["F1@10"]["value"] for way in ("these heads", *CONTROLS)])
+    expected = [record["F1@10"], *(record["controls"][name]["F1@10"] for name in CONTROLS)]
+    assert np.mean(reached, axis=0) == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize(
-    "how", [[], ["--diversity", "0.9"], ["--top", "3"], ["--aggregate", "often"]]
-)
-def test_single_head_scores_as_its_row(varied, listed, tmp_path, how):
+def test_single_head_scores_as_its_row(varied, listed, tmp_path):
     out = tmp_path / "scores.json"
     for head in ("L0H0", "L0H2", "L1H1"):
-        arguments = ["evaluate", *listed, *varied, *how, "--heads", head, "--out", str(out)]
-        assert rank.main(arguments) == 0
+        assert rank.main(["evaluate", *listed, *varied, "--heads", head, "--out", str(out)]) == 0
         scores = json.loads(out.read_text())
         alone = scores["f1_by_head"]
         assert len(alone) == 6
@@ -875,7 +1116,7 @@ def test_heads_of_another_model_are_rejected(model, encoder_folder, tmp_path, ca
     relative = ["--model", encoder_folder.name]
     assert rank.main(["fit", dev, *relative, "--out", str(heads), "--most", "1"]) == 0
     monkeypatch.chdir(tmp_path)
-    choice = json.loads(heads.read_text())
+    record = json.loads(heads.read_text())
     for folder in (encoder_folder, link):
         command = ["evaluate", dev, "--model", str(folder), "--heads", str(heads)]
         assert rank.main(command) == 0
@@ -885,18 +1126,19 @@ def test_heads_of_another_model_are_rejected(model, encoder_folder, tmp_path, ca
         assert rank.main(arguments) == 2
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert f"chosen for {encoder_folder.resolve()}, not for {copy}" in error
-    heads.write_text(json.dumps(choice | {"model": "some/encoder"}))
+    heads.write_text(json.dumps(record | {"model": "some/encoder"}))
     assert rank.main(["extract", dev, *model, "--heads", str(heads)]) == 2
     assert "chosen for some/encoder, not for" in capsys.readouterr().err
-    del choice["model"]  # as prune.py writes heads
-    heads.write_text(json.dumps(choice))
+    del record["model"]
+    heads.write_text(json.dumps(record))
     assert rank.main(["evaluate", dev, *model, "--heads", str(heads)]) == 0
 
 
 def test_packaged_heads_belong_to_the_default_model(model, capsys):
     """Its shape differs here, but the reason given is the model."""
-    assert rank.main(["extract", *model, "--heads", str(ranker.OWN_HEADS)]) == 2
-    assert f"chosen for {hub.DEFAULT_MODEL}, not for" in capsys.readouterr().err
+    for kind in ("keyphrases", "tags"):
+        assert rank.main(["extract", *model, "--heads", str(choice.shipped(kind))]) == 2
+        assert f"chosen for {hub.DEFAULT_MODEL}, not for" in capsys.readouterr().err
 
 
 def test_removed_heads_are_neither_chosen_nor_scored(encoder_folder, tmp_path):
@@ -910,5 +1152,5 @@ def test_removed_heads_are_neither_chosen_nor_scored(encoder_folder, tmp_path):
     model = ["--model", str(pruned)]
     assert rank.main(["fit", dev, *model, "--out", str(heads), "--most", "6"]) == 0
     assert set(json.loads(heads.read_text())["heads"]) <= {"L0H1", "L0H2"}
-    assert rank.main(["evaluate", dev, *model, "--dev", dev, "--out", str(out)]) == 0
+    assert rank.main(["evaluate", dev, *model, "--heads", str(heads), "--out", str(out)]) == 0
     assert set(json.loads(out.read_text())["f1_by_head"]) == {"L0H1", "L0H2"}
