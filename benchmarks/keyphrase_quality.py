@@ -66,7 +66,7 @@ COLLECTIONS = {
     "semeval2017-without-dev": SEMEVAL._replace(left_out="semeval2017/dev"),
     "kpcrowd500": KPCROWD,
     "semeval2010": Collection("semeval2010/dev", "semeval2010/dev", "keyphrases"),
-    "wikinews_fr": Collection("wikinews_fr/dev", "wikinews_fr/dev", "tags", "fr"),
+    "wikinews_fr": Collection("wikinews_fr/dev", "wikinews_fr/dev", "counted", "fr"),
 }
 
 

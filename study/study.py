@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader
 from tqdm import tqdm
@@ -64,7 +64,7 @@ COLLECTIONS = {
     ),
     "semeval2017": Collection("SemEval-2017", "semeval2017", "keyphrases", 40, BY_TAGGER),
 }
-KINDS: tuple[Kind, ...] = get_args(Kind)
+KINDS: tuple[Kind, ...] = ("keyphrases", "tags")
 PRUNED = [name for name, collection in COLLECTIONS.items() if collection.pruning]
 SEARCHES = {"ir_cranfield": "Cranfield", "ir_scifact": "SciFact"}
 

@@ -10,7 +10,7 @@ from minibert.errors import InputError, check
 from minibert.files import read_json
 from minibert.phrases.features import FEATURES, PhraseScore
 
-Kind = Literal["keyphrases", "tags"]
+Kind = Literal["keyphrases", "tags", "counted"]
 
 NO_ATTENTION, ALL_HEADS, BEST_HEAD = "without attention", "all heads", "best head on dev"
 UNIFORM = "uniform weights"

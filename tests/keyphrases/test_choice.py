@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 from tiny import TINY
@@ -9,6 +10,7 @@ from tiny import TINY
 from minibert import InputError
 from minibert.keyphrases.choice import (
     NO_ATTENTION,
+    Kind,
     parse_score,
     read_controls,
     read_heads,
@@ -107,7 +109,7 @@ def test_records_of_scores_are_their_inverse(score):
     assert parse_score("x.json", record, TINY) == score
 
 
-@pytest.mark.parametrize("kind", ["keyphrases", "tags"])
+@pytest.mark.parametrize("kind", get_args(Kind))
 def test_shipped_scores_fit_the_default_model(kind):
     """Their form alone: the numbers are those of a fit. MiniLM has 6 layers of 12 heads."""
     path = shipped(kind)
@@ -121,7 +123,7 @@ def test_shipped_scores_fit_the_default_model(kind):
     assert not control.contrast
 
 
-@pytest.mark.parametrize("kind", ["keyphrases", "tags"])
+@pytest.mark.parametrize("kind", get_args(Kind))
 @pytest.mark.parametrize("source", ["all", "L2H4,L0H1", "heads.json", "order.json:2"])
 def test_other_heads_have_the_weights_of_the_kind(tmp_path, kind, source):
     """No contrast heads: those of the shipped score belong to another model."""
@@ -137,14 +139,12 @@ def test_other_heads_have_the_weights_of_the_kind(tmp_path, kind, source):
 
 
 def test_kinds_have_their_own_files():
-    assert {shipped("tags").name, shipped("keyphrases").name} == {
-        "minilm-tags.json",
-        "minilm-keyphrases.json",
-    }
+    for kind in get_args(Kind):
+        assert shipped(kind).name == f"minilm-{kind}.json"
 
 
 def test_fit_of_an_older_form_is_rejected(write):
-    with pytest.raises(InputError, match=r"fit\.json: made by an older rank\.py; run rank\.py fit"):
+    with pytest.raises(InputError, match=r"fit\.json: has no weights of features, an older form"):
         read_score(write(weights=None), TINY, "keyphrases")
     without = write(weights=None, candidates=None)  # as prune.py writes it
     assert read_score(without, TINY, "keyphrases").heads == SCORE.heads

@@ -145,7 +145,7 @@ def test_all_heads_are_the_default(encoder_folder, documents):
     ("settings", "kind"),
     [
         ({}, "keyphrases"),
-        ({"language": "fr"}, "tags"),
+        ({"language": "fr"}, "counted"),
         ({"language": "fr", "kind": "keyphrases"}, "keyphrases"),
         ({"kind": "tags"}, "tags"),
     ],

@@ -611,8 +611,8 @@ def test_heads_by_name_have_the_shipped_score(model, tmp_path, capsys):
 
 @pytest.fixture
 def kinds(tmp_path, monkeypatch):
-    """Two shipped scores by position alone: keyphrases stand early, tags late."""
-    for kind, position in (("keyphrases", -1.0), ("tags", 1.0)):
+    """Shipped scores by position alone: keyphrases stand early, others late."""
+    for kind, position in (("keyphrases", -1.0), ("tags", 1.0), ("counted", 1.0)):
         score = {"heads": {}, "contrast": {}, "weights": {"position": position}}
         path = tmp_path / f"minilm-{kind}.json"
         path.write_text(json.dumps(score | {"controls": {"without attention": score}}))
@@ -625,7 +625,7 @@ def kinds(tmp_path, monkeypatch):
         ([], "keyphrases"),
         (["--kind", "keyphrases"], "keyphrases"),
         (["--kind", "tags"], "tags"),
-        (["--language", "fr"], "tags"),
+        (["--language", "fr"], "counted"),
         (["--language", "fr", "--kind", "keyphrases"], "keyphrases"),
         (["--heads", "L0H0", "--kind", "tags"], "tags"),
     ],
@@ -644,7 +644,7 @@ def test_kind_is_by_language_unless_given(model, kinds, tmp_path, capsys, option
     assert rank.main(command) == 0
     table = json.loads(out.read_text())["test"]
     for way in (next(iter(table)), "without attention"):
-        assert table[way]["F1@10"]["value"] == (1.0 if kind == "tags" else 0.0)
+        assert table[way]["F1@10"]["value"] == (0.0 if kind == "keyphrases" else 1.0)
 
 
 def test_fitted_score_decides_over_the_kind(model, kinds, tmp_path, capsys):
