@@ -381,7 +381,7 @@ def evaluate(settings: Evaluate) -> None:
         record = {
             "heads": names_of_heads(ranker),
             "test": table,
-            "F1@10 above": tables.changes_from_first(f1),
+            "F1@10 above": intervals.leads(f1),
             "f1_by_head": compared.alone,
         }
         write_json(settings.out, record)

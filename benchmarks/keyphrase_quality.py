@@ -25,7 +25,7 @@ from minibert.errors import check
 from minibert.evaluation import intervals
 from minibert.evaluation.metrics import Array
 from minibert.files import sha256, to_json
-from minibert.keyphrases.choice import NO_ATTENTION, RANDOM, Kind, read_controls, shipped
+from minibert.keyphrases.choice import NO_ATTENTION, RANDOM, THESE, Kind, read_controls, shipped
 from minibert.keyphrases.comparison import compare
 from minibert.keyphrases.ranker import Ranker, RankSettings
 from minibert.phrases.baselines import WordIdf
@@ -38,7 +38,7 @@ from minibert.text.language import read_language
 
 Name = Literal["inspec", "semeval2017", "kpcrowd500", "semeval2010", "wikinews_fr"]
 MEASURES = ("F1@10", "P@10")
-THESE, OURS = "these heads", "rank.py"  # a row of `compare`, and its name here
+OURS = "rank.py"  # the name of the row of these heads
 
 YAKE_WORDS = (1, 3)  # most words of a phrase
 YAKE_TOP = 30  # phrases; ten of them have different stems

@@ -1,6 +1,6 @@
 """Intervals and significance from resampled documents."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import erfc
 
@@ -76,6 +76,12 @@ def changes(values: Array) -> list[Change]:
         Change(float(value), float(lowest), float(highest), float(chance), bool(rejected))
         for value, lowest, highest, chance, rejected in rows
     ]
+
+
+def leads(values: Mapping[str, Array]) -> dict[str, Change]:
+    """By how much a statistic of the first system, (1 + R,), is above that of each other one."""
+    _, *others = values
+    return dict(zip(others, changes(-np.stack([*values.values()], axis=1))))
 
 
 def benjamini_hochberg(p: Array, level: float = 0.05) -> NDArray[np.bool_]:

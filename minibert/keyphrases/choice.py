@@ -12,6 +12,7 @@ from minibert.phrases.features import FEATURES, PhraseScore
 
 Kind = Literal["keyphrases", "tags", "counted"]
 
+THESE = "these heads"
 NO_ATTENTION, ALL_HEADS, BEST_HEAD = "without attention", "all heads", "best head on dev"
 UNIFORM = "uniform weights"
 RANDOM = "random heads"  # the row of all draws; a draw has a number behind it

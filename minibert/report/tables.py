@@ -8,7 +8,7 @@ from minibert.evaluation import intervals
 from minibert.evaluation.intervals import Change, Score, rank_correlation
 from minibert.evaluation.metrics import Array, main_measure
 from minibert.heads.costs import Cost
-from minibert.keyphrases.choice import ALL_HEADS, RANDOM, UNIFORM
+from minibert.keyphrases.choice import ALL_HEADS, RANDOM, THESE, UNIFORM
 from minibert.report.results import Ablation, Curve, HeadEffects, PrunedModel
 from minibert.text.words import Span
 
@@ -57,14 +57,8 @@ def fit_rows(f1: float, controls: Mapping[str, float]) -> Rows:
     """F1@10 of the chosen heads and of their controls, in percent."""
     random = [value for name, value in controls.items() if name.startswith(RANDOM)]
     others = {name: value for name, value in controls.items() if not name.startswith(RANDOM)}
-    rows = [[name, f"{100 * value:.1f}"] for name, value in {"these heads": f1, **others}.items()]
+    rows = [[name, f"{100 * value:.1f}"] for name, value in {THESE: f1, **others}.items()]
     return [["", "F1@10"], *rows, [RANDOM, _percent(intervals.band(random))]]
-
-
-def changes_from_first(ways: Mapping[str, Array]) -> dict[str, Change]:
-    """By how much a measure of the first way, (1 + R,), is above that of each other way."""
-    _, *others = ways
-    return dict(zip(others, intervals.changes(-np.stack([*ways.values()], axis=1))))
 
 
 def f1_lines(
@@ -72,14 +66,14 @@ def f1_lines(
 ) -> list[str]:
     """By how much F1@10 of the first way, (1 + R,), is above the others'; whether these are better
     than all heads and than what needs no choice of heads; and F1@10 of single heads."""
-    first, changes = next(iter(ways)), changes_from_first(ways)
+    first, changes = next(iter(ways)), intervals.leads(ways)
     lines = [
         f"F1@10, {first} less {way}: {100 * change.value:+.1f} "
         f"[{100 * change.low:+.1f}, {100 * change.high:+.1f}]"
         for way, change in changes.items()
     ]
 
-    if random and ALL_HEADS in changes:
+    if random and first == THESE and ALL_HEADS in changes:
         rivals = [way for way in (ALL_HEADS, UNIFORM) if changes[way].low <= 0]
         beaten = sum(ways[first][0] > value for value in random)
         lines.append(f"F1@10, {first}: above {beaten} of {len(random)} draws of random heads")
