@@ -1,8 +1,8 @@
 """The phrases of a text that may be keyphrases.
 
-Runs of words -> candidates (runs with equal stems). Runs come from the
-text alone, from part-of-speech tags, from a tagger, or from the user's own list. A run is (first
-word, last word + 1); stems are of words in normal form, in the language of the document.
+Runs of words -> candidates (runs with equal stems). Runs come from the text alone, from
+part-of-speech tags, from a tagger, or from the user's own list. A run is (first word, last word +
+1); stems are of words in normal form, in the language of the document.
 """
 
 import re
@@ -91,7 +91,7 @@ def content_runs(document: Document, max_words: int) -> list[WordRun]:
     """The runs between stop words, numbers and punctuation, cut into equal parts of at most
     `max_words` words.
 
-    All n-grams inside the runs lose 0.7 of F1@10 on Inspec dev, by tf-idf as by attention.
+    All n-grams inside the runs, as candidates, do not raise F1@10 on dev (docs/keyphrases.md).
     """
     runs = unbroken_runs(document, is_content_word(document) > 0)
     return [part for run in runs for part in _equal_parts(run, max_words)]

@@ -374,6 +374,17 @@ def test_controls_are_fitted_to_the_same_tasks(fitter):
     assert [other[name].heads for name in draws] != [controls[name].heads for name in draws]
 
 
+def test_best_single_head_has_the_highest_f1(fitter, monkeypatch):
+    """In these tasks F1@10 is the same for several heads, so it is given here."""
+    f1 = {(0,): 0.2, (1,): 0.5, (2,): 0.3, (3,): 0.4}
+
+    def fit(heads, contrast=()):
+        return Choice(heads, contrast, np.zeros(len(FEATURES)), 0.0, f1.get(heads, 0.9))
+
+    monkeypatch.setattr(fitter, "fit", fit)
+    assert fit_controls(fitter, fit((0,)), draws=1)[BEST_HEAD].heads == (1,)
+
+
 def test_choice_as_score():
     choice = Choice((3, 0), (1,), np.arange(7.0), 0.5, 0.25)
     assert as_score(choice, COLUMNS) == PhraseScore(

@@ -102,6 +102,15 @@ def test_diversity_compares_with_nearest_phrase():
     assert list(ranked(text, scores, diversity=0.5)) == [*relevance]
 
 
+def test_diversity_remembers_earlier_phrases():
+    """Third of relevance .8 is fox den, a third of it red fox: .4 - 1 / 6 < .35. Bee owl, chosen
+    after red fox, has no word of fox den."""
+    relevance = {"red fox": 1, "bee owl": 0.9, "fox den": 0.8, "moor": 0.7}
+    scores = {phrase: math.log(value) for phrase, value in relevance.items()}
+    order = ["red fox", "bee owl", "moor", "fox den"]
+    assert list(ranked("red fox; bee owl; fox den; moor", scores, diversity=0.5)) == order
+
+
 @pytest.mark.parametrize("text", ["", "...", "of the", "Frost", "the frost"])
 @pytest.mark.parametrize("diversity", [0.0, 0.5])
 @pytest.mark.parametrize("score", [0.0, -1000.0])
