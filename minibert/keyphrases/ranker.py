@@ -56,8 +56,9 @@ class RankSettings:
     kind: Kind | None = None
     """keyphrases: as authors and indexers give them, often of several words. tags: frequent single
     words and names, as readers give them to news. counted: by occurrences, position and length
-    alone, the default in other languages than English, where the attention of an English model
-    says nothing. A file of rank.py fit has its own score: leave out --kind."""
+    alone, the default in other languages than English, unless --heads is given: the attention of
+    the default model, which reads English, says nothing there. A file of rank.py fit has its own
+    score: leave out --kind."""
 
     heads: str = ""
     """A file of rank.py fit: heads and their score. Or heads alone, with the score of --kind: all;
@@ -152,7 +153,8 @@ class Ranker:
 
         has_score = settings.kind and fitted_record(settings.heads)
         check(not has_score, f"{settings.heads}: has its own score; leave out --kind")
-        self.kind = settings.kind or ("keyphrases" if self.language.code == "en" else "counted")
+        by_attention = self.language.code == "en" or settings.heads
+        self.kind = settings.kind or ("keyphrases" if by_attention else "counted")
         default = str(shipped(self.kind)) if settings.model == DEFAULT_MODEL else "all"
         self.source = settings.heads or default
         self.score = read_score(self.source, config, self.kind, settings.model)
