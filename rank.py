@@ -291,7 +291,8 @@ def fit(settings: Fit) -> None:
 
     fitter = Fitter(tasks)
     choice = fitter.choose(settings.most, partial(tqdm, desc="choose heads", disable=None))
-    controls = fit_controls(fitter, choice)
+    bar = partial(tqdm, desc="heads alone", unit="head", disable=None)
+    controls = fit_controls(fitter, choice, progress=bar)
     names = ", ".join(map(str, settings.data))
     print(f"F1@10 on {names}, percent, the mean over collections:")
     print(tables.as_text(tables.fit_rows(choice.f1, {n: c.f1 for n, c in controls.items()})))

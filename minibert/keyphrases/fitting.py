@@ -205,11 +205,15 @@ def _counts(task: Task, scores: Array, k: int) -> list[float]:
 
 
 def fit_controls(
-    fitter: Fitter, choice: Choice, draws: int = 20, seed: int = 0
+    fitter: Fitter,
+    choice: Choice,
+    draws: int = 20,
+    seed: int = 0,
+    progress: ProgressBar = list,
 ) -> dict[str, Choice]:
     """The score fitted with no heads, all heads, the best single head, and random heads, as many as
     the choice has: what the choice of heads must beat."""
-    alone = [fitter.fit((head,)) for head in range(fitter.heads)]
+    alone = [fitter.fit((head,)) for head in progress(range(fitter.heads))]
     controls = {
         NO_ATTENTION: fitter.fit(()),
         ALL_HEADS: fitter.fit(tuple(range(fitter.heads))),
