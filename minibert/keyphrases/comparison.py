@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csc_array
 
-from minibert.config import Head, head_name
+from minibert.config import head_name
 from minibert.data.batches import chunks
 from minibert.data.documents import OUTSIDE, Document, is_content_word, word_labels
 from minibert.evaluation import intervals, metrics
@@ -82,33 +82,34 @@ class Way(NamedTuple):
 
 def score_by(ranker: Ranker, example: Example, score: PhraseScore) -> Way:
     """The candidates by the attention of the heads of any score."""
-    weights = _received(ranker, example, score.heads)
-    contrast = _received(ranker, example, score.contrast)
+    weights, contrast = (
+        example.by_head @ ranker.head_weights(heads) for heads in (score.heads, score.contrast)
+    )
+    way = score_by_weights(example, score, weights, contrast)
+    return way if score.heads else way._replace(weights=None)
+
+
+def score_by_weights(example: Example, score: PhraseScore, weights: Array, contrast: Array) -> Way:
+    """The candidates by weights of words and contrast, (words,) each, in place of the heads'."""
     features = phrase_features(example.document, example.candidates, weights, contrast)
-    return Way(score.of(features), weights if score.heads else None)
-
-
-def _received(ranker: Ranker, example: Example, heads: Mapping[Head, float]) -> Array:
-    return example.by_head @ [heads.get(head, 0.0) for head in ranker.bert.config.present_heads]
+    return Way(score.of(features), weights)
 
 
 def ways_by_attention(ranker: Ranker, example: Example) -> dict[str, Way]:
     """This score, and the same with other word weights in place of attention received."""
-    document, candidates, links, _, marks = example
-    is_content, these = is_content_word(document), name_of_heads(ranker)
-    contrast = _received(ranker, example, ranker.score.contrast)
+    document, score, these = example.document, ranker.score, name_of_heads(ranker)
+    contrast = example.by_head @ ranker.head_weights(score.contrast)
 
-    def way(weights: Array, contrast: Array) -> Way:
-        features = phrase_features(document, candidates, weights, contrast)
-        return Way(ranker.score.of(features), weights)
+    ways = {}
+    if ranker.settings.weights == "tagger" and example.marks:
+        probabilities = ranker.weigh(document, example.marks.probabilities)
+        ways["tagger"] = score_by_weights(example, score, probabilities, contrast)
+    ways[f"{these} heads"] = score_by(ranker, example, score)
 
-    weights = _received(ranker, example, ranker.heads)
-    pagerank = ranker.weigh(document, ranker.pagerank(links))
-    ways = {f"{these} heads": way(weights, contrast)}
-    if ranker.settings.weights == "tagger" and marks:
-        ways = {"tagger": way(ranker.weigh(document, marks.probabilities), contrast)} | ways
-    ways[f"PageRank of {these}"] = way(pagerank, contrast)
-    ways[UNIFORM] = way(is_content, is_content)
+    pagerank = ranker.weigh(document, ranker.pagerank(example.links))
+    ways[f"PageRank of {these}"] = score_by_weights(example, score, pagerank, contrast)
+    is_content = is_content_word(document)
+    ways[UNIFORM] = score_by_weights(example, score, is_content, is_content)
     return ways
 
 

@@ -178,12 +178,14 @@ class Fitter:
             _, loss = fit_weights(trial, self.rows, choice.weights)
             trials.append((loss, (*heads, head), contrast))
 
-        trial = features.copy()
-        for head, mean in zip(rest if heads else (), self.attention(contrast, rest)[0].T):
-            trial[:, CONTRAST] = mean
-            weights, loss = fit_weights(trial, self.rows, choice.weights)
-            if weights[CONTRAST] < 0:  # otherwise it is no contrast
-                trials.append((loss, heads, (*contrast, head)))
+        # The first head is no contrast head: there is nothing to contrast it with.
+        if heads:
+            trial = features.copy()
+            for head, mean in zip(rest, self.attention(contrast, rest)[0].T):
+                trial[:, CONTRAST] = mean
+                weights, loss = fit_weights(trial, self.rows, choice.weights)
+                if weights[CONTRAST] < 0:  # otherwise it is no contrast
+                    trials.append((loss, heads, (*contrast, head)))
         return min(trials)[1:]
 
     def f1(self, scores: Array, k: int = 10) -> float:

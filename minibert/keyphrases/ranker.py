@@ -1,7 +1,7 @@
 """Weight every word of a text by the attention of some heads, and rank its keyphrases."""
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -56,9 +56,9 @@ class RankSettings:
     kind: Kind | None = None
     """keyphrases: as authors and indexers give them, often of several words. tags: frequent single
     words and names, as readers give them to news. counted: by occurrences, position and length
-    alone, the default in other languages than English, unless --heads is given: the attention of
-    the default model, which reads English, says nothing there. A file of rank.py fit has its own
-    score: leave out --kind."""
+    alone, the default in other languages than English, unless --heads is given: the default
+    model reads English, and its attention was not shown to help there. A file of rank.py fit has
+    its own score: leave out --kind."""
 
     heads: str = ""
     """A file of rank.py fit: heads and their score. Or heads alone, with the score of --kind: all;
@@ -153,7 +153,7 @@ class Ranker:
 
         has_score = settings.kind and fitted_record(settings.heads)
         check(not has_score, f"{settings.heads}: has its own score; leave out --kind")
-        by_attention = self.language.code == "en" or settings.heads
+        by_attention = self.language.code == "en" or bool(settings.heads)
         self.kind = settings.kind or ("keyphrases" if by_attention else "counted")
         default = str(shipped(self.kind)) if settings.model == DEFAULT_MODEL else "all"
         self.source = settings.heads or default
@@ -200,9 +200,18 @@ class Ranker:
         attention = word_attention(self.bert, self.windows(documents), documents, self.heads)
         return attention._replace(received=self._present(attention.received))
 
-    def received_by_head(self, documents: Sequence[Document]) -> list[Array]:
-        """(words, heads) of each document: the attention from each head that the model has."""
-        return self._present(received_by_head(self.bert, self.windows(documents), documents))
+    def received_by_head(
+        self, documents: Sequence[Document], heads: Collection[Head] | None = None
+    ) -> list[Array]:
+        """(words, heads) of each document: the attention from each head that the model has; 0 for
+        all but `heads`, if given."""
+        windows = self.windows(documents)
+        return self._present(received_by_head(self.bert, windows, documents, heads))
+
+    def head_weights(self, heads: Mapping[Head, float]) -> list[float]:
+        """The weight of each head that the model has, 0 for others than `heads`: `received @
+        head_weights` is the attention that they give together."""
+        return [heads.get(head, 0.0) for head in self.bert.config.present_heads]
 
     def _present(self, received: Sequence[Array]) -> list[Array]:
         """(words, layers, heads) -> (words, heads that the model has)."""
@@ -237,20 +246,9 @@ class Ranker:
     ) -> list[list[Array]]:
         """For each group of heads, (words,) of each document: the attention that every word
         receives from these heads, by their weights. All groups take one pass over the texts."""
-        windows = self.windows(documents)
-        heads = {head for group in groups for head in group}
-        by_head = received_by_head(self.bert, windows, documents, heads)
-        self._check_finite(by_head)
-        return [
-            [
-                sum(
-                    (of_document[:, *head] * weight for head, weight in group.items()),
-                    np.zeros(len(of_document)),
-                )
-                for of_document in by_head
-            ]
-            for group in groups
-        ]
+        by_head = self.received_by_head(documents, {head for group in groups for head in group})
+        weights = [self.head_weights(heads) for heads in groups]
+        return [[received @ of_group for received in by_head] for of_group in weights]
 
     def analyse(self, documents: Sequence[Document]) -> list[Analysis]:
         """The word weights and the candidates of each document."""

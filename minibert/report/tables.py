@@ -100,8 +100,13 @@ def signed(change: Score | Change) -> str:
 def marked(text: str, spans: Sequence[Span], colour: bool) -> str:
     """The text with the spans, which must not overlap, in bold green or in [[brackets]]."""
     opening, closing = ("\033[1;32m", "\033[0m") if colour else ("[[", "]]")
+    return insert_marks(text, sorted(spans), opening, closing)
+
+
+def insert_marks(text: str, spans: Sequence[Span], opening: str, closing: str) -> str:
+    """The text with marks around each span. `spans`: in order, without overlaps."""
     parts, offset = [], 0
-    for start, end in sorted(spans):
+    for start, end in spans:
         parts += [text[offset:start], opening, text[start:end], closing]
         offset = end
     return "".join([*parts, text[offset:]])

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from minibert.data.documents import Document
 from minibert.phrases.ranking import Keyphrase
+from minibert.report.tables import insert_marks
 from minibert.text.words import Span
 
 # ECMA-48: bold and underlined; back to normal.
@@ -36,12 +37,8 @@ def marked_text(document: Document, phrases: Sequence[Keyphrase], styles: bool) 
     their scores. `styles`: marked by bold and underlining, otherwise by brackets."""
     before, after = (MARK, RESET) if styles else ("[", "]")
     text = printable(document.text)  # as long as the text, so that the spans fit
-
-    pieces, offset = [], 0
-    for start, end in _union(span for phrase in phrases for span in phrase.spans):
-        pieces += [text[offset:start], before, text[start:end], after]
-        offset = end
-    shown = "".join([*pieces, text[offset:]]).rstrip()
+    spans = _union(span for phrase in phrases for span in phrase.spans)
+    shown = insert_marks(text, spans, before, after).rstrip()
 
     ranked = "".join(
         f"{number:4}  {phrase.score:<10.4g} {_on_one_line(phrase.text)}\n"
