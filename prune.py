@@ -23,6 +23,7 @@ from minibert.config import BertConfig, Head, head_name, parse_head
 from minibert.data.batches import Split
 from minibert.errors import InputError
 from minibert.evaluation import intervals, metrics
+from minibert.evaluation.duration import GATE_STEP, STEP, describe_seconds, seconds_per_pass
 from minibert.evaluation.metrics import Array
 from minibert.evaluation.tagger import choose_threshold, dev_score, measures, predict
 from minibert.files import read_json, sha256, write_json, write_text
@@ -189,6 +190,8 @@ def make_models(settings: PruneSettings, dense: TrainedTagger, order: Sequence[H
     """Make the smaller model of each target, unless its folder holds it already."""
     device = dense.model.classifier.weight.device
     settings = plan_memory(settings, dense)
+    if line := announce(settings, dense):
+        print(line, flush=True)
     model, gates = dense.model, HardConcreteGates(dense.model.config).to(device)
     dense_scores = None
 
@@ -208,6 +211,34 @@ def make_models(settings: PruneSettings, dense: TrainedTagger, order: Sequence[H
             model, gates = pruned.to(device), HardConcreteGates(pruned.config).to(device)
         else:
             gates.warm_start(read_json(results)["log_alpha"])
+
+
+def announce(settings: PruneSettings, dense: TrainedTagger) -> str:
+    """How long the smaller models that are missing will take, at most; "" if none is."""
+    left = [path for path in settings.targets if not (path / "results.json").exists()]
+    if not left:
+        return ""
+
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(settings.precision)
+    device = dense.model.classifier.weight.device
+    with torch.autocast(device.type, half, enabled=half is not None):
+        train, dev, test = (
+            seconds_per_pass(dense.model.eval(), dense.splits[name].windows, settings.tokens)
+            for name in ("train", "dev", "test")
+        )
+
+    parts = [f"smaller models to make: {len(left)}"]
+    passes = 0.0  # over the windows of one step
+    if settings.selection == "gates":
+        parts.append(f"at most {settings.steps} steps of gates each")
+        passes += settings.steps * (STEP if settings.joint else GATE_STEP)[settings.plan]
+    if settings.recover:
+        parts.append(f"{settings.recover} steps of fine-tuning each")
+        passes += settings.recover * (STEP[settings.plan] + 1)  # 1: the dense model, the teacher
+
+    of_a_step = train * settings.batch_size / len(dense.splits["train"].windows)
+    seconds = len(left) * (passes * of_a_step + 3 * dev + test)
+    return f"{', '.join(parts)}; {describe_seconds(seconds)}"
 
 
 def plan_memory(settings: PruneSettings, dense: TrainedTagger) -> PruneSettings:

@@ -22,6 +22,7 @@ from minibert.data.batches import Batch, Split, first_documents, make_splits
 from minibert.data.corpus import load_corpus
 from minibert.data.documents import OUTSIDE, label_names, share_in_text
 from minibert.errors import InputError
+from minibert.evaluation.duration import STEP, describe_seconds, seconds_per_pass
 from minibert.evaluation.intervals import Score
 from minibert.evaluation.tagger import (
     by_document,
@@ -163,6 +164,8 @@ def fit(
     stepper = Stepper(model, settings, steps)
     # Loads the checkpoint of a run that was killed: the next step is `run.step`.
     run = TrainingRun(settings.out, stepper, steps_per_epoch, save_every)
+    if distributed.rank() == 0:
+        print(announce(run, train, dev), flush=True)
 
     disable = None if distributed.rank() == 0 else True  # None: shown on a terminal only
     with tqdm(desc="train", unit="step", total=steps, initial=run.step, disable=disable) as bar:
@@ -227,6 +230,21 @@ def check_labels(splits: dict[str, Split], names: Sequence[str], source: str) ->
             label = names[labels.pop()]
             why = ": its text has no keyphrase" if label == OUTSIDE else ""
             raise InputError(f"{source}: every word of {name} is labelled {label}{why}")
+
+
+def announce(run: TrainingRun, train: Split, dev: Split) -> str:
+    """How long the steps that are left will take, with the scores on dev."""
+    stepper, left = run.stepper, run.stepper.steps - run.step
+    with stepper.autocast():
+        passes = [
+            seconds_per_pass(stepper.model.eval(), split.windows, stepper.settings.tokens)
+            for split in (train, dev)
+        ]
+
+    epoch = STEP[stepper.settings.plan] * passes[0] + passes[1]
+    seconds = left / run.steps_per_epoch * epoch / distributed.size()
+    done = f" after {run.step} that are done" if run.step else ""
+    return f"training: {left} steps{done}, {describe_seconds(seconds)}"
 
 
 def describe(splits: dict[str, Split], names: Sequence[str]) -> str:
