@@ -420,14 +420,16 @@ def compare(
     """The scores of the smaller model, their ratio to the dense model's, and the cost of both: the
     other part of results.json."""
     scores = resampled_scores(smaller, dense.splits)
-    measure = metrics.main_measure(scores.test)
+    main = scores.test[metrics.main_measure(scores.test)]
+    main_of_dense = dense_scores.test[metrics.main_measure(scores.test)]
     longest = sorted(dense.splits["dev"].windows, key=lambda w: -len(w.input_ids))[:8]
     return {
         "threshold": scores.threshold,
         "dev": {name: intervals.interval(values) for name, values in scores.dev.items()},
         "test": {name: intervals.interval(values) for name, values in scores.test.items()},
         "dense": {name: intervals.interval(values) for name, values in dense_scores.test.items()},
-        "share": intervals.interval(scores.test[measure] / dense_scores.test[measure]),
+        "share": intervals.interval(main / main_of_dense),
+        "resampled": main.tolist(),
         "costs": compare_costs({"dense": dense.model, "pruned": smaller}, longest),
     }
 

@@ -2,11 +2,13 @@
 
 extract: keyphrases (or word weights, vectors, graphs) of texts. fit: choose heads and fit the score
 that ranks keyphrases by their attention. evaluate: measure how well it ranks, beside its controls.
-search: weight the words of a search index by these heads, and measure the search.
+compare: measure it for all heads of a run's tagger, and for those that prune.py left. search:
+weight the words of a search index by these heads, and measure the search.
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +17,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from minibert.config import head_name
+from minibert.config import BertConfig, head_name
 from minibert.data.batches import chunks
 from minibert.data.corpus import document_file, read_documents
 from minibert.data.documents import OUTSIDE, Document, share_in_text, word_labels
@@ -23,20 +25,26 @@ from minibert.data.languages import ForeignTexts, in_language
 from minibert.data.texts import STANDARD_INPUT, read_texts, reads_standard_input
 from minibert.errors import check, check_fields
 from minibert.evaluation import intervals
+from minibert.evaluation.duration import describe_seconds
+from minibert.evaluation.metrics import Array
 from minibert.files import atomic_path, write_json, write_text
 from minibert.keyphrases import comparison
 from minibert.keyphrases.choice import RANDOM, Kind, full_name, read_controls, score_record
 from minibert.keyphrases.fitting import Fitter, as_score, fit_controls
 from minibert.keyphrases.ranker import Ranker, RankSettings, Weights
+from minibert.output import records, terminal
 from minibert.phrases.scores import distinct
-from minibert.report import page, records, tables, terminal
+from minibert.report import page, results, story, tables
 from minibert.runtime import cli, distributed
 from minibert.runtime.folder import only_writer
 from minibert.search import tuning
 from minibert.search.bm25 import Index
 from minibert.search.collection import collection_files, read_collection
+from minibert.training.trained import load_run
 
 PAGE = 100  # texts on a page at most
+EXAMPLES = 3  # documents of which compare keeps the phrases, as train.py shows them
+TIMED = 4  # documents
 SHOWN = ("F1@5", "F1@10", "F1@15", "micro F1@10", "present F1@10", "F1@O", "P@10", "AP")
 
 
@@ -130,6 +138,22 @@ class Evaluate(RankSettings):
 
 
 @dataclass(frozen=True)
+class Compare:
+    """Rank the keyphrases of a run's test documents by the attention of all heads of its model, and
+    of each smaller model that prune.py made from it, beside controls. Adds to report.html, and
+    prints its closing table."""
+
+    run: cli.Positional[Path] = cli.MISSING
+    """Run folder of train.py."""
+
+    language: str = RankSettings.language
+    """As for extract."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True)
 class Search:
     """Search with BM25 whose term frequencies are mixed with word weights, everything tuned by
     cross-validation over queries, beside plain BM25, IDF and all heads."""
@@ -160,10 +184,14 @@ class Search:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run(run, Extract | Fit | Evaluate | Search, __doc__, argv)
+    return cli.run(run, Extract | Fit | Evaluate | Compare | Search, __doc__, argv)
 
 
-def run(settings: Extract | Fit | Evaluate | Search) -> None:
+def run(settings: Extract | Fit | Evaluate | Compare | Search) -> None:
+    if isinstance(settings, Compare):
+        compare_models(settings)
+        return
+
     # Under torchrun, extract runs in several processes, and one of them writes.
     writes = not isinstance(settings, Extract) or distributed.join()
     with only_writer(settings.out if writes else None):
@@ -320,10 +348,8 @@ def read_labelled(ranker: Ranker, path: Path) -> list[Document]:
     """Documents with keyphrases in the ranker's language; for noun phrases without --tagger,
     with the words and tags of NAME.pos.jsonl. Prints how many are left out, and the share of the
     keyphrases that the texts contain."""
-    foreign = ForeignTexts(ranker.language)
-    all_documents = list(foreign.watch(read_documents(path)))
-    warn_of_language(foreign)
-    documents = [d for d in all_documents if distinct(d.keyphrases or (), d.language)]
+    all_documents = read_documents(path)
+    documents = with_keyphrases(ranker, all_documents)
     check(documents, f"{path}: no document has keyphrases")
 
     if ranker.settings.candidates == "nouns" and not ranker.settings.tagger:
@@ -341,6 +367,15 @@ def read_labelled(ranker: Ranker, path: Path) -> list[Document]:
     return documents
 
 
+def with_keyphrases(ranker: Ranker, documents: Sequence[Document]) -> list[Document]:
+    """The documents that have keyphrases, in the ranker's language, with a warning if they look
+    like another."""
+    foreign = ForeignTexts(ranker.language)
+    watched = list(foreign.watch(documents))
+    warn_of_language(foreign)
+    return [d for d in watched if distinct(d.keyphrases or (), d.language)]
+
+
 def with_progress(documents: Sequence[Document]) -> Iterator[Document]:
     yield from tqdm(documents, desc="attention", unit="text", disable=None)
 
@@ -356,10 +391,7 @@ def evaluate(settings: Evaluate) -> None:
 
     controls = read_controls(ranker.source, ranker.bert.config, ranker.kind)
     compared = comparison.compare(ranker, with_progress(documents), controls)
-    table = {
-        way: {name: intervals.interval(scores[name]) for name in SHOWN if name in scores}
-        for way, scores in compared.ways.items()
-    }
+    table = summarised(compared.ways)
     if compared.random:
         table[RANDOM] = {
             name: intervals.band([float(scores[name][0]) for scores in compared.random])
@@ -388,8 +420,75 @@ def evaluate(settings: Evaluate) -> None:
         write_json(settings.out, record)
 
 
+def summarised(ways: Mapping[str, Mapping[str, Array]]) -> dict[str, dict[str, intervals.Score]]:
+    """{way to rank: the measures that are shown, with intervals}"""
+    return {
+        way: {name: intervals.interval(scores[name]) for name in SHOWN if name in scores}
+        for way, scores in ways.items()
+    }
+
+
 def names_of_heads(ranker: Ranker) -> dict[str, float]:
     return {head_name(head): weight for head, weight in ranker.heads.items()}
+
+
+# Compare ----------------------------------------------------------------------------------------
+
+
+def compare_models(settings: Compare) -> None:
+    cli.require("report")
+    documents = load_run(settings.run).splits["test"].documents
+    folders = [settings.run, *results.pruned_folders(settings.run)]
+    with only_writer(settings.run / results.KEYPHRASES):
+        missing = [folder for folder in folders if not is_ranked(folder, settings.language)]
+        for number, folder in enumerate(missing):
+            ranker = Ranker(RankSettings(str(folder), heads="all", language=settings.language))
+            labelled = with_keyphrases(ranker, documents)
+            check(labelled, f"{settings.run}: no test document has keyphrases to score against")
+            if number == 0:
+                print(announce(ranker, labelled, len(missing)), flush=True)
+            write_json(folder / results.KEYPHRASES, rank_by_all_heads(ranker, labelled))
+
+        page_path = page.write_report(settings.run)
+    models, scores = story.read_models(settings.run), results.read_scores(settings.run)
+    print(tables.as_text(story.closing_rows(models, scores)))
+    print(f"\nThe report is {page_path}")
+
+
+def is_ranked(folder: Path, language: str) -> bool:
+    """Whether the folder of a model holds results of `compare` in this language; also where the
+    model has no heads, whose attention could rank."""
+    ranked = results.read_keyphrases(folder)
+    has_heads = BertConfig.load(folder / "config.json").present_heads
+    return not has_heads or (ranked is not None and ranked.language == language)
+
+
+def announce(ranker: Ranker, documents: Sequence[Document], models: int) -> str:
+    """How long so many models will take: the first documents are timed."""
+    timed = documents[:TIMED]
+    rank_by_all_heads(ranker, timed[:1])  # the first time is slower
+    began = time.perf_counter()
+    rank_by_all_heads(ranker, timed)
+    seconds = (time.perf_counter() - began) * models * len(documents) / len(timed)
+    return (
+        f"keyphrases of {len(documents)} documents by {models} models; {describe_seconds(seconds)}"
+    )
+
+
+def rank_by_all_heads(ranker: Ranker, documents: Sequence[Document]) -> results.RankedKeyphrases:
+    controls = read_controls(ranker.source, ranker.bert.config, ranker.kind)
+    compared = comparison.compare(ranker, with_progress(documents), controls)
+    (this, scores), *others = summarised(compared.ways).items()
+    f1 = {way: of_way["F1@10"] for way, of_way in compared.ways.items()}
+    examples = zip(documents, ranker.analyse(documents[:EXAMPLES]))
+    return results.RankedKeyphrases(
+        language=ranker.language.code,
+        scores=scores,
+        controls=dict(others),
+        above=intervals.leads(f1),
+        resampled=f1[this].tolist(),
+        texts={d.id: [p.text for p in ranker.keyphrases(a)[:10]] for d, a in examples},
+    )
 
 
 # Search -----------------------------------------------------------------------------------------

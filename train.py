@@ -36,9 +36,10 @@ from minibert.files import sha256, write_json
 from minibert.heads.links import received_by_head
 from minibert.hub import find_model
 from minibert.model import BertForTokenClassification, summed_loss
+from minibert.output.terminal import marked
 from minibert.report import figures, page
 from minibert.report.results import from_json
-from minibert.report.tables import as_text, marked, score_rows
+from minibert.report.tables import as_text, score_rows
 from minibert.runtime import cli, distributed
 from minibert.runtime.device import choose_device, choose_precision, slow_precision
 from minibert.runtime.folder import once, open_run, read_log
@@ -122,7 +123,8 @@ def learn(inputs: Inputs, settings: TrainSettings) -> dict:
         model = new_tagger(inputs.folder, names, settings).to(device)
         best = fit(model, splits["train"], splits["dev"], settings)
         scores = evaluate(load_tagger(settings.out).to(device), splits, settings.tokens)
-        return best | {"plan": settings.plan, "tokens": settings.tokens} | scores
+        plan = {"plan": settings.plan, "tokens": settings.tokens}
+        return best | plan | {"data": describe(splits, names).splitlines()} | scores
 
     return stepping_down(settings, fit_and_score)
 

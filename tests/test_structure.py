@@ -12,7 +12,7 @@ PACKAGE = ROOT / "minibert"
 # The one import rule: a file imports from its own folder and from what stands before it. "core" is
 # minibert/*.py, "scripts" the four scripts.
 FOLDERS = ["core", "runtime", "text", "data", "evaluation", "training", "heads", "phrases"]
-FOLDERS += ["keyphrases", "search", "report"]
+FOLDERS += ["keyphrases", "search", "output", "report"]
 # Inside the core: a file imports from the groups before its own.
 CORE = [
     ["errors"],

@@ -3,61 +3,21 @@ comes from data is escaped."""
 
 import base64
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from minibert.config import BertConfig, Head, head_name, parse_head
+from minibert.config import BertConfig
 from minibert.data.documents import Document
 from minibert.errors import InputError
-from minibert.evaluation.intervals import Change, Score
-from minibert.evaluation.metrics import Array
+from minibert.evaluation.metrics import Array, main_measure
 from minibert.files import read_json, write_text
+from minibert.output.heat_maps import attention_map, effects_map
+from minibert.output.pieces import LEVELS, text_pieces
 from minibert.phrases.ranking import Keyphrase
-from minibert.report import tables
+from minibert.report import story, tables
 from minibert.report.figures import draw_pareto
-from minibert.report.results import Ablation, from_json, read_ablations, read_prunings
-from minibert.text.words import Span
-
-LEVELS = 9  # shades of a word
-RED, BLUE, ORANGE = (178, 24, 43), (33, 102, 172), (194, 87, 26)
-
-
-class Piece(NamedTuple):
-    """A part of a text: a word, or the characters between two words."""
-
-    text: str
-
-    weight: str = ""
-
-    level: int = 0
-    """Of the shade: 1 to LEVELS, or 0 for none."""
-
-    opens: bool = False
-    """Whether a keyphrase begins here."""
-
-    closes: bool = False
-
-    gold: bool = False
-
-
-class Cell(NamedTuple):
-    """A head in a heat map."""
-
-    description: str
-
-    colour: str
-
-    mark: str = ""
-
-
-class HeatMap(NamedTuple):
-    title: str
-
-    key: str
-
-    rows: list[list[Cell | None]]
-    """By layer; None for a head that the model has lost."""
+from minibert.report.results import Ablation, read_ablations, read_prunings, read_scores
 
 
 def texts_page(title: str, texts: Sequence[tuple[Document, Array, list[Keyphrase]]]) -> str:
@@ -72,13 +32,16 @@ def texts_page(title: str, texts: Sequence[tuple[Document, Array, list[Keyphrase
 
 
 def write_report(run: str | Path) -> Path:
-    """Write report.html in a run folder: settings, scores, ablation, pruning and sample texts, as
-    far as train.py, ablate.py and prune.py have written them. Returns its path."""
+    """Write report.html in a run folder: what was asked, the answers of train.py, ablate.py,
+    prune.py and rank.py compare, as far as they have written them, and a table of all models.
+    Returns its path. Raises InputError for results of another version."""
     run = Path(run)
-    results = read_json(run / "results.json")
+    results, record = read_json(run / "results.json"), read_json(run / "run.json")
     texts = read_json(run / "texts.json") if (run / "texts.json").exists() else []
     ablations, prunings = read_ablations(run), read_prunings(run)
     config = BertConfig.load(run / "config.json")
+    scores, models = read_scores(run), story.read_models(run)
+    measure = main_measure(next(iter(scores.values())))
 
     if prunings:
         draw_pareto(run / "pareto.png", prunings)
@@ -86,22 +49,30 @@ def write_report(run: str | Path) -> Path:
     page = _render(
         "report.html",
         title=run.resolve().name,
-        record=read_json(run / "run.json"),
+        record=record,
+        config=config,
+        data=results.get("data", []),
+        measure=measure,
         best_epoch=results.get("best_epoch"),
-        scores=_score_rows(results["test"]),
+        tagger_answers=story.tagger_answers(scores),
+        scores=tables.score_rows(scores),
         training=_data_url(run / "training.png"),
         ablations=[_ablation(run / name, part, config) for name, part in ablations.items()],
+        pruning_answers=story.pruning_answers(models, measure),
         prunings=[
             {
                 "name": name,
-                "rows": tables.pruning_rows(models),
+                "rows": tables.pruning_rows(of_folder),
                 "gates": _data_url(run / name / "gates.png"),
             }
-            for name, models in prunings.items()
+            for name, of_folder in prunings.items()
         ],
         pareto=_data_url(run / "pareto.png"),
-        texts=[_sample(text) for text in texts],
+        keyphrase_answers=story.keyphrase_answers(models),
+        keyphrases=story.keyphrase_rows(models),
+        texts=[_sample(text, models) for text in texts],
         heads=_text_by_head(texts, ablations),
+        closing=story.closing_rows(models, scores),
     )
 
     write_text(run / "report.html", page)
@@ -138,17 +109,11 @@ def _data_url(figure: Path) -> str:
 # The parts of a report ----------------------------------------------------------------------------
 
 
-def _score_rows(test: Mapping[str, Any]) -> tables.Rows:
-    """The table of "test" in results.json: {system: scores} of train.py, scores of prune.py."""
-    if "loss" in test:
-        test = {"this model": test}
-    return tables.score_rows(from_json(dict[str, dict[str, Score]], test))
-
-
 def _ablation(folder: Path, ablation: Ablation, config: BertConfig) -> dict[str, Any]:
-    maps = [_effects_map(ablation, config)]
-    if "AP" in next(iter(ablation.attention["test"].values())):
-        maps.append(_attention_map(ablation.attention["test"], config))
+    effects, profile = ablation.single["dev"].heads, ablation.attention["test"]
+    maps = [effects_map({name: effect["loss"] for name, effect in effects.items()}, config)]
+    if "AP" in next(iter(profile.values())):
+        maps.append(attention_map({name: head["AP"] for name, head in profile.items()}, config))
     return {
         "name": folder.name,
         "answers": tables.ablation_answers(ablation),
@@ -159,61 +124,22 @@ def _ablation(folder: Path, ablation: Ablation, config: BertConfig) -> dict[str,
     }
 
 
-def _effects_map(ablation: Ablation, config: BertConfig) -> HeatMap:
-    """The change of the loss on dev when each head is masked."""
-    changes = {
-        parse_head(name): effect["loss"] for name, effect in ablation.single["dev"].heads.items()
-    }
-    limit = max(abs(change.value) for change in changes.values()) or 1.0
-    cells = {head: _effect_cell(head, change, limit) for head, change in changes.items()}
-    key = (
-        f"red: the loss rises, by at most {limit:.4f}; blue: it falls; dot: the change is not "
-        "significant"
-    )
-    return HeatMap("Effect of masking one head on the loss (dev)", key, _grid(cells, config))
-
-
-def _effect_cell(head: Head, change: Change, limit: float) -> Cell:
-    colour = _tint(RED if change.value > 0 else BLUE, abs(change.value) / limit)
-    verdict, mark = ("significant", "") if change.significant else ("not significant", "·")
-    return Cell(f"{head_name(head)}: loss {tables.signed(change)}, {verdict}", colour, mark)
-
-
-def _attention_map(profile: Mapping[str, Mapping[str, float]], config: BertConfig) -> HeatMap:
-    """How well the attention that words receive from one head ranks keyphrase words first."""
-    precisions = {name: head["AP"] for name, head in profile.items()}
-    low, high = min(precisions.values()), max(precisions.values())
-    width = (high - low) or 1.0
-    cells = {
-        parse_head(name): Cell(f"{name}: AP {100 * ap:.1f}", _tint(ORANGE, (ap - low) / width))
-        for name, ap in precisions.items()
-    }
-    key = f"average precision, from {100 * low:.1f} (white) to {100 * high:.1f}"
-    title = "Keyphrase words ranked by the attention they receive from one head (test)"
-    return HeatMap(title, key, _grid(cells, config))
-
-
-def _grid(cells: Mapping[Head, Cell], config: BertConfig) -> list[list[Cell | None]]:
-    heads = range(config.num_attention_heads)
-    return [[cells.get((layer, h)) for h in heads] for layer in range(config.num_hidden_layers)]
-
-
-def _tint(colour: tuple[int, int, int], fraction: float) -> str:
-    """The CSS colour between white (fraction 0) and `colour` (1)."""
-    red, green, blue = (round(255 + fraction * (part - 255)) for part in colour)
-    return f"rgb({red}, {green}, {blue})"
-
-
 # Texts ------------------------------------------------------------------------------------------
 
 
-def _sample(text: Mapping[str, Any]) -> dict[str, Any]:
-    """A text of texts.json, shaded by the tagger's probability."""
+def _sample(text: Mapping[str, Any], models: Sequence[story.Model]) -> dict[str, Any]:
+    """A text of texts.json, shaded by the tagger's probability, and the phrases that the attention
+    of each model ranks first in it."""
     spans = [(start, end) for start, end in text["spans"]]
     pieces = text_pieces(
         text["text"], text["words"], text["weights"], spans, text["gold"], largest=1.0
     )
-    return {"id": text["id"], "pieces": pieces}
+    ranked = {
+        model.title: model.keyphrases.texts.get(text["id"], [])
+        for model in models
+        if model.keyphrases
+    }
+    return {"id": text["id"], "pieces": pieces, "ranked": ranked}
 
 
 def _text_by_head(
@@ -243,31 +169,3 @@ def _text_by_head(
         }
         for name in sorted(received_by_head, key=lambda name: -precisions.get(name, 0.0))
     ]
-
-
-def text_pieces(
-    text: str,
-    words: Sequence[Span],
-    weights: Sequence[float] | Array,
-    spans: Iterable[Span],
-    gold: Sequence[bool] = (),
-    largest: float = 0.0,
-) -> list[Piece]:
-    """The text cut at its words. Of two spans that overlap, the first is marked. `largest`: the
-    weight of the darkest shade; 0 for the largest of this text."""
-    marked: list[Span] = []
-    for span in sorted(spans):
-        if not marked or span[0] >= marked[-1][1]:
-            marked.append(span)
-    starts, ends = {start for start, _ in marked}, {end for _, end in marked}
-    largest = largest or max(weights, default=0.0) or 1.0
-
-    pieces, offset = [], 0
-    for i, ((start, end), weight) in enumerate(zip(words, weights)):
-        level = round(LEVELS * weight / largest)
-        marks = (start in starts, end in ends, bool(gold) and gold[i])
-        pieces.append(Piece(text[offset:start]))
-        pieces.append(Piece(text[start:end], f"{weight:.3g}", level, *marks))
-        offset = end
-
-    return [*pieces, Piece(text[offset:])]

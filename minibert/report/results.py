@@ -1,18 +1,22 @@
-"""Results that ablate.py and prune.py left in a run folder, read into dataclasses."""
+"""Results that the scripts left in a run folder, read into dataclasses."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from minibert.errors import InputError
 from minibert.evaluation.intervals import Change, Score
-from minibert.files import read_json
+from minibert.files import read_json, read_object
 from minibert.heads.costs import Cost
 from minibert.heads.gate_training import GateProgress
 
 T = TypeVar("T")
 
 Scores = dict[str, Score]  # by measure
+
+KEYPHRASES = "keyphrases.json"  # of rank.py compare, in the folder of the model
 
 
 @dataclass(frozen=True)
@@ -93,8 +97,33 @@ class PrunedModel:
     share: Score
     """The main score relative to that of the dense model."""
 
+    resampled: list[float]
+    """The main score on test, and under each resample of the documents."""
+
     costs: dict[str, Cost]
     """With the keys "dense" and "pruned"."""
+
+
+@dataclass(frozen=True)
+class RankedKeyphrases:
+    """How well the attention of all heads of a model ranks the keyphrases of the test documents."""
+
+    language: str
+    """Code of the language whose stop words and stems were used."""
+
+    scores: Scores
+
+    controls: dict[str, Scores]
+    """Of other ways to rank, most of them without attention."""
+
+    above: dict[str, Change]
+    """{control: by how much F1@10 of the attention is above that of the control}"""
+
+    resampled: list[float]
+    """F1@10, and under each resample of the documents."""
+
+    texts: dict[str, list[str]]
+    """{id: the first phrases} of a few documents."""
 
 
 Prunings = dict[str, dict[str, PrunedModel]]  # by folder of prune.py, then of the smaller model
@@ -115,6 +144,32 @@ def from_json(kind: type[T], value: Any) -> T:
     return value
 
 
+@contextmanager
+def of_this_version(path: str | Path, script: str) -> Iterator[None]:
+    """Turn a missing field inside the block into an InputError: another version wrote `path`."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError):
+        again = f"delete it and run {script} again"
+        raise InputError(f"{path}: made by another version of minibert; {again}") from None
+
+
+def read_scores(run: str | Path) -> dict[str, Scores]:
+    """{system: scores on test} of a run: the model first, then baselines, if train.py made it."""
+    with of_this_version(run, "train.py"):
+        test = read_json(Path(run) / "results.json")["test"]
+        return from_json(dict[str, Scores], {"this model": test} if "loss" in test else test)
+
+
+def read_keyphrases(model: str | Path) -> RankedKeyphrases | None:
+    """What rank.py compare left in the folder of a model; None if nothing."""
+    path = Path(model) / KEYPHRASES
+    if not path.exists():
+        return None
+    with of_this_version(path, "rank.py compare"):
+        return from_json(RankedKeyphrases, read_json(path))
+
+
 def read_ablations(run: str | Path) -> dict[str, Ablation]:
     """{folder: study} of each finished study of ablate.py in the folder of a run."""
     ablations = {}
@@ -127,25 +182,28 @@ def read_ablations(run: str | Path) -> dict[str, Ablation]:
             for name, part in parts.items()
             if name.startswith("curve-")
         }
-        ablations[folder.name] = Ablation.from_parts(parts | {"curves": curves})
+        with of_this_version(folder, "ablate.py"):
+            ablations[folder.name] = Ablation.from_parts(parts | {"curves": curves})
     return ablations
+
+
+def pruned_folders(run: str | Path) -> list[Path]:
+    """The folders of the smaller models that prune.py made in a run folder."""
+    paths = sorted(Path(run).glob("*/*/results.json"))
+    # Not those of train.py, which have no selection.
+    return [path.parent for path in paths if "selection" in read_object(path)]
 
 
 def read_prunings(run: str | Path) -> Prunings:
     """The smaller models in each folder of prune.py in a run folder, most heads first."""
+    models = {folder: read_pruned(folder / "results.json") for folder in pruned_folders(run)}
     prunings: Prunings = {}
-    for path in sorted(Path(run).glob("*/*/results.json")):
-        record = read_json(path)
-        if "selection" in record:  # not a results.json of train.py
-            models = prunings.setdefault(path.parts[-3], {})
-            models[path.parts[-2]] = from_json(PrunedModel, record)
-
-    return {
-        folder: dict(sorted(models.items(), key=lambda named: -len(named[1].heads)))
-        for folder, models in prunings.items()
-    }
+    for folder in sorted(models, key=lambda folder: -len(models[folder].heads)):
+        prunings.setdefault(folder.parent.name, {})[folder.name] = models[folder]
+    return dict(sorted(prunings.items()))
 
 
 def read_pruned(path: str | Path) -> PrunedModel:
     """The results.json of one smaller model."""
-    return from_json(PrunedModel, read_json(path))
+    with of_this_version(Path(path).parents[1], "prune.py"):
+        return from_json(PrunedModel, read_json(path))

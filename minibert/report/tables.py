@@ -1,16 +1,16 @@
-"""Results as tables, sentences and marked text."""
+"""Results as tables and sentences."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from minibert.evaluation import intervals
-from minibert.evaluation.intervals import Change, Score, rank_correlation
+from minibert.evaluation.intervals import Score, rank_correlation
 from minibert.evaluation.metrics import Array, main_measure
 from minibert.heads.costs import Cost
 from minibert.keyphrases.choice import ALL_HEADS, RANDOM, THESE, UNIFORM
+from minibert.output.numbers import percent, points, signed, with_interval
 from minibert.report.results import Ablation, Curve, HeadEffects, PrunedModel
-from minibert.text.words import Span
 
 Rows = list[list[str]]  # of a table; the first row is the header
 
@@ -30,7 +30,7 @@ def score_rows(systems: Mapping[str, Mapping[str, Score]]) -> Rows:
     columns = list(dict.fromkeys(name for scores in systems.values() for name in scores))
     rows = [["", *columns]]
     for system, scores in systems.items():
-        shown = {n: (_with_interval if n == "loss" else _percent)(s) for n, s in scores.items()}
+        shown = {n: (with_interval if n == "loss" else percent)(s) for n, s in scores.items()}
         cells = [shown.get(name, "-") for name in columns]
         rows.append([system, *cells])
     return rows
@@ -49,7 +49,7 @@ def search_rows(ways: Mapping[str, Mapping[str, Score | float]]) -> Rows:
 
 def _search_cell(cell: Score | float | str) -> str:
     if isinstance(cell, Score):
-        return _with_interval(cell)
+        return with_interval(cell)
     return f"{cell:.4f}" if isinstance(cell, float) else cell
 
 
@@ -58,7 +58,7 @@ def fit_rows(f1: float, controls: Mapping[str, float]) -> Rows:
     random = [value for name, value in controls.items() if name.startswith(RANDOM)]
     others = {name: value for name, value in controls.items() if not name.startswith(RANDOM)}
     rows = [[name, f"{100 * value:.1f}"] for name, value in {THESE: f1, **others}.items()]
-    return [["", "F1@10"], *rows, [RANDOM, _percent(intervals.band(random))]]
+    return [["", "F1@10"], *rows, [RANDOM, percent(intervals.band(random))]]
 
 
 def f1_lines(
@@ -67,11 +67,7 @@ def f1_lines(
     """By how much F1@10 of the first way, (1 + R,), is above the others'; whether these are better
     than all heads and than what needs no choice of heads; and F1@10 of single heads."""
     first, changes = next(iter(ways)), intervals.leads(ways)
-    lines = [
-        f"F1@10, {first} less {way}: {100 * change.value:+.1f} "
-        f"[{100 * change.low:+.1f}, {100 * change.high:+.1f}]"
-        for way, change in changes.items()
-    ]
+    lines = [f"F1@10, {first} less {way}: {points(change)}" for way, change in changes.items()]
 
     if random and first == THESE and ALL_HEADS in changes:
         rivals = [way for way in (ALL_HEADS, UNIFORM) if changes[way].low <= 0]
@@ -90,34 +86,6 @@ def f1_lines(
         f"F1@10 of every head alone: mean {100 * np.mean([*alone.values()]):.1f}, highest "
         f"{100 * alone[best]:.1f} ({best}, chosen on this very set)",
     ]
-
-
-def signed(change: Score | Change) -> str:
-    """A change with its sign and its 95 % interval."""
-    return f"{change.value:+.4f} [{change.low:+.4f}, {change.high:+.4f}]"
-
-
-def marked(text: str, spans: Sequence[Span], colour: bool) -> str:
-    """The text with the spans, which must not overlap, in bold green or in [[brackets]]."""
-    opening, closing = ("\033[1;32m", "\033[0m") if colour else ("[[", "]]")
-    return insert_marks(text, sorted(spans), opening, closing)
-
-
-def insert_marks(text: str, spans: Sequence[Span], opening: str, closing: str) -> str:
-    """The text with marks around each span. `spans`: in order, without overlaps."""
-    parts, offset = [], 0
-    for start, end in spans:
-        parts += [text[offset:start], opening, text[start:end], closing]
-        offset = end
-    return "".join([*parts, text[offset:]])
-
-
-def _with_interval(score: Score) -> str:
-    return f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
-
-
-def _percent(score: Score) -> str:
-    return f"{100 * score.value:.1f} [{100 * score.low:.1f}, {100 * score.high:.1f}]"
 
 
 # Ablation ---------------------------------------------------------------------------------------
@@ -195,7 +163,7 @@ def curve_rows(curves: Mapping[str, Curve]) -> Rows:
     """How well each order of the heads preserves the score as heads are masked."""
     rows = [["order", "area under the curve", "heads gone within 1 %"]]
     for name, curve in curves.items():
-        rows.append([name, _with_interval(curve.area), str(curve.free)])
+        rows.append([name, with_interval(curve.area), str(curve.free)])
     return rows
 
 
@@ -225,13 +193,13 @@ def pruning_rows(models: Mapping[str, PrunedModel]) -> Rows:
     rows = [["", "heads", "by layer", "undecided", *costs, *scores]]
 
     cost = first.costs["dense"]
-    rows.append(["dense", *_size(cost), "-", *_costs(cost), _percent(first.dense[measure]), "100"])
+    rows.append(["dense", *_size(cost), "-", *_costs(cost), percent(first.dense[measure]), "100"])
 
     for name, model in models.items():
         cost = model.costs["pruned"]
         title = f"{name}, not fine-tuned: dev was worse" if model.recovered is False else name
         undecided = str(model.gates[-1].undecided) if model.gates else "-"
-        scores = [_percent(model.test[measure]), _percent(model.share)]
+        scores = [percent(model.test[measure]), percent(model.share)]
         rows.append([title, *_size(cost), undecided, *_costs(cost), *scores])
     return rows
 

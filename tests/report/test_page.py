@@ -3,8 +3,9 @@
 import numpy as np
 
 from minibert.data.documents import Document
+from minibert.output.pieces import LEVELS, text_pieces
 from minibert.phrases.ranking import Keyphrase
-from minibert.report.page import LEVELS, text_pieces, texts_page
+from minibert.report.page import texts_page
 
 WORDS = [(0, 4), (5, 9), (10, 18)]
 TEXT = "cold wind turbines"

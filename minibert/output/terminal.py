@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 
 from minibert.data.documents import Document
 from minibert.phrases.ranking import Keyphrase
-from minibert.report.tables import insert_marks
 from minibert.text.words import Span
 
 # ECMA-48: bold and underlined; back to normal.
@@ -45,6 +44,21 @@ def marked_text(document: Document, phrases: Sequence[Keyphrase], styles: bool) 
         for number, phrase in enumerate(phrases, 1)
     )
     return f"==> {printable(document.id)} <==\n{shown}\n\n{ranked}"
+
+
+def marked(text: str, spans: Sequence[Span], colour: bool) -> str:
+    """The text with the spans, which must not overlap, in bold green or in [[brackets]]."""
+    opening, closing = ("\033[1;32m", "\033[0m") if colour else ("[[", "]]")
+    return insert_marks(text, sorted(spans), opening, closing)
+
+
+def insert_marks(text: str, spans: Sequence[Span], opening: str, closing: str) -> str:
+    """The text with marks around each span. `spans`: in order, without overlaps."""
+    parts, offset = [], 0
+    for start, end in spans:
+        parts += [text[offset:start], opening, text[start:end], closing]
+        offset = end
+    return "".join([*parts, text[offset:]])
 
 
 def _on_one_line(phrase: str) -> str:

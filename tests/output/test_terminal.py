@@ -6,8 +6,8 @@ import unicodedata
 import pytest
 
 from minibert.data.documents import Document
+from minibert.output import terminal
 from minibert.phrases.ranking import Keyphrase
-from minibert.report import terminal
 from minibert.text.words import word_spans
 
 
