@@ -3,11 +3,13 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from minibert.errors import InputError
 from minibert.evaluation.intervals import Change, Score
+from minibert.evaluation.metrics import main_measure
 from minibert.files import read_json, read_object
 from minibert.heads.costs import Cost
 from minibert.heads.gate_training import GateProgress
@@ -28,6 +30,13 @@ class HeadEffects:
 
     heads: dict[str, dict[str, Change]]
     """{head: {measure: change from `full`}}"""
+
+
+def best_of_layers(alone: HeadEffects) -> list[str]:
+    """The head of each layer with the best main score when all other heads of it are masked."""
+    measure = main_measure(alone.full)
+    layers = groupby(alone.heads, key=lambda head: head.split("H")[0])  # "L3" of "L3H7"
+    return [max(heads, key=lambda h: alone.heads[h][measure].value) for _, heads in layers]
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,7 @@ class Ablation:
     """Each head masked."""
 
     alone: dict[str, HeadEffects]
-    """For each head, all other heads of its layer masked."""
+    """For each head, all other heads of its layer masked; on test only for `best_of_layers`."""
 
     attention: dict[str, dict[str, dict[str, float]]]
     """{split: {head: {measure: value}}} of `heads.importance.attention_profile`"""

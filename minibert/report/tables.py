@@ -10,7 +10,7 @@ from minibert.evaluation.metrics import Array, main_measure
 from minibert.heads.costs import Cost
 from minibert.keyphrases.choice import ALL_HEADS, RANDOM, THESE, UNIFORM
 from minibert.output.numbers import percent, points, signed, with_interval
-from minibert.report.results import Ablation, Curve, HeadEffects, PrunedModel
+from minibert.report.results import Ablation, Curve, HeadEffects, PrunedModel, best_of_layers
 
 Rows = list[list[str]]  # of a table; the first row is the header
 
@@ -128,15 +128,7 @@ def _single_heads_of_layers(ablation: Ablation) -> str:
     """For each layer, the head that serves best alone on dev, and the change of the main score on
     test when only this head is left in the layer."""
     dev, test = ablation.alone["dev"], ablation.alone["test"]
-    measure = main_measure(test.full)
-
-    by_layer: dict[str, list[str]] = {}
-    for head in dev.heads:
-        by_layer.setdefault(head.split("H")[0], []).append(head)
-    best_heads = [
-        max(heads, key=lambda head: dev.heads[head][measure].value) for heads in by_layer.values()
-    ]
-
+    measure, best_heads = main_measure(test.full), best_of_layers(dev)
     changes = (test.heads[head][measure].value / test.full[measure].value for head in best_heads)
     cells = [f"{head} {100 * change:+.1f} %" for head, change in zip(best_heads, changes)]
     return f"one head left in a layer, the best by dev; {measure} on test: {', '.join(cells)}"

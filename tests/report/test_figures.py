@@ -28,6 +28,7 @@ def test_pareto_band_holds_random_heads_without_fine_tuning(monkeypatch, tmp_pat
             test={"AP": test},
             dense={"AP": dense},
             share=test,
+            resampled=[ap],
             costs={},
         )
 

@@ -30,6 +30,7 @@ EFFECTS = HeadEffects({"AP": SCORE}, {"L0H1": {"AP": CHANGE}})
             {"AP": SCORE},
             {"AP": SCORE},
             SCORE,
+            [0.5, 0.25],
             {},
         ),
     ],

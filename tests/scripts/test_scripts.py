@@ -305,15 +305,15 @@ def test_ablate_prints_answers_and_writes_figures(run, capsys):
     first = single["heads"][curve["order"][0]]["loss"]["value"]
     step = curve["steps"]["loss"][1] - curve["steps"]["loss"][0]
     assert step == pytest.approx(first, abs=1e-6)
-    more = ["--ablation", "mean", "--orders", "single", "--stride", "4"]
+    more = ["--ablation", "mean", "--orders", "single", "--points", "3"]
     assert ablate.main([*arguments, *more]) == 0
     assert json.loads((run / "ablation-mean" / "single-test.json").read_text()) != single
     curve = json.loads((run / "ablation-mean" / "curve-single.json").read_text())
-    assert curve["masked"] == [0, 4, 6]
-    full, middle, none = curve["steps"]["AP"]
-    area = (4 * (full + middle) / 2 + 2 * (middle + none) / 2) / (6 * full)
+    assert curve["masked"] == [0, 1, 3, 6]
+    a, b, c, d = curve["steps"]["AP"]
+    area = (1 * (a + b) / 2 + 2 * (b + c) / 2 + 3 * (c + d) / 2) / (6 * a)
     assert curve["area"]["value"] == pytest.approx(area, abs=1e-12)
-    assert [len(values) for values in curve["steps"].values()] == [3] * len(curve["steps"])
+    assert [len(values) for values in curve["steps"].values()] == [4] * len(curve["steps"])
 
 
 def test_two_processes_compute_the_same_ablation(run):
@@ -365,14 +365,30 @@ def test_ablate_refuses_a_split_without_a_keyphrase(arguments, corpus, tmp_path,
     refused(capsys, arguments, "dev", "no keyphrase")
 
 
-def test_steps_for_free_by_hand():
-    assert ablate.steps_for_free(np.array([1.0, 1.2, 0.995, 0.98, 1.0])) == 2
-    assert ablate.steps_for_free(np.array([1.0, 0.999])) == 1
-    assert ablate.steps_for_free(np.array([1.0, 0.5])) == 0
+def test_points_within_a_loss_by_hand():
+    assert ablate.points_within(np.array([1.0, 1.2, 0.995, 0.98, 1.0])) == 2
+    assert ablate.points_within(np.array([1.0, 0.999])) == 1
+    assert ablate.points_within(np.array([1.0, 0.5])) == 0
+
+
+def test_points_of_a_curve_by_hand():
+    # 72 (1/6)^1.5 = 4.9, 72 (2/6)^1.5 = 13.9, ...
+    assert ablate.curve_points(72, 6) == [0, 5, 14, 25, 39, 55, 72]
+    assert ablate.curve_points(5, 4) == [0, 1, 2, 3, 5]
+
+
+@pytest.mark.parametrize("heads", [2, 3, 12, 72, 144])
+def test_points_of_a_curve_rise_to_all_heads(heads):
+    for points in range(2, heads + 1):
+        masked = ablate.curve_points(heads, points)
+        gaps = np.diff(masked)
+        assert (len(masked), masked[0], masked[-1]) == (points + 1, 0, heads)
+        assert gaps.min() >= 1
+        assert (np.diff(gaps) >= -1).all()  # rounding
 
 
 @pytest.mark.parametrize(
-    "wrong", ["--documents -1", "--stride 0", "--random -1", "--orders --random 0"]
+    "wrong", ["--documents -1", "--points 1", "--random -1", "--orders --random 0"]
 )
 def test_ablate_refuses_numbers_out_of_range(tmp_path, capsys, wrong):
     with pytest.raises(SystemExit) as stop:
