@@ -1,4 +1,4 @@
-# make demo     train on the bundled sample and show what comes out
+# make demo     the whole study on the bundled sample -> runs/demo/report.html
 # make check    lint, spelling, types
 # make quick    the tests that are not marked slow
 # make test     make check, then all tests
@@ -13,8 +13,18 @@ KILLS ?= 170
 
 .PHONY: demo check quick test numeric soak bench study peers clean
 
+# Each step says first how long it takes. The same command again goes on where it stopped.
 demo: $(VENV)/.installed
-	$(BIN)/python train.py --out runs/demo --show 10
+	@echo "== 1 of 5: train a tagger that marks the words in keyphrases"
+	$(BIN)/python train.py --out runs/demo --show 1
+	@echo "== 2 of 5: which heads matter? Mask each head alone, then more and more of them"
+	$(BIN)/python ablate.py --run runs/demo
+	@echo "== 3 of 5: which heads can go? Gates choose 36 heads, and 12 of them"
+	$(BIN)/python prune.py --run runs/demo --keep 36 12 --steps 40 --recover 30
+	@echo "== 4 of 5: the control: 12 heads at random"
+	$(BIN)/python prune.py --run runs/demo --keep 12 --random --recover 30
+	@echo "== 5 of 5: what are the heads that are left good for? Rank keyphrases by their attention"
+	$(BIN)/python rank.py compare runs/demo
 
 check: $(VENV)/.tests
 	$(BIN)/ruff check .
