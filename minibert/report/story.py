@@ -166,9 +166,8 @@ def keyphrase_rows(models: Sequence[Model]) -> Rows:
     """How well the attention of each model's heads ranks keyphrases, and how well the controls
     do. No rows before rank.py compare."""
     systems = {m.title: m.keyphrases.scores for m in models if m.keyphrases} | _controls(models)
-    return score_rows(
-        {way: {n: scores[n] for n in SHOWN if n in scores} for way, scores in systems.items()}
-    )
+    rows = {way: {n: scores[n] for n in SHOWN if n in scores} for way, scores in systems.items()}
+    return score_rows(rows) if rows else []
 
 
 def _controls(models: Sequence[Model]) -> dict[str, Scores]:
