@@ -470,9 +470,8 @@ def announce(ranker: Ranker, documents: Sequence[Document], models: int) -> str:
     began = time.perf_counter()
     rank_by_all_heads(ranker, timed)
     seconds = (time.perf_counter() - began) * models * len(documents) / len(timed)
-    return (
-        f"keyphrases of {len(documents)} documents by {models} models; {describe_seconds(seconds)}"
-    )
+    work = f"keyphrases of {len(documents)} documents, ranked by the attention of {models} models"
+    return f"{work}; {describe_seconds(seconds)}"
 
 
 def rank_by_all_heads(ranker: Ranker, documents: Sequence[Document]) -> results.RankedKeyphrases:

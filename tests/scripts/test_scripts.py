@@ -1,6 +1,8 @@
 """Each script as a user runs it: main([...]), what it prints, what it leaves, how it refuses."""
 
+import errno
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import torch
 
 import ablate
 import prune
+import rank
 import train
 from minibert import hub, load_pretrained
 from minibert.data.corpus import SAMPLE
@@ -104,6 +107,7 @@ def test_two_processes_train_the_same_model(arguments, tmp_path, plan, precision
     command += [train.__file__, *arguments, *more, "--out", out]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert done.stdout.count("Test, 95 % intervals") == 1
+    assert done.stdout.count("training: ") == 1
     one, two = (load_pretrained(folder).state_dict() for folder in (tmp_path / "run", out))
     assert_same_weights(one, two, precision)
     results = [json.loads((f / "results.json").read_text()) for f in (tmp_path / "run", out)]
@@ -624,7 +628,7 @@ def test_report_shows_all_results_and_escapes_texts(arguments, corpus, tmp_path)
     assert write_report(str(run)).read_bytes() == written
     short = Page((run / "report.html").read_text(encoding="utf-8"))
     assert len(short.all("img")) == 1
-    assert "Ablation of heads" not in short.words
+    assert "Which heads matter" not in short.words
 
     # After ablation and pruning.
     few = ["--run", str(run), "--device", "cpu", "--documents", "3"]
@@ -649,7 +653,7 @@ def test_report_shows_all_results_and_escapes_texts(arguments, corpus, tmp_path)
     change = "{value:+.4f} [{low:+.4f}, {high:+.4f}]".format(**effect)
     assert titles[5].startswith(f"L1H2: loss {change}, ")
     assert titles[7] == f"L0H1: AP {100 * ap:.1f}"
-    assert len(page.all("details")) == 6 + 3  # each head and all of them, a table, settings
+    assert len(page.all("details")) == 6 + 5  # each head and all of them, three tables, settings
     for word in (
         "keep-4",
         "keep-2",
@@ -676,4 +680,222 @@ def test_report_of_given_labels_has_no_texts(arguments, corpus, tmp_path):
     assert train.main([*arguments, "--labels", "given"]) == 0
     page = Page((tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
     assert "accuracy" in page.words
-    assert "Texts of the test set" not in page.words
+    assert "texts of the test set" not in page.words
+    assert "tagger, gives each word of a text a label" in page.words
+
+
+QUESTIONS = {
+    "train": ["What was asked, and of which data", "How good is the tagger?"],
+    "ablate": ["Which heads matter? (ablation-zero)"],
+    "prune": ["Which heads can go?"],
+    "compare": ["What are the heads that are left good for?"],
+    "texts": ["What it looks like: texts of the test set"],
+    "table": ["All models in one table"],
+}
+
+
+@pytest.mark.parametrize(
+    "scripts", [["ablate"], ["prune"], ["compare"], ["ablate", "prune", "compare"]], ids=str
+)
+def test_report_has_a_section_for_each_script_that_was_run(run, scripts, capsys):
+    few = ["--run", str(run), "--device", "cpu", "--documents", "3"]
+    if "ablate" in scripts:
+        assert ablate.main([*few, "--orders", "gradient", "--random", "1"]) == 0
+    if "prune" in scripts:
+        assert prune.main([*few, "--keep", "2", "--random"]) == 0
+    if "compare" in scripts:
+        assert rank.main(["compare", str(run)]) == 0
+
+    sections = ["train", *scripts, "texts"]
+    sections += ["table"] if scripts != ["ablate"] else []
+    page = (run / "report.html").read_text(encoding="utf-8")
+    headings = [heading for name in sections for heading in QUESTIONS[name]]
+    assert re.findall("<h2>(.*?)</h2>", page) == headings
+    assert "train: 8 documents, " in Page(page).words
+    questions = ("Which heads matter to it?", "How many heads can go", "What else are the heads")
+    asked = [name in scripts for name in ("ablate", "prune", "compare")]
+    assert [question in page for question in questions] == asked
+
+
+# rank.py compare --------------------------------------------------------------------------------
+
+
+def compared(run: Path, capsys, *more: str) -> tuple[str, list[list[str]]]:
+    """What `compare` prints before its table, and the rows of the table, cell by cell."""
+    capsys.readouterr()
+    assert rank.main(["compare", str(run), *more]) == 0
+    printed = capsys.readouterr().out
+    before, _, table = printed.partition("      heads")
+    lines = table.split("\n\n")[0].splitlines()[2:]
+    return before, [re.split(r"  +", line) for line in lines]
+
+
+def test_compare_ranks_by_all_heads_of_each_model(run, corpus, tmp_path, capsys):
+    """As `evaluate` does, which is given each model; the table is made of their files."""
+    assert pruned(run, "--keep", "4", "0", "--random") == 0
+    assert pruned(run, "--keep", "4", "--random", "--seed", "1", "--documents", "3") == 0
+    before, rows = compared(run, capsys)
+    assert "keyphrases of 4 documents, ranked by the attention of 3 models; about " in before
+    assert not (run / "prune-random-0" / "keep-0" / "keyphrases.json").exists()
+
+    folders = [run, run / "prune-random-0" / "keep-4", run / "prune-random-1" / "keep-4"]
+    names = ["dense", *(f"4 heads, at random ({folder.parent.name})" for folder in folders[1:])]
+    for folder, name in zip(folders, names):
+        out = tmp_path / "scores.json"
+        data = str(corpus / "test.jsonl")
+        more = ["--model", str(folder), "--heads", "all", "--out", str(out)]
+        assert rank.main(["evaluate", data, *more]) == 0
+        expected = json.loads(out.read_text())
+        record = json.loads((folder / "keyphrases.json").read_text())
+        assert record["scores"] == expected["test"].pop("all heads")
+        assert record["controls"] == expected["test"]
+        assert record["above"] == expected["F1@10 above"]
+        assert record["resampled"][0] == record["scores"]["F1@10"]["value"]
+        assert len(record["resampled"]) == 1001
+
+        model = load_pretrained(folder)
+        value, low, high = (100 * x for x in record["scores"]["F1@10"].values())
+        (row,) = [row for row in rows if row[0] == name]
+        millions = sum(p.numel() for p in model.parameters()) / 1e6
+        assert row[1:3] == [str(len(model.config.present_heads)), f"{millions:.1f} M"]
+        assert row[-1] == f"{value:.1f} [{low:.1f}, {high:.1f}]"
+
+    controls = ["word prior", "no stop words", "uniform weights", "without attention"]
+    controls += ["first candidates"]
+    titles = ["dense", *names[1:], "0 heads, at random"]
+    assert sorted(row[0] for row in rows) == sorted([*titles, *(f"control: {c}" for c in controls)])
+
+
+def test_compare_again_computes_what_is_missing(run, capsys, monkeypatch):
+    assert pruned(run, "--keep", "4", "2", "--random") == 0
+    _, rows = compared(run, capsys)
+    paths = sorted(run.rglob("keyphrases.json"))
+    contents = [path.read_bytes() for path in paths]
+    assert len(paths) == 3
+    paths[1].unlink()
+    before, again = compared(run, capsys)
+    assert "by the attention of 1 models" in before
+    assert again == rows
+    assert [path.read_bytes() for path in paths] == contents
+    before, again = compared(run, capsys)
+    assert not before.strip()
+    assert again == rows
+
+    # A full disk: one sentence, and the models before it are kept.
+    paths[0].unlink()
+    paths[2].unlink()
+    replace = os.replace
+
+    def full(source, target):
+        if Path(target) == paths[2]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        assert rank.main(["compare", str(run)]) == 2
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error == f"error: {paths[2]}: cannot be written (No space left on device)"
+    assert [path.exists() for path in paths] == [True, True, False]
+    assert compared(run, capsys)[1] == rows
+
+    # Another language ranks anew.
+    compared(run, capsys, "--language", "de")
+    assert json.loads(paths[0].read_text())["language"] == "de"
+
+
+def test_report_shows_phrases_that_each_model_ranks_first(run, corpus, capsys):
+    assert pruned(run, "--keep", "2", "--random") == 0
+    compared(run, capsys)
+    (path,) = (run / "prune-random-0").rglob("keyphrases.json")
+    texts = json.loads(path.read_text())["texts"]
+    lines = (corpus / "test.jsonl").read_text(encoding="utf-8").splitlines()
+    assert list(texts) == [json.loads(line)["id"] for line in lines][:3]
+    page = Page((run / "report.html").read_text(encoding="utf-8"))
+    for phrases in texts.values():
+        assert 1 <= len(phrases) <= 10
+        assert f"attention of 2 heads, at random: {'; '.join(phrases)}" in page.words
+
+
+def test_compare_needs_a_run_with_keyphrases(arguments, corpus, tmp_path, capsys):
+    assert rank.main(["compare", str(tmp_path / "nothing")]) == 2
+    assert "nothing: no run.json in it; make a run with train.py" in capsys.readouterr().err
+    assert not (tmp_path / "nothing").exists()
+    for split in ("train", "dev", "test"):
+        lines = [{"id": i, "words": ["Cold", "wind"], "labels": ["O", "I"]} for i in (1, 2)]
+        (corpus / f"{split}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert train.main([*arguments, "--labels", "given"]) == 0
+    assert rank.main(["compare", str(tmp_path / "run")]) == 2
+    assert "no test document has keyphrases" in capsys.readouterr().err
+
+
+# Other versions, and the time that is left ------------------------------------------------------
+
+
+def test_results_of_another_version_are_named_and_nothing_is_changed(run, arguments, capsys):
+    """Whatever a script needs and the file lacks."""
+    few = ["--run", str(run), "--device", "cpu"]
+    assert ablate.main([*few, "--orders", "gradient", "--random", "0"]) == 0
+    assert pruned(run, "--keep", "2", "--random") == 0
+    assert rank.main(["compare", str(run)]) == 0
+    page = (run / "report.html").read_bytes()
+    smaller = run / "prune-random-0"
+    for path, key, folder, script in (
+        (run / "ablation-zero" / "single-test.json", "heads", run / "ablation-zero", "ablate.py"),
+        (smaller / "keep-2" / "results.json", "resampled", smaller, "prune.py"),
+        (run / "keyphrases.json", "above", run / "keyphrases.json", "rank.py compare"),
+        (run / "results.json", "test", run, "train.py"),
+    ):
+        content = path.read_text()
+        record = json.loads(content)
+        del record[key]
+        path.write_text(json.dumps(record))
+        why = f"error: {folder}: made by another version of minibert; delete it and run {script}"
+        refused(capsys, [*arguments, "--show", "0"], f"{why} again")
+        path.write_text(content)
+    assert (run / "report.html").read_bytes() == page
+
+    record = run / "ablation-zero" / "single-test.json"
+    record.write_text("[1]")
+    refused(capsys, [*arguments, "--show", "0"], "made by another version")
+
+
+def tenth_of_a_second_a_window(model, windows, tokens=0):
+    assert not model.training  # dropout would be drawn
+    return len(windows) / 10
+
+
+def test_training_says_how_long_it_takes(arguments, monkeypatch, capsys):
+    """2 epochs: 3.2 passes over 53 windows of train, in 14 steps, and one over 31 of dev."""
+    monkeypatch.setattr(train, "seconds_per_pass", tenth_of_a_second_a_window)
+    set_rate = Stepper.set_rate
+
+    def stopped(self, step):
+        if step == 15:
+            raise KeyboardInterrupt
+        set_rate(self, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stepper, "set_rate", stopped)
+        assert train.main(arguments) == 130
+    assert "training: 28 steps, about 40 s\n" in capsys.readouterr().out
+    assert train.main(arguments) == 0
+    assert "training: 14 steps after 14 that are done, about 20 s\n" in capsys.readouterr().out
+    assert train.main(arguments) == 0
+    assert "training:" not in capsys.readouterr().out
+
+
+def test_pruning_says_how_long_it_takes(run, monkeypatch, capsys):
+    """A step has 4 windows; 3 passes over 31 windows of dev, one over 31 of test."""
+    monkeypatch.setattr(prune, "seconds_per_pass", tenth_of_a_second_a_window)
+    sweep = ["--keep", "4", "2", "--steps", "3"]
+    assert pruned(run, *sweep) == 0
+    line = "smaller models to make: 2, at most 3 steps of gates each; about 31 s\n"
+    assert line in capsys.readouterr().out
+    (run / "prune-keep" / "keep-2" / "results.json").unlink()
+    assert pruned(run, *sweep) == 0
+    assert "to make: 1, at most 3 steps of gates each; about 15 s\n" in capsys.readouterr().out
+    assert pruned(run, *sweep) == 0
+    assert "to make" not in capsys.readouterr().out
+    assert pruned(run, "--keep", "2", "--random", "--recover", "1") == 0
+    assert "to make: 1, 1 steps of fine-tuning each; about 14 s\n" in capsys.readouterr().out
