@@ -21,8 +21,8 @@ demo: $(VENV)/.installed
 	$(BIN)/python ablate.py --run runs/demo
 	@echo "== 3 of 5: which heads can go? Gates choose 36 heads, and 12 of them"
 	$(BIN)/python prune.py --run runs/demo --keep 36 12 --steps 40 --recover 30
-	@echo "== 4 of 5: the control: 12 heads at random"
-	$(BIN)/python prune.py --run runs/demo --keep 12 --random --recover 30
+	@echo "== 4 of 5: the control: 12 heads at random, with as many steps of fine-tuning"
+	$(BIN)/python prune.py --run runs/demo --keep 12 --random --recover 60
 	@echo "== 5 of 5: what are the heads that are left good for? Rank keyphrases by their attention"
 	$(BIN)/python rank.py compare runs/demo
 
