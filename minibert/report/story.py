@@ -119,21 +119,24 @@ def pruning_answers(models: Sequence[Model], measure: str) -> list[str]:
             f"heads, {loss or gain or 'no significant change'}."
         )
 
-    pairs = [(a.pruned, b.pruned, f"{a.title}, less {b.title}") for a in models for b in models]
-    return answers + [
-        f"Control: {measure} of {titles}: {_lead(chosen.resampled, random.resampled)}."
-        for chosen, random, titles in pairs
-        if chosen and random and _is_control(chosen, random)
+    for chosen, random in _controlled(models):
+        assert chosen.pruned
+        assert random.pruned
+        change = _lead(chosen.pruned.resampled, random.pruned.resampled)
+        answers.append(f"Control: {measure} of {chosen.title}, less {random.title}: {change}.")
+    return answers
+
+
+def _controlled(models: Sequence[Model]) -> list[tuple[Model, Model]]:
+    """Pairs of a model whose heads were chosen, and its control: as many heads at random, scored on
+    the same documents."""
+    return [
+        (a, b)
+        for a in models
+        for b in models
+        if a.pruned and b.pruned and a.pruned.selection != "random" == b.pruned.selection
+        if a.heads == b.heads and a.pruned.dense == b.pruned.dense
     ]
-
-
-def _is_control(chosen: PrunedModel, random: PrunedModel) -> bool:
-    """Whether `random` has as many heads, at random, and was scored on the same documents."""
-    return (
-        (chosen.selection != "random" == random.selection)
-        and len(chosen.heads) == len(random.heads)
-        and chosen.dense == random.dense
-    )
 
 
 def keyphrase_answers(models: Sequence[Model]) -> list[str]:
@@ -146,7 +149,13 @@ def keyphrase_answers(models: Sequence[Model]) -> list[str]:
             changes = {name: _verdict(keyphrases.above[name]) for name in (NO_ATTENTION, UNIFORM)}
             if dense and model.pruned:
                 changes["dense"] = _lead(keyphrases.resampled, dense.resampled)
-            answers += [f"{model.title}, less {name}: {c}." for name, c in changes.items()]
+            differences = "; ".join(f"less {name}: {change}" for name, change in changes.items())
+            answers.append(f"{model.title}, {differences}.")
+
+    for chosen, random in _controlled(models):
+        if chosen.keyphrases and random.keyphrases:
+            change = _lead(chosen.keyphrases.resampled, random.keyphrases.resampled)
+            answers.append(f"Control: {chosen.title}, less {random.title}: {change}.")
     return answers
 
 

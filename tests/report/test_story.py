@@ -127,13 +127,20 @@ def test_keyphrases_are_compared_with_controls_and_with_the_dense_model():
         smaller("gates", 36, 0.9, score(1)),  # without keyphrases
         smaller("gates", 12, 0.8, score(0.9), keyphrases(0.25, -0.03, False)),
     ]
-    assert keyphrase_answers(models) == [
-        "dense, less without attention: +12.5 [+11.5, +13.5], significant.",
-        "dense, less uniform weights: +12.5 [+11.5, +13.5], significant.",
-        "12 gates, less without attention: -3.0 [-4.0, -2.0], not significant.",
-        "12 gates, less uniform weights: -3.0 [-4.0, -2.0], not significant.",
-        "12 gates, less dense: -25.0 [-25.0, -25.0], significant.",
-    ]
+    random = smaller("random", 12, 0.8, score(0.9), keyphrases(0.375, 0.1, True))
+    one, two, three, control = keyphrase_answers([*models, random])
+    assert one == (
+        "dense, less without attention: +12.5 [+11.5, +13.5], significant; "
+        "less uniform weights: +12.5 [+11.5, +13.5], significant."
+    )
+    assert two == (
+        "12 gates, less without attention: -3.0 [-4.0, -2.0], not significant; "
+        "less uniform weights: -3.0 [-4.0, -2.0], not significant; "
+        "less dense: -25.0 [-25.0, -25.0], significant."
+    )
+    assert three.startswith("12 random, less without attention: +10.0")
+    assert control == "Control: 12 gates, less 12 random: -12.5 [-12.5, -12.5], significant."
+    assert keyphrase_answers(models) == [one, two]
     header, *rows = keyphrase_rows(models)
     assert header == ["", "F1@10", "AP"]
     assert rows[:3] == [
