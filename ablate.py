@@ -33,7 +33,13 @@ from minibert.heads import ablation
 from minibert.heads.ablation import masks_without
 from minibert.heads.importance import attention_profile, by_importance
 from minibert.report import figures, page, tables
-from minibert.report.results import Ablation, HeadEffects, best_of_layers, from_json
+from minibert.report.results import (
+    Ablation,
+    HeadEffects,
+    best_of_layers,
+    from_json,
+    significant_heads,
+)
 from minibert.runtime import cli, distributed
 from minibert.runtime.device import choose_device, slow_precision
 from minibert.runtime.folder import once, open_run
@@ -44,6 +50,7 @@ Order = Literal["single", "gradient", "entropy"]
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 POINTS = 24  # of a curve
 PROFILE, GRADIENT = 2, 4  # forward passes that take the time of these parts
+FEW = 0.2  # of the heads are measured on test, before it is known which
 LONG = 60  # seconds of work that is worth more processes, and advice on how to shorten it
 PROCESSES = 4  # at most, without torchrun: each holds the model
 
@@ -66,7 +73,7 @@ class AblateSettings:
     effect of masking the head alone; gradient: by Michel's importance; entropy: the most spread
     attention first."""
 
-    random: int = 5
+    random: int = 3
     """Random orders beside them, as the control; drawn as a band."""
 
     documents: int = 0
@@ -228,14 +235,12 @@ class Study:
 
     def _effects_of_heads(self) -> dict[str, Part]:
         passes = ablation.passes_of_ablate(masks_without(self.config, [[h] for h in self.heads]))
-        of_few = passes * self.config.num_hidden_layers / len(self.heads)
-
+        work = {"dev": passes, "test": FEW * passes}
         parts = {}
         for split in ("dev", "test"):
-            parts[f"single-{split}"] = Part(split, passes, partial(self.single, split))
+            parts[f"single-{split}"] = Part(split, work[split], partial(self.single, split))
+            parts[f"alone-{split}"] = Part(split, work[split], partial(self.alone, split))
             parts[f"attention-{split}"] = Part(split, PROFILE, partial(self.attention, split))
-        parts["alone-dev"] = Part("dev", passes, partial(self.alone, "dev"))
-        parts["alone-test"] = Part("test", of_few, partial(self.alone, "test"))
         return parts
 
     def _orders_and_curves(self) -> dict[str, Part]:
@@ -283,8 +288,12 @@ class Study:
     # The parts ----------------------------------------------------------------------------------
 
     def single(self, split: str, progress: ProgressBar) -> dict:
-        """The effects of masking each head."""
-        return self.effects(split, {head: [head] for head in self.heads}, progress)
+        """The effects of masking each head; on test only of those that are significant on dev."""
+        heads = self.heads
+        if split == "test":
+            on_dev = from_json(HeadEffects, self.done["single-dev"])
+            heads = [parse_head(name) for name in significant_heads(on_dev)]
+        return self.effects(split, {head: [head] for head in heads}, progress)
 
     def alone(self, split: str, progress: ProgressBar) -> dict:
         """For each head, the effects of masking all other heads of its layer. On test only for the
