@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, distributed, multiprocessing
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from minibert.errors import InputError
 
@@ -71,14 +72,16 @@ def with_helpers(job: Callable[..., Any], arguments: tuple, processes: int) -> I
         _join_store(store, 0, processes)
         yield
         helpers.join()
-    except RuntimeError as error:
-        if any(helper.is_alive() for helper in helpers.processes):
-            raise
-        reason = str(error).strip().splitlines()[-1]
-        raise InputError(
-            f"a process that shared the work has ended ({reason}); if memory is short, set "
-            "OMP_NUM_THREADS=1, which leaves one process, and run the same command again"
-        ) from None
+    except RuntimeError:  # as gloo says when another process of the group is gone
+        try:
+            helpers.join(timeout=5)
+        except (ProcessExitedException, ProcessRaisedException) as ended:
+            reason = str(ended).strip().splitlines()[-1]
+            raise InputError(
+                f"one of {processes} processes has ended ({reason}); if memory is short, set "
+                "OMP_NUM_THREADS=1, which leaves one, and run the same command again"
+            ) from None
+        raise
     finally:
         for helper in helpers.processes:
             helper.terminate()
@@ -97,6 +100,10 @@ def _run_helper(
 
 
 def _join_store(store: distributed.Store, rank: int, processes: int) -> None:
+    # A process that has ended before this point would let the others wait for ever.
+    store.set(f"process {rank}", "ready")
+    store.wait([f"process {number}" for number in range(processes)], timedelta(minutes=2))
+
     # One process may wait long for another: a collection with one very long document.
     distributed.init_process_group(
         "gloo", store=store, rank=rank, world_size=processes, timeout=timedelta(days=1)
