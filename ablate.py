@@ -10,7 +10,6 @@ import copy
 import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -127,9 +126,10 @@ def ablate(settings: AblateSettings) -> None:
     free = ("orders", "random")
     with open_run(settings.folder, settings, inputs, free, study.device):
         seconds = study.seconds_left()
+        processes = count_processes(study.device, seconds)
         if writes and seconds:
             print(announce(settings, study.device, seconds), flush=True)
-        with share_work(settings, study.device, seconds):
+        with distributed.with_helpers(help_with_study, (settings,), processes):
             results = Ablation.from_parts(study.results())
 
         if writes:
@@ -145,32 +145,21 @@ def ablate(settings: AblateSettings) -> None:
 
 def announce(settings: AblateSettings, device: torch.device, seconds: float) -> str:
     """How long the work will take, and what makes it shorter."""
-    processes = count_processes(device, seconds)
-    shared = f" in {processes} processes" if processes > 1 else ""
-    line = f"ablation: {describe_seconds(seconds / processes)}{shared}"
+    line = f"ablation: {describe_seconds(seconds)}"
     if seconds > LONG:
-        line += "; less with fewer --documents, --points or --random, or for a first look with "
-        line += "--precision bf16"
+        line += "; fewer --documents, --points or --random take less"
+        if not slow_precision("bf16", device):
+            line += ", and --precision bf16, for a first look"
     if slow := slow_precision(settings.precision, device):
         line += f"\n{slow}"
     return line
 
 
 def count_processes(device: torch.device, seconds: float) -> int:
-    """The number of processes for work of so many seconds: on a CPU one for each thread of torch,
-    if the work is long. Under torchrun those that it started."""
-    if distributed.size() > 1:
-        return distributed.size()
-    is_shared = device.type == "cpu" and seconds > LONG
+    """For long work on a CPU one process for each thread of torch. 1 under torchrun, which has
+    started the others."""
+    is_shared = device.type == "cpu" and seconds > LONG and distributed.size() == 1
     return min(torch.get_num_threads(), PROCESSES) if is_shared else 1
-
-
-def share_work(settings: AblateSettings, device: torch.device, seconds: float) -> Any:
-    """A context in which other processes compute their part of the study."""
-    processes = count_processes(device, seconds)
-    if processes == distributed.size():
-        return nullcontext()
-    return distributed.with_helpers(help_with_study, (settings,), processes)
 
 
 def help_with_study(settings: AblateSettings) -> None:
@@ -257,15 +246,16 @@ class Study:
         return parts
 
     def seconds_left(self) -> float:
-        """An estimate for the parts that have no file yet, computed in one process with the threads
-        that torch has now."""
+        """An estimate for the parts that have no file yet. Helpers are left out of account: two
+        threads in one process are nearly as fast as two processes."""
         left = [p for name, p in self.parts.items() if not self.file(name).exists()]
         splits = {part.split for part in left if part.passes}
         seconds = {
             split: seconds_per_pass(self.model, self.splits[split].windows, self.settings.tokens)
             for split in splits
         }
-        return sum(part.passes * seconds[part.split] for part in left if part.passes)
+        passes = sum(part.passes * seconds[part.split] for part in left if part.passes)
+        return passes / distributed.size()
 
     def results(self) -> dict[str, Any]:
         """Every part by name, and the curves by the name of their order."""
