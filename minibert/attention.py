@@ -93,7 +93,7 @@ def attend_nested(
     query: Tensor, key: Tensor, value: Tensor, lengths: list[int], dropout: float
 ) -> Tensor:
     """One kernel for all sequences: a GPU would wait for the launch of one call per sequence."""
-    offsets = torch.tensor([0, *accumulate(lengths)], device=query.device)
+    offsets = torch.tensor([0, *accumulate(lengths)]).to(query.device, non_blocking=True)
 
     def nest(packed: Tensor) -> Tensor:
         nested = torch.nested.nested_tensor_from_jagged(

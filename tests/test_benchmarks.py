@@ -1,11 +1,14 @@
 """The parts of the benchmarks that need no peer: an error in them would only show as a number."""
 
 from collections import Counter
+from dataclasses import replace
 from math import log
 
 import numpy as np
 import pytest
+import torch
 
+from benchmarks import gpu
 from benchmarks import keyphrase_quality as quality
 from minibert.data.documents import Document
 from minibert.evaluation import intervals
@@ -98,3 +101,32 @@ def test_left_out_documents(tmp_path):
         for name in ("semeval2017", "semeval2017-without-dev")
     }
     assert ids == {"semeval2017": [*"1234"], "semeval2017-without-dev": [*"124"]}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*nested tensors is in prototype")
+def test_gpu_benchmark_runs_on_the_cpu(monkeypatch, capsys):
+    """On a tiny shape, so that an error in it shows without a GPU."""
+    tiny = replace(
+        gpu.BERT_BASE, vocab_size=1100, hidden_size=24, num_hidden_layers=2, num_attention_heads=3,
+        intermediate_size=32,
+    )  # fmt: skip
+    monkeypatch.setattr(gpu, "BERT_BASE", tiny)
+    monkeypatch.setattr(gpu, "SHAPES", {"tiny": tiny})
+    assert (
+        gpu.main(["--device", "cpu", "--documents", "3", "--batch-size", "2", "--rounds", "1"]) == 0
+    )
+
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split()[:3] for line in lines if "tokens/s" in line and "minibert" in line]
+    precisions = ("float32", "bf16", "fp16")
+    assert rows == [[p, job, "minibert"] for p in precisions for job in ("forward", "training")]
+    assert sum("6 heads" in line for line in lines) == 4
+    assert sum("MiB simulated" in line for line in lines) == 4
+    assert sum("varlen" in line for line in lines) == 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
+def test_gpu_benchmark_without_a_gpu_says_so(capsys):
+    assert gpu.main([]) == 2
+    assert "needs a CUDA device" in capsys.readouterr().err

@@ -163,11 +163,6 @@ def all_reduce_sum(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def reduce_float(value: float) -> float:
-    """The sum of a number over all processes."""
-    return float(all_reduce_sum(np.array([value]))[0])
-
-
 def all_reduce_gradients(parameters: Iterable[Tensor]) -> None:
     """Sum each gradient over all processes, in place. A missing gradient counts as zero."""
     if size() == 1:
