@@ -147,10 +147,10 @@ def page(results: Mapping[Benchmark, Result], here: Mapping[str, str]) -> str:
     parts = [
         "# Benchmarks",
         f"{here['machine']}. {here['versions']}. Written by `make bench`.{bf16}",
-        "A ratio is the time over ours in the same rounds, with the range of single rounds: above 1 "
-        "ours is faster. The limit is the speed of the better of MKL's and oneDNN's product of the "
-        "feed-forward network's matrices, with as many threads in the same rounds. A row's share "
-        "of it counts the arithmetic that the answer needs: no padding, nothing twice.",
+        "A ratio is the time over ours in the same rounds, with the range of single rounds: above "
+        "1 ours is faster. The limit is the speed of the better of MKL's and oneDNN's product of "
+        "the feed-forward network's matrices, with as many threads in the same rounds. A row's "
+        "share of it counts the arithmetic that the answer needs: no padding, nothing twice.",
     ]
     for benchmark, result in results.items():
         command = " ".join(benchmark.words).replace(f"{sys.executable} ", "PYTHON ")

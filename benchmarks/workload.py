@@ -25,6 +25,7 @@ from minibert import (
 )
 from minibert.data.batches import Batch, Split, Window, collate, make_split
 from minibert.data.corpus import read_documents
+from minibert.data.documents import Document
 from minibert.hub import DEFAULT_MODEL, find_model
 from minibert.text.tokenizer import Tokenizer
 
@@ -130,13 +131,15 @@ def read_split(data: Path, documents: int, config: BertConfig) -> Split:
 def random_split(sizes: Sequence[int], config: BertConfig) -> Split:
     """Documents of so many random pieces, each a word with a random label; always the same."""
     draw = random.Random(1)
-    windows, targets = [], []
+    documents, windows, targets = [], [], []
     for number, size in enumerate(sizes):
         words = list(range(size - 2))
+        spans = [(2 * word, 2 * word + 1) for word in words]
+        documents.append(Document(str(number), "x " * len(words), spans))
         ids = [101, *draw.choices(range(1000, config.vocab_size), k=len(words)), 102]
         windows.append(Window(number, ids, words, [w + 1 for w in words], [-1, *words, -1]))
         targets.append(draw.choices(range(len(LABELS)), k=len(words)))
-    return Split([], windows, targets)
+    return Split(documents, windows, targets)
 
 
 # The machine ------------------------------------------------------------------------------------
