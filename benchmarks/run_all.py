@@ -73,19 +73,19 @@ class Result:
 
 
 def benchmarks(settings: Settings) -> list[Benchmark]:
-    base = "--shape bert-base --layers 2 --documents 8 --lengths mixed one"
+    base = "--shape bert-base --layers 1 --documents 8 --lengths mixed one"
     peers = f"--peers {sys.executable} {settings.transformers4.absolute()}"
     rows = [
-        ("Start-up", 60, "startup"),
+        ("Start-up", 50, "startup"),
         ("Memory of a training step", 60, "memory"),
-        ("Heads removed", 30, "heads_removed"),
-        ("Keyphrases", 60, "keyphrases"),
-        ("Forward pass, MiniLM, 1 thread", 600, "forward"),
-        ("Forward pass, MiniLM, 2 threads", 300, "forward --threads 2"),
-        ("Forward pass, two layers of BERT-base, 1 thread", 280, f"forward {base}"),
-        ("Forward pass, two layers of BERT-base, 2 threads", 140, f"forward {base} --threads 2"),
-        ("Training step, MiniLM, 2 threads", 400, "training --threads 2"),
-        ("Ablation, MiniLM, 1 thread", 600, f"ablation {peers}"),
+        ("Heads removed", 20, "heads_removed"),
+        ("Keyphrases", 70, "keyphrases --documents 8"),
+        ("Forward pass, MiniLM, 1 thread", 640, "forward"),
+        ("Forward pass, MiniLM, 2 threads", 370, "forward --threads 2"),
+        ("Forward pass, one layer of BERT-base, 1 thread", 150, f"forward {base}"),
+        ("Forward pass, one layer of BERT-base, 2 threads", 90, f"forward {base} --threads 2"),
+        ("Training step, MiniLM, 2 threads", 230, "training --threads 2"),
+        ("Ablation, MiniLM, 1 thread", 500, f"ablation {peers}"),
     ]
     if has_bf16():
         bf16 = "training --threads 2 --precision bf16"

@@ -166,7 +166,7 @@ def test_documents_of_a_workload():
     assert len(set(sizes["mixed"])) > 1
     assert all(100 <= size <= 512 for size in sizes["mixed"])
     assert sizes["mixed"] != sorted(sizes["mixed"]) == sizes["sorted"]
-    assert sizes["one"] == [256] * 5
+    assert sizes["one"] == [256] * 2
 
     batches = settings.batches("sorted", CONFIG)
     assert [len(batch.input_ids) for batch in batches] == [2, 2, 1]
