@@ -1,25 +1,31 @@
 """Which heads matter: mask each head of a tagger alone, then more and more of them.
 
 Heads are ordered by dev; the curves are measured on test. Writes JSON, a heat map and the curves to
-a folder in the run folder. torchrun --nproc-per-node N -- ablate.py --run DIR shares the work among
-N processes.
+a folder in the run folder, and says first how long that will take. On a CPU, long work is shared
+among processes of one thread each, one for each core; OMP_NUM_THREADS changes their number.
+torchrun --nproc-per-node N -- ablate.py --run DIR shares it among N processes of its own.
 """
 
+import copy
 import random
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from minibert.config import BertConfig, Head, head_name, parse_head
 from minibert.data.documents import OUTSIDE
-from minibert.errors import InputError, check_fields
+from minibert.errors import check, check_fields
 from minibert.evaluation import intervals, metrics
+from minibert.evaluation.duration import describe_seconds, seconds_per_pass
 from minibert.evaluation.metrics import Array
 from minibert.evaluation.tagger import Predictions, ProgressBar, in_keyphrase, measures
 from minibert.files import sha256, write_text
@@ -27,13 +33,26 @@ from minibert.heads import ablation
 from minibert.heads.ablation import masks_without
 from minibert.heads.importance import attention_profile, by_importance
 from minibert.report import figures, page, tables
-from minibert.report.results import Ablation
+from minibert.report.results import (
+    Ablation,
+    HeadEffects,
+    best_of_layers,
+    from_json,
+    significant_heads,
+)
 from minibert.runtime import cli, distributed
-from minibert.runtime.device import choose_device
+from minibert.runtime.device import choose_device, slow_precision
 from minibert.runtime.folder import once, open_run
-from minibert.training.trained import TrainedTagger, load_run
+from minibert.training.trained import load_run
 
 Order = Literal["single", "gradient", "entropy"]
+
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
+POINTS = 24  # of a curve
+PROFILE, GRADIENT = 2, 4  # forward passes that take the time of these parts
+FEW = 0.2  # of the heads are measured on test, before it is known which
+LONG = 60  # seconds of work that is worth more processes, and advice on how to shorten it
+PROCESSES = 4  # at most, without torchrun: each holds the model
 
 
 @dataclass(frozen=True)
@@ -54,14 +73,19 @@ class AblateSettings:
     effect of masking the head alone; gradient: by Michel's importance; entropy: the most spread
     attention first."""
 
-    random: int = 5
+    random: int = 3
     """Random orders beside them, as the control; drawn as a band."""
 
     documents: int = 0
     """Measure on the first documents of dev and of test only, so many of each; 0: on all."""
 
-    stride: int = 1
-    """Heads masked at each step of a curve; more is faster and coarser."""
+    points: int | None = None
+    """Points of a curve after the first one, which has all heads. They lie closer together where
+    few heads are masked. By default 24, or one for each head of a model that has fewer."""
+
+    precision: Literal["float32", "bf16"] = "float32"
+    """bf16: mask heads in bfloat16, to screen them: fast where the processor has it, and less
+    exact. Orders by gradient and by entropy are computed in float32."""
 
     tokens: int = 768
     """Word pieces computed at a time. Speed and memory depend on it, results do not."""
@@ -74,12 +98,17 @@ class AblateSettings:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        least = {"documents": 0, "random": 0, "stride": 1}
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise InputError(f"--{name} must be at least {bound}")
-        if not self.orders and not self.random:
-            raise InputError("give at least one of --orders, or --random above 0")
+        check(self.documents >= 0, "--documents must be at least 0")
+        check(self.random >= 0, "--random must be at least 0")
+        check(self.points is None or self.points >= 2, "--points must be at least 2")
+        has_order = self.orders or self.random
+        check(has_order, "give at least one of --orders, or --random above 0")
+
+    @property
+    def folder(self) -> Path:
+        """The folder for the results."""
+        suffix = "" if self.precision == "float32" else f"-{self.precision}"
+        return self.out or self.run / f"ablation-{self.ablation}{suffix}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,25 +118,66 @@ def main(argv: Sequence[str] | None = None) -> int:
 def ablate(settings: AblateSettings) -> None:
     cli.require("report")
     writes = distributed.join()
-    run = load_run(settings.run)
-    device = choose_device(settings.device)
-    run.model.to(device)
-    run = run.first_documents_only(settings.documents)
+    study = Study(settings)
     if writes:
-        print(run.describe())
+        print(study.run.describe())
 
     # Orders may be added to a finished study, so they are not compared with those of the record.
-    out = settings.out or settings.run / f"ablation-{settings.ablation}"
     inputs = {"model.safetensors": sha256(settings.run / "model.safetensors")}
-    with open_run(out, settings, inputs, free=("orders", "random"), device=device):
-        results = Ablation.from_parts(Study(run, settings, out).results())
+    free = ("orders", "random")
+    with open_run(settings.folder, settings, inputs, free, study.device):
+        seconds = study.seconds_left()
+        if writes and seconds:
+            print(announce(settings, study.device, seconds), flush=True)
+        with share_work(settings, study.device, seconds):
+            results = Ablation.from_parts(study.results())
 
         if writes:
-            write_figures(results, run.model.config, out)
+            write_figures(results, study.run.model.config, settings.folder)
             print(*tables.ablation_answers(results), "", sep="\n")
             print(tables.as_text(tables.curve_rows(results.curves)))
-            print(f"\nTables and figures are in {out}")
-            page.update_report(settings.run, out)
+            print(f"\nTables and figures are in {settings.folder}")
+            page.update_report(settings.run, settings.folder)
+
+
+# Time and processes -----------------------------------------------------------------------------
+
+
+def announce(settings: AblateSettings, device: torch.device, seconds: float) -> str:
+    """How long the work will take, and what makes it shorter."""
+    processes = count_processes(device, seconds)
+    shared = f" in {processes} processes" if processes > 1 else ""
+    line = f"ablation: {describe_seconds(seconds / processes)}{shared}"
+    if seconds > LONG:
+        line += "; less with fewer --documents, --points or --random, or for a first look with "
+        line += "--precision bf16"
+    if slow := slow_precision(settings.precision, device):
+        line += f"\n{slow}"
+    return line
+
+
+def count_processes(device: torch.device, seconds: float) -> int:
+    """The number of processes for work of so many seconds: on a CPU one for each thread of torch,
+    if the work is long. Under torchrun those that it started."""
+    if distributed.size() > 1:
+        return distributed.size()
+    is_shared = device.type == "cpu" and seconds > LONG
+    return min(torch.get_num_threads(), PROCESSES) if is_shared else 1
+
+
+def share_work(settings: AblateSettings, device: torch.device, seconds: float) -> Any:
+    """A context in which other processes compute their part of the study."""
+    processes = count_processes(device, seconds)
+    if processes == distributed.size():
+        return nullcontext()
+    return distributed.with_helpers(help_with_study, (settings,), processes)
+
+
+def help_with_study(settings: AblateSettings) -> None:
+    Study(settings).results()
+
+
+# Results ----------------------------------------------------------------------------------------
 
 
 def write_figures(results: Ablation, config: BertConfig, folder: Path) -> None:
@@ -126,131 +196,216 @@ def write_figures(results: Ablation, config: BertConfig, folder: Path) -> None:
     figures.draw_curves(folder / "curves.png", results.curves)
 
 
-class Study:
-    """The parts of an ablation study, each computed once and kept as JSON in the folder `out`."""
+class Part(NamedTuple):
+    """A part of the study, which is kept as JSON in a file of its own."""
 
-    def __init__(self, run: TrainedTagger, settings: AblateSettings, out: Path):
-        self.model, self.splits, self.threshold = run
+    split: str
+
+    passes: float
+    """The work: that of about so many forward passes over the split."""
+
+    compute: Callable[[ProgressBar], Any]
+    """May read the parts before it."""
+
+
+class Study:
+    """An ablation study: its parts, each computed once."""
+
+    def __init__(self, settings: AblateSettings):
         self.settings = settings
-        self.out = out
-        self.heads = self.model.config.present_heads
+        self.run = load_run(settings.run).first_documents_only(settings.documents)
+        self.device = choose_device(settings.device)
+        self.run.model.to(self.device)
+        self.splits, self.config = self.run.splits, self.run.model.config
+        self.heads = self.config.present_heads
+
+        points = min(POINTS, len(self.heads)) if settings.points is None else settings.points
+        limit = f"--points must be at most {len(self.heads)}, the number of heads"
+        check(points <= len(self.heads), limit)
+        self.masked = curve_points(len(self.heads), points)
+
+        # The model whose heads are masked.
+        self.model = copy.deepcopy(self.run.model).to(DTYPES[settings.precision])
         self.fill = None
         if settings.ablation == "mean":
             self.fill = ablation.mean_context(self.model, self.splits["dev"])
 
-    def results(self) -> dict:
-        """Every part by name, and the curves by the name of their order."""
-        each_head = [[head] for head in self.heads]
-        others_in_layer = [
-            [other for other in self.heads if other[0] == head[0] and other != head]
-            for head in self.heads
-        ]
+        self.parts = self._effects_of_heads() | self._orders_and_curves()
+        self.done: dict[str, Any] = {}
 
+    def _effects_of_heads(self) -> dict[str, Part]:
+        passes = ablation.passes_of_ablate(masks_without(self.config, [[h] for h in self.heads]))
+        work = {"dev": passes, "test": FEW * passes}
         parts = {}
         for split in ("dev", "test"):
-            parts[f"single-{split}"] = self.part(f"single-{split}", self.effects, split, each_head)
-            parts[f"alone-{split}"] = self.part(
-                f"alone-{split}", self.effects, split, others_in_layer
-            )
-            parts[f"attention-{split}"] = self.part(f"attention-{split}", self.attention, split)
+            parts[f"single-{split}"] = Part(split, work[split], partial(self.single, split))
+            parts[f"alone-{split}"] = Part(split, work[split], partial(self.alone, split))
+            parts[f"attention-{split}"] = Part(split, PROFILE, partial(self.attention, split))
+        return parts
 
-        orders: dict[str, list[str]] = {}
-        for name in self.settings.orders:
-            orders[name] = self.part(f"order-{name}", self.order, name, parts)
-        for i in range(self.settings.random):
-            orders[f"random-{i}"] = [head_name(head) for head in self.heads]
-            random.Random(f"{self.settings.seed} {i}").shuffle(orders[f"random-{i}"])
+    def _orders_and_curves(self) -> dict[str, Part]:
+        steps = self.steps(self.random_order(0))  # the work of a curve hardly depends on the order
+        passes = ablation.passes_of_cumulative(self.config, steps)
+
+        parts = {}
+        for order in self.settings.orders:
+            work = GRADIENT if order == "gradient" else 0
+            parts[f"order-{order}"] = Part("dev", work, partial(self.order, order))
+        names = [*self.settings.orders, *(f"random-{i}" for i in range(self.settings.random))]
+        for name in names:
+            parts[f"curve-{name}"] = Part("test", passes, partial(self.curve, name))
+        return parts
+
+    def seconds_left(self) -> float:
+        """An estimate for the parts that have no file yet, computed in one process with the threads
+        that torch has now."""
+        left = [p for name, p in self.parts.items() if not self.file(name).exists()]
+        splits = {part.split for part in left if part.passes}
+        seconds = {
+            split: seconds_per_pass(self.model, self.splits[split].windows, self.settings.tokens)
+            for split in splits
+        }
+        return sum(part.passes * seconds[part.split] for part in left if part.passes)
+
+    def results(self) -> dict[str, Any]:
+        """Every part by name, and the curves by the name of their order."""
+        for name, part in self.parts.items():
+            progress: ProgressBar = list
+            if distributed.rank() == 0:
+                progress = partial(tqdm, desc=name, unit="batch", leave=False, disable=None)
+            self.done[name] = once(self.file(name), partial(part.compute, progress))
 
         curves = {
-            name: self.part(f"curve-{name}", self.curve, order) for name, order in orders.items()
+            name.removeprefix("curve-"): part
+            for name, part in self.done.items()
+            if name.startswith("curve-")
         }
-        return parts | {"curves": curves}
+        return self.done | {"curves": curves}
 
-    def part(self, name: str, compute: Callable[..., Any], *arguments: Any) -> Any:
-        """The JSON of `compute(*arguments, progress)`, from its file where that exists."""
-        progress: ProgressBar = list
-        if distributed.rank() == 0:
-            progress = partial(tqdm, desc=name, unit="batch", leave=False, disable=None)
-        return once(self.out / f"{name}.json", partial(compute, *arguments, progress))
+    def file(self, part: str) -> Path:
+        return self.settings.folder / f"{part}.json"
 
-    def effects(self, name: str, masked: list[list[Head]], progress: ProgressBar) -> dict:
+    # The parts ----------------------------------------------------------------------------------
+
+    def single(self, split: str, progress: ProgressBar) -> dict:
+        """The effects of masking each head; on test only of those that are significant on dev."""
+        heads = self.heads
+        if split == "test":
+            on_dev = from_json(HeadEffects, self.done["single-dev"])
+            heads = [parse_head(name) for name in significant_heads(on_dev)]
+        return self.effects(split, {head: [head] for head in heads}, progress)
+
+    def alone(self, split: str, progress: ProgressBar) -> dict:
+        """For each head, the effects of masking all other heads of its layer. On test only for the
+        heads that serve best alone on dev."""
+        heads = self.heads
+        if split == "test":
+            on_dev = from_json(HeadEffects, self.done["alone-dev"])
+            heads = [parse_head(name) for name in best_of_layers(on_dev)]
+        others = {
+            head: [other for other in self.heads if other[0] == head[0] and other != head]
+            for head in heads
+        }
+        return self.effects(split, others, progress)
+
+    def effects(
+        self, split: str, masked: Mapping[Head, Sequence[Head]], progress: ProgressBar
+    ) -> dict:
         """{"full": {measure: Score}, "heads": {head: {measure: Change}}} on a split. `masked`: for
-        each head of the model, the heads to mask."""
-        masks = masks_without(self.model.config, masked)
+        each head that is reported, the heads to mask."""
+        masks = masks_without(self.config, [*masked.values()])
         predictions = ablation.ablate(
-            self.model, self.splits[name], masks, self.fill, self.settings.tokens, progress
+            self.model, self.splits[split], masks, self.fill, self.settings.tokens, progress
         )
-        values = self.measures(predictions, name, resamples=300)
+        values = self.measures(predictions, split, resamples=300)
         changes = {measure: intervals.changes(value) for measure, value in values.items()}
         return {
             "full": {measure: intervals.interval(value[:, 0]) for measure, value in values.items()},
             "heads": {
                 head_name(head): {measure: change[i] for measure, change in changes.items()}
-                for i, head in enumerate(self.heads)
+                for i, head in enumerate(masked)
             },
         }
 
-    def attention(self, name: str, progress: ProgressBar) -> dict:
+    def attention(self, split: str, progress: ProgressBar) -> dict:
         """{head: {measure: value}} with the measures of `attention_profile`."""
-        names, split = self.model.config.labels, self.splits[name]
-        gold = in_keyphrase(split.targets, names) if OUTSIDE in names else None
-        profile = attention_profile(self.model, split, gold, progress)
+        names, targets = self.config.labels, self.splits[split].targets
+        gold = in_keyphrase(targets, names) if OUTSIDE in names else None
+        profile = attention_profile(self.run.model, self.splits[split], gold, progress)
         return {
             head_name(head): {measure: float(array[head]) for measure, array in profile.items()}
             for head in self.heads
         }
 
-    def order(self, name: Order, parts: dict, progress: ProgressBar) -> list[str]:
+    def order(self, name: Order, progress: ProgressBar) -> list[str]:
         """The names of the heads from least to most important on dev."""
         if name == "gradient":
-            order = by_importance(self.model, self.splits["dev"], progress)
+            order = by_importance(self.run.model, self.splits["dev"], progress)
             return [head_name(head) for head in order]
 
         names = [head_name(head) for head in self.heads]
         if name == "single":
-            effects = parts["single-dev"]["heads"]
+            effects = self.done["single-dev"]["heads"]
             return sorted(names, key=lambda head: effects[head]["loss"]["value"])
-        profile = parts["attention-dev"]
+        profile = self.done["attention-dev"]
         return sorted(names, key=lambda head: -profile[head]["entropy"])
 
-    def curve(self, order: list[str], progress: ProgressBar) -> dict:
-        """Test scores step by step as the heads of `order` are masked, the area under the main
-        score's curve relative to the full score, and how many heads go within 1 % of it."""
-        heads, stride = [parse_head(name) for name in order], self.settings.stride
+    def random_order(self, number: int) -> list[str]:
+        order = [head_name(head) for head in self.heads]
+        random.Random(f"{self.settings.seed} {number}").shuffle(order)
+        return order
 
-        # Row s of the predictions is the model without the heads of the first s steps.
+    def steps(self, order: Sequence[str]) -> list[list[Head]]:
+        """The heads that each point of a curve masks after the point before it."""
+        heads = [parse_head(name) for name in order]
+        return [heads[start:end] for start, end in pairwise(self.masked)]
+
+    def curve(self, name: str, progress: ProgressBar) -> dict:
+        """Test scores as the heads of an order are masked, the area under the main score's curve
+        relative to the full score, and how many heads go within 1 % of it."""
+        is_random = name.startswith("random-")
+        number = int(name.removeprefix("random-")) if is_random else 0
+        order = self.random_order(number) if is_random else self.done[f"order-{name}"]
+
         predictions = ablation.cumulative(
             self.model,
             self.splits["test"],
-            heads,
+            self.steps(order),
             self.fill,
-            stride,
             self.settings.tokens,
             progress,
         )
         values = self.measures(predictions, "test", resamples=100)
 
-        main = values[metrics.main_measure(values)]  # (1 + R, 1 + steps)
-        masked = np.minimum(np.arange(main.shape[1]) * stride, len(order))
-        area = np.trapezoid(main, masked) / main[:, 0] / len(order)
+        main = values[metrics.main_measure(values)]  # (1 + R, 1 + points)
+        area = np.trapezoid(main, self.masked) / main[:, 0] / len(order)
         return {
             "order": order,
             "area": intervals.interval(area),
-            "free": int(masked[steps_for_free(main[0])]),
-            "masked": masked.tolist(),
+            "free": self.masked[points_within(main[0])],
+            "masked": self.masked,
             "steps": {measure: value[0].tolist() for measure, value in values.items()},
         }
 
-    def measures(self, predictions: Predictions, name: str, resamples: int) -> dict[str, Array]:
+    def measures(self, predictions: Predictions, split: str, resamples: int) -> dict[str, Array]:
         """Each measure of the predictions for a split, as (1 + R, V)."""
-        split = self.splits[name]
-        draws = intervals.resamples(len(split.documents), resamples)
-        return measures(predictions, split, self.model.config.labels, self.threshold, draws)
+        documents = len(self.splits[split].documents)
+        draws = intervals.resamples(documents, resamples)
+        threshold = self.run.threshold
+        return measures(predictions, self.splits[split], self.config.labels, threshold, draws)
 
 
-def steps_for_free(scores: Array, loss: float = 0.01) -> int:
-    """The number of steps before the score first falls more than `loss`, relative, below the full
-    score."""
+def curve_points(heads: int, points: int) -> list[int]:
+    """The numbers of masked heads at the points of a curve: from 0 to `heads`, each at least one
+    above the one before, and closer together at the beginning, where the first losses are."""
+    masked = [0]
+    for point in range(1, points + 1):
+        masked.append(max(masked[-1] + 1, round(heads * (point / points) ** 1.5)))
+    return masked
+
+
+def points_within(scores: Array, loss: float = 0.01) -> int:
+    """The last point before the score first falls more than `loss`, relative, below the first."""
     below = np.flatnonzero(scores < (1 - loss) * scores[0])
     return int(below[0]) - 1 if len(below) else len(scores) - 1
 

@@ -83,8 +83,8 @@ class Settings:
     pruned: int = 1
     """Number of seeds whose taggers are pruned."""
 
-    stride: int = 6
-    """Heads masked at each step of a curve."""
+    points: int = 12
+    """Points of a curve."""
 
     processes: int = 2
     """Experiments at a time; they share the processor cores."""
@@ -169,7 +169,7 @@ class Study:
     # The experiments --------------------------------------------------------------------------
 
     def ablate(self, name: str) -> None:
-        few = ["--documents", COLLECTIONS[name].ablated, "--stride", self.settings.stride]
+        few = ["--documents", COLLECTIONS[name].ablated, "--points", self.settings.points]
         orders = ["--orders", "single", "gradient", "entropy", "--random", 3]
         self.call(f"ablate-{name}", "ablate.py", "--run", self.tagger(name), *few, *orders)
 

@@ -21,6 +21,8 @@ from minibert.model import BertForTokenClassification
 from minibert.pruning import keep_heads
 from minibert.runtime.distributed import local_windows
 
+ATTENTION = 1 / 3  # of a layer's arithmetic: 4 of its 12 D^2 weights
+
 
 @torch.no_grad()
 def ablate(
@@ -41,11 +43,7 @@ def ablate(
     masks = check_masks(model, masks)
     constants = _constants(model, fill)
 
-    # The layer from which each mask has to be computed: its lowest masked head, or for a mask that
-    # changes nothing the last layer.
-    changed = (masks != 1).any(-1)  # (V, layers)
-    changed[:, -1] |= ~changed.any(1)
-    lowest = changed.int().argmax(1)  # (V,) the first of equal values
+    lowest = _lowest_layers(masks)
 
     recorder = Recorder(model.config.labels, split, variants=1 + len(masks))
     for window in progress(local_windows(split.windows)):
@@ -72,18 +70,16 @@ def ablate(
 def cumulative(
     model: BertForTokenClassification,
     split: Split,
-    order: Sequence[Head],
+    steps: Sequence[Sequence[Head]],
     fill: Tensor | None = None,
-    stride: int = 1,
     tokens: int = 1024,
     progress: ProgressBar = list,
 ) -> Predictions:
-    """Mask the heads of `order` one after another, `stride` at a step, fewer at the last one. Row s
-    of the result has the heads of the first s steps masked.
+    """Mask the heads of one step after another. Row s of the result has the heads of the first s
+    steps masked.
 
     Each step reuses everything below the newly masked heads; a masked head is never computed.
     """
-    steps = [order[start : start + stride] for start in range(0, len(order), stride)]
     model.eval()
     constants = _constants(model, fill)
     recorder = Recorder(model.config.labels, split, variants=1 + len(steps))
@@ -126,6 +122,31 @@ def masks_without(config: BertConfig, masked: Sequence[Sequence[Head]]) -> Tenso
         for head in heads:
             mask[head] = 0
     return masks
+
+
+# The cost ---------------------------------------------------------------------------------------
+
+
+def passes_of_ablate(masks: Tensor) -> float:
+    """The number of forward passes whose arithmetic equals that of `ablate`, about."""
+    layers = masks.shape[1]
+    return 1 + sum(_partial_pass(number, layers) for number in _lowest_layers(masks).tolist())
+
+
+def passes_of_cumulative(config: BertConfig, steps: Sequence[Sequence[Head]]) -> float:
+    """The same for `cumulative`."""
+    layers, heads = config.num_hidden_layers, len(config.present_heads)
+    passes, masked = 1.0, 0
+    for step in steps:
+        masked += len(step)
+        left = ATTENTION * (1 - masked / heads) + 1 - ATTENTION  # of a layer's arithmetic
+        passes += left * _partial_pass(min(step)[0], layers)
+    return passes
+
+
+def _partial_pass(lowest: int, layers: int) -> float:
+    """The part of a forward pass that a change of the heads of layer `lowest` repeats."""
+    return (layers - lowest - ATTENTION) / layers
 
 
 # The engine -------------------------------------------------------------------------------------
@@ -229,6 +250,14 @@ def _above(
 
         hidden = layer.feed_forward(hidden, attended)
     return hidden
+
+
+def _lowest_layers(masks: Tensor) -> Tensor:
+    """(V,) the layer from which each mask (V, layers, heads) has to be computed: that of its lowest
+    masked head, or the last one for a mask that changes nothing."""
+    changed = (masks != 1).any(-1)  # (V, layers)
+    changed[:, -1] |= ~changed.any(1)
+    return changed.int().argmax(1)  # the first of equal values
 
 
 def _constants(model: BertForTokenClassification, fill: Tensor | None) -> list[Tensor | None]:

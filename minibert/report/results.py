@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from minibert.evaluation.intervals import Change, Score
+from minibert.evaluation.metrics import main_measure
 from minibert.files import read_json
 from minibert.heads.costs import Cost
 from minibert.heads.gate_training import GateProgress
@@ -24,6 +26,21 @@ class HeadEffects:
 
     heads: dict[str, dict[str, Change]]
     """{head: {measure: change from `full`}}"""
+
+
+def significant_heads(single: HeadEffects) -> list[str]:
+    """The heads whose masking changes the loss significantly; if there are none, the one whose
+    masking raises it most."""
+    losses = {head: changes["loss"] for head, changes in single.heads.items()}
+    significant = [head for head, change in losses.items() if change.significant]
+    return significant or [max(losses, key=lambda head: losses[head].value)]
+
+
+def best_of_layers(alone: HeadEffects) -> list[str]:
+    """The head of each layer with the best main score when all other heads of it are masked."""
+    measure = main_measure(alone.full)
+    layers = groupby(alone.heads, key=lambda head: head.split("H")[0])  # "L3" of "L3H7"
+    return [max(heads, key=lambda h: alone.heads[h][measure].value) for _, heads in layers]
 
 
 @dataclass(frozen=True)
@@ -48,10 +65,10 @@ class Ablation:
     """A study of ablate.py. `single`, `alone` and `attention` have the keys "dev" and "test"."""
 
     single: dict[str, HeadEffects]
-    """Each head masked."""
+    """Each head masked; on test only the `significant_heads` of dev."""
 
     alone: dict[str, HeadEffects]
-    """For each head, all other heads of its layer masked."""
+    """For each head, all other heads of its layer masked; on test only for `best_of_layers`."""
 
     attention: dict[str, dict[str, dict[str, float]]]
     """{split: {head: {measure: value}}} of `heads.importance.attention_profile`"""

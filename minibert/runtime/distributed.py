@@ -1,13 +1,18 @@
-"""Several processes on one job, started by torchrun: each computes its part of the work."""
+"""Several processes on one job, started by torchrun or here: each computes its part of the work."""
 
 import atexit
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, multiprocessing
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+
+from minibert.errors import InputError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -45,6 +50,64 @@ def rank() -> int:
 def size() -> int:
     """The number of processes."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+@contextmanager
+def with_helpers(job: Callable[..., Any], arguments: tuple, processes: int) -> Iterator[None]:
+    """Start `processes` - 1 more processes, which call `job(*arguments)`. The `with` block does the
+    same job as process 0, and the threads of this process are divided among all of them.
+
+    For matrices as small as MiniLM's, processes of one thread each are faster than one process of
+    several threads. Raises InputError if one of the others ends before its time.
+    """
+    threads = torch.get_num_threads()
+    store = distributed.TCPStore("localhost", 0, processes, is_master=True, wait_for_workers=False)
+    shared = (job, arguments, store.port, processes, threads // processes)
+    helpers = multiprocessing.start_processes(
+        _run_helper, shared, processes - 1, join=False, daemon=True, start_method="spawn"
+    )
+
+    torch.set_num_threads(threads // processes)
+    try:
+        _join_store(store, 0, processes)
+        yield
+        helpers.join()
+    except RuntimeError:  # as gloo says when another process of the group is gone
+        try:
+            helpers.join(timeout=5)
+        except (ProcessExitedException, ProcessRaisedException) as ended:
+            reason = str(ended).strip().splitlines()[-1]
+            raise InputError(
+                f"one of {processes} processes has ended ({reason}); if memory is short, set "
+                "OMP_NUM_THREADS=1, which leaves one, and run the same command again"
+            ) from None
+        raise
+    finally:
+        for helper in helpers.processes:
+            helper.terminate()
+        distributed.destroy_process_group()
+        torch.set_num_threads(threads)
+
+
+def _run_helper(
+    number: int, job: Callable[..., Any], arguments: tuple, port: int, processes: int, threads: int
+) -> None:
+    torch.set_num_threads(threads)
+    store = distributed.TCPStore("localhost", port, processes, is_master=False)
+    _join_store(store, number + 1, processes)
+    job(*arguments)
+    distributed.destroy_process_group()
+
+
+def _join_store(store: distributed.Store, rank: int, processes: int) -> None:
+    # A process that has ended before this point would let the others wait for ever.
+    store.set(f"process {rank}", "ready")
+    store.wait([f"process {number}" for number in range(processes)], timedelta(minutes=2))
+
+    # One process may wait long for another: a collection with one very long document.
+    distributed.init_process_group(
+        "gloo", store=store, rank=rank, world_size=processes, timeout=timedelta(days=1)
+    )
 
 
 # Sharing the work -------------------------------------------------------------------------------

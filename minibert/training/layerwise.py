@@ -91,7 +91,7 @@ class LayerwisePasses:
         if stage == 0:
             positions = state.packing.positions
             types = torch.zeros_like(positions)
-            return self.model.bert.embeddings.combine(stage_input, positions, types)
+            return self.model.bert.embeddings(stage_input, positions, types)
         return self.model.bert.layers[stage - 1](
             stage_input, state.packing, state.leaves[stage - 1]
         )

@@ -1,6 +1,9 @@
 """Fast ablation, gradients and attention profile against naive second implementations."""
 
 import copy
+import random
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,12 +14,21 @@ from tiny import TINY, tagger_for
 from torch import Tensor
 
 from minibert import BertForTokenClassification
-from minibert.config import head_name, parse_head
-from minibert.data.batches import Split, make_split
+from minibert.config import Head, head_name, parse_head
+from minibert.data.batches import Split, Window, make_split
 from minibert.data.corpus import SAMPLE, read_documents
+from minibert.data.documents import Document
 from minibert.evaluation import intervals
 from minibert.evaluation.tagger import in_keyphrase, measures, predict
-from minibert.heads.ablation import ablate, cumulative, masks_without, mean_context
+from minibert.heads.ablation import (
+    ablate,
+    cumulative,
+    masks_without,
+    mean_context,
+    passes_of_ablate,
+    passes_of_cumulative,
+)
+from minibert.heads.costs import flops_of
 from minibert.heads.importance import attention_profile, by_value, head_gradients
 from minibert.pruning import without_heads
 
@@ -24,6 +36,8 @@ pytestmark = pytest.mark.numeric
 
 LABELS = ("O", "B", "I")
 LAYERS, HEADS = TINY.num_hidden_layers, TINY.num_attention_heads
+# Wide layers, in which the arithmetic is that of BERT: a third of it in the projections.
+WIDE = replace(TINY, hidden_size=640, intermediate_size=2560, max_position_embeddings=32)
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +50,11 @@ def split(pieces) -> Split:
     """Three documents in many overlapping windows."""
     documents = read_documents(SAMPLE / "dev.jsonl")[:3]
     return make_split(documents, pieces, "bio", LABELS, 60)
+
+
+@pytest.fixture(scope="module")
+def wide() -> BertForTokenClassification:
+    return BertForTokenClassification(WIDE).eval()
 
 
 def naive(model, split, mask: Tensor | None = None) -> list[np.ndarray]:
@@ -66,16 +85,40 @@ def test_fast_ablation_equals_the_naive_loop(model, split, tokens):
         assert_row(predictions, row, naive(model, split, mask))
 
 
-@pytest.mark.parametrize("stride", [1, 4])
-def test_cumulative_masking_equals_the_naive_loop(model, split, stride):
-    order = TINY.present_heads
-    np.random.default_rng(0).shuffle(order)
-    order = [tuple(map(int, head)) for head in order]
-    predictions = cumulative(model, split, order, stride=stride, tokens=150)
-    assert len(predictions.loss) == {1: 16, 4: 5}[stride]
-    for row in range(len(predictions.loss)):
-        mask = masks_without(TINY, [order[: row * stride]])[0].double()
+@pytest.mark.parametrize("ends", [range(1, 16), [1, 2, 6, 7, 13, 15]])
+def test_cumulative_masking_equals_the_naive_loop(model, split, ends):
+    order = shuffled_heads()
+    steps = [order[start:end] for start, end in pairwise([0, *ends])]
+    predictions = cumulative(model, split, steps, tokens=150)
+    assert len(predictions.loss) == 1 + len(ends)
+    for row, end in enumerate([0, *ends]):
+        mask = masks_without(TINY, [order[:end]])[0].double()
         assert_row(predictions, row, naive(model, split, mask))
+
+
+def shuffled_heads() -> list[Head]:
+    order = TINY.present_heads
+    random.Random(0).shuffle(order)
+    return order
+
+
+def test_passes_are_the_arithmetic_over_that_of_a_forward_pass(wide, pieces):
+    """Counted by torch. A long window of one word per piece: nothing is left out at the end."""
+    ids = [pieces.cls_id, *range(5, 35), pieces.sep_id]
+    words = [*range(30)]
+    window = Window(0, ids, words, [w + 1 for w in words], [-1, *words, -1])
+    document = Document("d", "a " * 30, [(2 * w, 2 * w + 1) for w in words])
+    split = Split([document], [window], [[0] * 30])
+    forward = flops_of(lambda: wide(torch.tensor([ids])))
+
+    masks = masks_without(WIDE, [[head] for head in WIDE.present_heads[::3]] + [[(0, 1), (2, 2)]])
+    counted = flops_of(lambda: ablate(wide, split, masks)) / forward
+    assert passes_of_ablate(masks) == pytest.approx(counted, rel=0.05)
+
+    order = shuffled_heads()
+    steps = [order[:3], order[3:8], order[8:]]
+    counted = flops_of(lambda: cumulative(wide, split, steps)) / forward
+    assert passes_of_cumulative(WIDE, steps) == pytest.approx(counted, rel=0.05)
 
 
 def with_mean_output(model, fill: Tensor, masked) -> BertForTokenClassification:
@@ -97,7 +140,7 @@ def test_mean_ablation_equals_mean_output_in_the_bias(model, split):
     for row, masked in enumerate(sets, 1):
         assert_row(predictions, row, naive(with_mean_output(model, fill, masked), split))
     order = [(1, 1), (0, 1), (1, 3), (2, 0)]
-    steps = cumulative(model, split, order, fill)
+    steps = cumulative(model, split, [[head] for head in order], fill)
     for step in range(1, 5):
         assert_row(steps, step, naive(with_mean_output(model, fill, order[:step]), split))
 
@@ -106,7 +149,8 @@ def test_mean_context_is_the_mean_over_all_tokens(model, split):
     total, count = torch.zeros(LAYERS, HEADS, TINY.head_size, dtype=torch.float64), 0
     for window in split.windows:
         ids = torch.tensor([window.input_ids])
-        hidden = model.bert.embeddings(ids[0], torch.arange(ids.shape[1]), torch.zeros_like(ids[0]))
+        words, positions = model.bert.embeddings.word(ids[0]), torch.arange(ids.shape[1])
+        hidden = model.bert.embeddings(words, positions, torch.zeros_like(ids[0]))
         packing = model.bert.packing(torch.ones_like(ids))
         for number, layer in enumerate(model.bert.layers):
             total[number] += layer.attention.context(hidden, packing).sum(0).detach()

@@ -147,7 +147,7 @@ def commands(inputs: Path, encoder: Path, out: Path) -> dict[str, list[str]]:
             *("train", "--data", str(inputs), *model, "--out", str(out / "run")),
             *("--epochs", "3", "--batch-size", "2", "--learning-rate", "0.01", "--device", "cpu"),
         ],
-        "ablate": ["ablate", *run, "--orders", "gradient", "--random", "1", "--stride", "3"],
+        "ablate": ["ablate", *run, "--orders", "gradient", "--random", "1", "--points", "2"],
         "prune": ["prune", *run, "--keep", "4", "2", "--steps", "2", "--recover", "1", "--export"],
         "extract": [
             *("rank", "extract", texts, *model),
