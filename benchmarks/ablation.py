@@ -34,7 +34,6 @@ from benchmarks.workload import (
     markdown,
     matrix_jobs,
     matrix_speed,
-    needed_flops,
     speed_cells,
 )
 from minibert import BertForTokenClassification, save_pretrained
@@ -44,7 +43,7 @@ from minibert.data.corpus import SAMPLE
 from minibert.errors import check
 from minibert.files import write_json
 from minibert.heads.ablation import ablate, cumulative, masks_without
-from minibert.heads.costs import take_turns
+from minibert.heads.costs import flops_of, take_turns
 from minibert.runtime import cli
 
 
@@ -156,7 +155,7 @@ def time_loops(model: BertForTokenClassification, lengths: Lengths, settings: Se
             times = {"ours": seconds[title]}
             for peer in peers:
                 times[peer.name] = [s * len(heads) / len(timed) for s in seconds[peer.name]]
-            flops = needed_flops(job)
+            flops = flops_of(job)
             for loop, spent in times.items():
                 work = len(heads) * sum(sizes)
                 cells = speed_cells(spent, times["ours"], work, flops, limit)

@@ -31,14 +31,13 @@ from benchmarks.workload import (
     markdown,
     matrix_jobs,
     matrix_speed,
-    needed_flops,
     save,
     speed_cells,
 )
 from minibert import Bert, load_pretrained
 from minibert.data.batches import Batch
 from minibert.files import read_json, write_json
-from minibert.heads.costs import take_turns
+from minibert.heads.costs import flops_of, take_turns
 from minibert.runtime import cli
 
 if TYPE_CHECKING:
@@ -245,7 +244,7 @@ def time_engines(
         jobs |= matrix_jobs(model.config, DTYPES[name], sum(sizes))
     seconds = take_turns(jobs, settings.rounds)
     limits = {p: matrix_speed(seconds, model.config, p, sum(sizes)) for p in precisions}
-    flops = needed_flops(partial(encode, encoders[OURS], batches))
+    flops = flops_of(partial(encode, encoders[OURS], batches))
 
     rows = []
     for name in encoders:

@@ -38,14 +38,13 @@ from benchmarks.workload import (
     markdown,
     matrix_jobs,
     matrix_speed,
-    needed_flops,
     save,
     speed_cells,
 )
 from minibert import BertForTokenClassification, load_pretrained
 from minibert.data.batches import Batch
 from minibert.errors import InputError
-from minibert.heads.costs import seconds_of, take_turns
+from minibert.heads.costs import flops_of, seconds_of, take_turns
 from minibert.runtime import cli
 from minibert.training.settings import TrainSettings
 from minibert.training.step import Stepper
@@ -166,7 +165,7 @@ def time_steps(
     """The rows of one arrangement of the documents."""
     batches = settings.batches(lengths, model.config)
     sizes = [len(window.input_ids) for batch in batches for window in batch.windows]
-    flops = 3 * needed_flops(lambda: [model(b.input_ids, b.attention_mask) for b in batches])
+    flops = 3 * flops_of(lambda: [model(b.input_ids, b.attention_mask) for b in batches])
     products = matrix_jobs(model.config, DTYPES[settings.precision], sum(sizes))
 
     rows = []

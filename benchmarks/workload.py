@@ -13,8 +13,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from minibert import (
     Bert,
@@ -27,6 +25,7 @@ from minibert.data.batches import Batch, Split, Window, collate, make_split
 from minibert.data.corpus import read_documents
 from minibert.data.documents import Document
 from minibert.hub import DEFAULT_MODEL, find_model
+from minibert.layers import HAS_KERNEL
 from minibert.text.tokenizer import Tokenizer
 
 LABELS = ("O", "I")
@@ -171,7 +170,7 @@ def matrix_jobs(config: BertConfig, dtype: torch.dtype, tokens: int) -> dict[str
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
     libraries: dict[str, Callable] = {"MKL": lambda x, weight, _: x @ weight.T}
-    if torch.backends.mkldnn.is_available():
+    if HAS_KERNEL:
         libraries["oneDNN"] = onednn
 
     def multiply(library: Callable) -> None:
@@ -190,21 +189,6 @@ def matrix_speed(
     flops = 4 * tokens * config.hidden_size * config.intermediate_size
     libraries = [name for name in (f"MKL {precision}", f"oneDNN {precision}") if name in seconds]
     return flops / min(median(seconds[name]) for name in libraries)
-
-
-def needed_flops(compute: Callable) -> int:
-    """The floating-point operations of one call of ours, which computes no padding."""
-
-    def linear(x: torch.Size, weight: torch.Size, *_, **__) -> int:
-        return 2 * x.numel() * weight[0]
-
-    # torch's counter does not know this operator; and of attention it knows only the plain form on
-    # each device.
-    fused = {torch.ops.mkldnn._linear_pointwise: linear}
-    counter = FlopCounterMode(display=False, custom_mapping=fused)
-    with counter, sdpa_kernel(SDPBackend.MATH):
-        compute()
-    return counter.get_total_flops()
 
 
 # Tables -----------------------------------------------------------------------------------------

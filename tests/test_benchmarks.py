@@ -9,10 +9,11 @@ import torch
 
 from benchmarks import keyphrase_quality as quality
 from benchmarks import run_all, workload
-from minibert import BertConfig, BertForTokenClassification
+from minibert import BertConfig
 from minibert.data.documents import Document
 from minibert.evaluation import intervals
 from minibert.files import read_json, write_json
+from minibert.heads.costs import flops_of
 from minibert.phrases.baselines import WordIdf
 from minibert.text.words import word_spans
 
@@ -141,20 +142,7 @@ def test_limit_is_that_of_the_faster_library():
 
 def test_matrix_jobs_compute_what_the_limit_counts():
     for job in workload.matrix_jobs(CONFIG, torch.float32, 7).values():
-        assert workload.needed_flops(job) == 2 * 2 * 7 * 6 * 10
-
-
-def test_needed_flops_are_those_of_real_tokens():
-    model = BertForTokenClassification(CONFIG).eval()
-    ids = torch.full((2, 5), 7)
-    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
-    linear = 2 * (4 * 6 * 6 + 2 * 6 * 10) * (3 + 5)
-    attention = 2 * 2 * 6 * (3 * 3 + 5 * 5)
-    classifier = 2 * 6 * 2 * 10  # which sees padding too
-    for gradients in (True, False):  # the operators may differ
-        with torch.set_grad_enabled(gradients):
-            flops = workload.needed_flops(lambda: model(ids, mask))
-        assert flops == 2 * (linear + attention) + classifier
+        assert flops_of(job) == 2 * 2 * 7 * 6 * 10
 
 
 def test_documents_of_a_workload():
