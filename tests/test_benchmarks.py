@@ -187,7 +187,7 @@ HERE = {"machine": "CPU, 2 cores", "versions": "torch 2", "sources": "abc"}
         ({"words": ["forward", "--threads", "2"]}, False),
         ({"environment": HERE | {"machine": "CPU, 4 cores"}}, False),
         ({"environment": HERE | {"versions": "torch 3"}}, False),
-        ({"environment": HERE | {"sources": "abd"}}, False),
+        ({"environment": HERE | {"sources": "xyz"}}, False),
         ({"new": 1}, False),
     ],
 )
