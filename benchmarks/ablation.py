@@ -171,7 +171,7 @@ def make_jobs(
     heads = model.config.present_heads
     masks = masks_without(model.config, [[head] for head in heads])
     generator = torch.Generator().manual_seed(0)
-    shuffled = [heads[i] for i in torch.randperm(len(heads), generator=generator)]
+    shuffled = [[heads[i]] for i in torch.randperm(len(heads), generator=generator)]
     return {
         "each alone": partial(ablate, model, split, masks),
         "cumulative, random": partial(cumulative, model, split, shuffled),
