@@ -28,7 +28,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from benchmarks.workload import BERT_BASE, random_split
+from benchmarks.workload import BERT_BASE, mixed_lengths, random_split
 from minibert import BertConfig, BertForTokenClassification
 from minibert.attention import attend_nested
 from minibert.data.batches import Batch, Window, collate
@@ -207,7 +207,7 @@ def peer(config: BertConfig, device: torch.device) -> torch.nn.Module:
 
 
 def make_batches(settings: Settings, config: BertConfig) -> list[Batch]:
-    windows, targets = random_split(settings.documents, config)[1:]
+    windows, targets = random_split(mixed_lengths(settings.documents), config)[1:]
     size = settings.batch_size
     return [collate(windows[i : i + size], targets) for i in range(0, len(windows), size)]
 
@@ -272,7 +272,7 @@ def attend_once(way: Callable, qkv: Tensor, lengths: list[int], backward: bool) 
 
 def ablation(settings: Settings, device: torch.device) -> None:
     model = new_model(BERT_BASE, device).eval()
-    split = random_split(max(1, settings.documents // 8), BERT_BASE)
+    split = random_split(mixed_lengths(max(1, settings.documents // 8)), BERT_BASE)
     words = [[(i, i + 1) for i in range(len(target))] for target in split.targets]
     split = split._replace(documents=[Document("", "", spans) for spans in words])
     heads = BERT_BASE.present_heads
