@@ -9,9 +9,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+OLD := $(VENV)-transformers4
 KILLS ?= 170
 
-.PHONY: demo check quick test numeric soak bench study peers clean
+.PHONY: demo check quick test numeric soak bench study clean
 
 # Each step says first how long it takes. The same command again goes on where it stopped.
 demo: $(VENV)/.installed
@@ -47,8 +48,8 @@ numeric: $(VENV)/.tests
 soak: $(VENV)/.tests
 	$(BIN)/pytest tests/slow/test_faults.py --kills $(KILLS)
 
-bench: $(VENV)/.bench
-	$(BIN)/python -m benchmarks.run_all
+bench: $(VENV)/.bench $(OLD)/.installed
+	$(BIN)/python -m benchmarks.run_all --transformers4 $(OLD)/bin/python
 
 study: $(VENV)/.installed
 	$(BIN)/python -m study.study --data $(DATA)
@@ -70,11 +71,12 @@ $(VENV)/.bench: $(VENV)/.installed
 	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
 	touch $@
 
-# The last transformers with head_mask, for benchmarks/ablation.py.
-peers:
-	$(PYTHON) -m venv .venv-transformers4
-	.venv-transformers4/bin/pip install -q -c constraints.txt torch
-	.venv-transformers4/bin/pip install -q transformers==4.57.6
+# The last transformers with head_mask: a peer of benchmarks/ablation.py, in an environment of its own.
+$(OLD)/.installed: constraints.txt
+	$(PYTHON) -m venv $(OLD)
+	$(OLD)/bin/pip install -q -c constraints.txt torch
+	$(OLD)/bin/pip install -q transformers==4.57.6
+	touch $@
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(OLD) runs

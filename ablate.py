@@ -10,7 +10,6 @@ import copy
 import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -33,7 +32,13 @@ from minibert.heads import ablation
 from minibert.heads.ablation import masks_without
 from minibert.heads.importance import attention_profile, by_importance
 from minibert.report import figures, page, tables
-from minibert.report.results import Ablation, HeadEffects, best_of_layers, from_json
+from minibert.report.results import (
+    Ablation,
+    HeadEffects,
+    best_of_layers,
+    from_json,
+    significant_heads,
+)
 from minibert.runtime import cli, distributed
 from minibert.runtime.device import choose_device, slow_precision
 from minibert.runtime.folder import once, open_run
@@ -44,6 +49,7 @@ Order = Literal["single", "gradient", "entropy"]
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 POINTS = 24  # of a curve
 PROFILE, GRADIENT = 2, 4  # forward passes that take the time of these parts
+FEW = 0.2  # of the heads are measured on test, before it is known which
 LONG = 60  # seconds of work that is worth more processes, and advice on how to shorten it
 PROCESSES = 4  # at most, without torchrun: each holds the model
 
@@ -66,7 +72,7 @@ class AblateSettings:
     effect of masking the head alone; gradient: by Michel's importance; entropy: the most spread
     attention first."""
 
-    random: int = 5
+    random: int = 3
     """Random orders beside them, as the control; drawn as a band."""
 
     documents: int = 0
@@ -120,9 +126,10 @@ def ablate(settings: AblateSettings) -> None:
     free = ("orders", "random")
     with open_run(settings.folder, settings, inputs, free, study.device):
         seconds = study.seconds_left()
+        processes = count_processes(study.device, seconds)
         if writes and seconds:
             print(announce(settings, study.device, seconds), flush=True)
-        with share_work(settings, study.device, seconds):
+        with distributed.with_helpers(help_with_study, (settings,), processes):
             results = Ablation.from_parts(study.results())
 
         if writes:
@@ -138,32 +145,21 @@ def ablate(settings: AblateSettings) -> None:
 
 def announce(settings: AblateSettings, device: torch.device, seconds: float) -> str:
     """How long the work will take, and what makes it shorter."""
-    processes = count_processes(device, seconds)
-    shared = f" in {processes} processes" if processes > 1 else ""
-    line = f"ablation: {describe_seconds(seconds / processes)}{shared}"
+    line = f"ablation: {describe_seconds(seconds)}"
     if seconds > LONG:
-        line += "; less with fewer --documents, --points or --random, or for a first look with "
-        line += "--precision bf16"
+        line += "; fewer --documents, --points or --random take less"
+        if not slow_precision("bf16", device):
+            line += ", and --precision bf16, for a first look"
     if slow := slow_precision(settings.precision, device):
         line += f"\n{slow}"
     return line
 
 
 def count_processes(device: torch.device, seconds: float) -> int:
-    """The number of processes for work of so many seconds: on a CPU one for each thread of torch,
-    if the work is long. Under torchrun those that it started."""
-    if distributed.size() > 1:
-        return distributed.size()
-    is_shared = device.type == "cpu" and seconds > LONG
+    """For long work on a CPU one process for each thread of torch. 1 under torchrun, which has
+    started the others."""
+    is_shared = device.type == "cpu" and seconds > LONG and distributed.size() == 1
     return min(torch.get_num_threads(), PROCESSES) if is_shared else 1
-
-
-def share_work(settings: AblateSettings, device: torch.device, seconds: float) -> Any:
-    """A context in which other processes compute their part of the study."""
-    processes = count_processes(device, seconds)
-    if processes == distributed.size():
-        return nullcontext()
-    return distributed.with_helpers(help_with_study, (settings,), processes)
 
 
 def help_with_study(settings: AblateSettings) -> None:
@@ -228,14 +224,12 @@ class Study:
 
     def _effects_of_heads(self) -> dict[str, Part]:
         passes = ablation.passes_of_ablate(masks_without(self.config, [[h] for h in self.heads]))
-        of_few = passes * self.config.num_hidden_layers / len(self.heads)
-
+        work = {"dev": passes, "test": FEW * passes}
         parts = {}
         for split in ("dev", "test"):
-            parts[f"single-{split}"] = Part(split, passes, partial(self.single, split))
+            parts[f"single-{split}"] = Part(split, work[split], partial(self.single, split))
+            parts[f"alone-{split}"] = Part(split, work[split], partial(self.alone, split))
             parts[f"attention-{split}"] = Part(split, PROFILE, partial(self.attention, split))
-        parts["alone-dev"] = Part("dev", passes, partial(self.alone, "dev"))
-        parts["alone-test"] = Part("test", of_few, partial(self.alone, "test"))
         return parts
 
     def _orders_and_curves(self) -> dict[str, Part]:
@@ -252,15 +246,16 @@ class Study:
         return parts
 
     def seconds_left(self) -> float:
-        """An estimate for the parts that have no file yet, computed in one process with the threads
-        that torch has now."""
+        """An estimate for the parts that have no file yet. Helpers are left out of account: two
+        threads in one process are nearly as fast as two processes."""
         left = [p for name, p in self.parts.items() if not self.file(name).exists()]
         splits = {part.split for part in left if part.passes}
         seconds = {
             split: seconds_per_pass(self.model, self.splits[split].windows, self.settings.tokens)
             for split in splits
         }
-        return sum(part.passes * seconds[part.split] for part in left if part.passes)
+        passes = sum(part.passes * seconds[part.split] for part in left if part.passes)
+        return passes / distributed.size()
 
     def results(self) -> dict[str, Any]:
         """Every part by name, and the curves by the name of their order."""
@@ -283,8 +278,12 @@ class Study:
     # The parts ----------------------------------------------------------------------------------
 
     def single(self, split: str, progress: ProgressBar) -> dict:
-        """The effects of masking each head."""
-        return self.effects(split, {head: [head] for head in self.heads}, progress)
+        """The effects of masking each head; on test only of those that are significant on dev."""
+        heads = self.heads
+        if split == "test":
+            on_dev = from_json(HeadEffects, self.done["single-dev"])
+            heads = [parse_head(name) for name in significant_heads(on_dev)]
+        return self.effects(split, {head: [head] for head in heads}, progress)
 
     def alone(self, split: str, progress: ProgressBar) -> dict:
         """For each head, the effects of masking all other heads of its layer. On test only for the

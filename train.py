@@ -5,7 +5,6 @@ on dev, scores test beside two baselines, and writes a folder that transformers 
 """
 
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from scipy.special import expit
+from torch import Tensor
 from tqdm import tqdm
 
 from minibert.config import BertConfig, head_name
@@ -177,12 +177,10 @@ def fit(
 
             # In the epoch in which a killed run resumes, skip the steps that are done.
             for batches in islice(windows, run.step % steps_per_epoch, None):
-                started = time.monotonic()
                 loss = training_step(model, stepper, run.step, batches)
                 tokens = sum(len(window.input_ids) for b in batches for window in b.windows)
-                speed = tokens / (time.monotonic() - started)
-                run.end_step(loss, speed)
-                bar.set_postfix(loss=f"{loss:.3f}", tokens_per_s=f"{speed:.0f}", refresh=False)
+                run.end_step(loss, tokens)  # raises if the loss is not finite
+                bar.set_postfix(run.latest, refresh=False)
                 bar.update()
 
             run.end_epoch(epoch, dev_score(model.eval(), dev, settings.tokens))
@@ -191,12 +189,12 @@ def fit(
 
 def training_step(
     model: BertForTokenClassification, stepper: Stepper, step: int, batches: Sequence[Batch]
-) -> float:
-    """One optimizer step on the micro-batches of an accumulation window; returns its loss per
-    scored word."""
+) -> Tensor:
+    """One optimizer step on the micro-batches of an accumulation window; returns this process's
+    part of its loss per scored word. Reading its value here would make a GPU wait for the CPU."""
     if stepper.settings.plan == "layerwise":
         # The same update in less memory, one layer's gradient at a time (training/layerwise.py).
-        loss = stepper.step(step, batches)
+        loss = stepper.queue(step, batches)
     else:
         stepper.set_rate(step)
         scored = scored_words(batches)
@@ -204,15 +202,14 @@ def training_step(
         # Gradient accumulation: each backward pass adds to the gradients of the ones before. The
         # loss is summed over the words of a micro-batch and divided by the number of words in the
         # whole window. So the gradient is that of the window's mean loss, however it is cut.
-        losses = []
+        loss = torch.zeros((), device=stepper.device)
         for batch in stepper.local(batches, step):
             with stepper.autocast():  # bf16 or fp16, if the settings ask for it
                 hidden = model.bert.encode(batch.input_ids, batch.packing).last_hidden_state
                 logits = model.classify(hidden)  # (B, L, labels)
             micro_loss = summed_loss(logits, batch.labels) / scored
             stepper.scale(micro_loss).backward()  # scaled up in fp16 only: small gradients vanish
-            losses.append(micro_loss.detach())
-        loss = stepper.check_loss(losses, step)  # the sum over processes; raises if not finite
+            loss = loss + micro_loss.detach()
 
         # For each layer: sum the gradient over processes, unscale, clip, AdamW, free it.
         stepper.apply()

@@ -1,11 +1,10 @@
 """Each head masked in turn: our one pass against the loop that users of transformers write.
 
-python -m benchmarks.ablation --data FILE. Ours and each peer take turns on the same documents with
-the same threads, and must give the same logits. A peer's loop is timed on a few heads spread over
-the layers, and its time is scaled to all heads. Prints the median of the ratios, the fraction of
-this machine's matrix speed that ours reaches, and the error of each head's effect in bfloat16.
---peers names Python interpreters: one with transformers 5, and one with 4.57.6, which `make peers`
-builds.
+python -m benchmarks.ablation. Ours and each peer take turns on the same documents with the same
+threads, and must give the same logits. A peer's loop is timed on a few heads spread over the
+layers, and its time is scaled to all heads. Prints the median of the ratios, the share of this
+machine's matrix speed, and the error of each head's effect in bf16. --peers names Python
+interpreters: one with transformers 5, and one with 4.57.6, which `make bench` builds.
 """
 
 import copy
@@ -15,161 +14,172 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
-from benchmarks.workload import Shape, machine, make_model, read_split
+from benchmarks.workload import (
+    DTYPES,
+    SPEED_COLUMNS,
+    Lengths,
+    Rows,
+    Workload,
+    describe_documents,
+    has_bf16,
+    markdown,
+    matrix_jobs,
+    matrix_speed,
+    speed_cells,
+)
 from minibert import BertForTokenClassification, save_pretrained
 from minibert.config import Head
 from minibert.data.batches import Split
-from minibert.errors import InputError
+from minibert.data.corpus import SAMPLE
+from minibert.errors import check
+from minibert.files import write_json
 from minibert.heads.ablation import ablate, cumulative, masks_without
-from minibert.heads.costs import flops_of, seconds_of
+from minibert.heads.costs import flops_of, take_turns
 from minibert.runtime import cli
 
 
 @dataclass(frozen=True)
-class Settings:
-    data: Path
+class Settings(Workload):
+    data: Path | None = SAMPLE / "test.jsonl"
     """JSONL of documents, e.g. a dev.jsonl."""
 
-    shape: Shape = "minilm"
-    """minilm has its real weights, bert-base random ones: speed does not depend on them."""
+    lengths: tuple[Lengths, ...] = ("mixed", "one")
 
-    precisions: tuple[Literal["float32", "bfloat16"], ...] = ("float32",)
+    documents: int = 4
+
+    batch_size: int = 8
+    """Of the peers' loop."""
+
+    precisions: tuple[Literal["float32", "bf16"], ...] = tuple(
+        name for name in DTYPES if name == "float32" or has_bf16()
+    )
     """Precisions of ours; the peers run in float32."""
 
     peers: tuple[Path, ...] = (Path(sys.executable), Path(".venv-transformers4/bin/python"))
     """Interpreters to run the peers' loop in."""
 
-    documents: int = 8
-
     heads: int = 3
     """Heads on which a peer's loop is timed."""
-
-    repeats: int = 3
-
-    threads: int = 1
 
 
 class Peer:
     """A process that runs the loop of ablation_peer.py."""
 
-    def __init__(self, python: Path, model: Path, windows: Path, threads: int):
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    def __init__(self, python: Path, folder: Path, settings: Settings):
         script = Path(__file__).parent / "ablation_peer.py"
         self.process = subprocess.Popen(
-            [python, script, model, windows],
+            [python, script, folder, folder / "windows.json", str(settings.batch_size)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=environment,
+            env=os.environ | {"OMP_NUM_THREADS": str(settings.threads)},
         )
+        self.name = "transformers " + self._answer()
+
+    def run(self, heads: Sequence[Head]) -> list[float]:
+        """For each masked head the sum of the logits' absolute values."""
         assert self.process.stdin is not None
+        print(json.dumps(heads), file=self.process.stdin, flush=True)
+        return self._answer()
+
+    def _answer(self) -> Any:
         assert self.process.stdout is not None
-        self.input, self.output = self.process.stdin, self.process.stdout
-        self.name = "transformers " + json.loads(self.output.readline())
-
-    def run(self, heads: Sequence[Head]) -> tuple[float, list[float]]:
-        """Seconds, and for each masked head the sum of the logits' absolute values."""
-        print(json.dumps(heads), file=self.input, flush=True)
-        return json.loads(self.output.readline())
-
-    def close(self) -> None:
-        self.input.close()
-        self.process.wait()
+        return json.loads(self.process.stdout.readline())
 
 
-@dataclass
-class Job:
-    """A computation of ours with its times."""
-
-    name: str
-
-    compute: Callable
-
-    ratios: dict[str, list[float]] = field(default_factory=dict)
-    """{peer: its seconds over ours, in each round}"""
-
-    seconds: list[float] = field(default_factory=list)
-
-    def time(self, theirs: dict[str, float]) -> None:
-        """Run it once. `theirs`: the seconds of each peer in this round."""
-        self.seconds.append(seconds_of(self.compute))
-        for peer, seconds in theirs.items():
-            self.ratios.setdefault(peer, []).append(seconds / self.seconds[-1])
+@contextmanager
+def started(
+    model: BertForTokenClassification, split: Split, settings: Settings
+) -> Iterator[list[Peer]]:
+    """The peers, with the model and the documents."""
+    peers = []
+    with tempfile.TemporaryDirectory() as folder:
+        save_pretrained(model, folder)
+        write_json(Path(folder) / "windows.json", [window.input_ids for window in split.windows])
+        try:
+            for python in settings.peers:
+                peers.append(Peer(python, Path(folder), settings))
+            yield peers
+        finally:
+            for peer in peers:
+                peer.process.kill()
+                peer.process.wait()
 
 
 def run(settings: Settings) -> None:
-    if not 1 <= settings.heads <= 72:
-        raise InputError("--heads must be from 1 to 72")
-    if missing := [str(python) for python in settings.peers if not python.exists()]:
-        raise InputError(f"{missing[0]}: no such interpreter; make peers, or name others")
+    check(1 <= settings.heads <= 72, "--heads must be from 1 to 72")
+    missing = [str(python) for python in settings.peers if not python.exists()]
+    check(not missing, f"{missing}: no such interpreter; make bench, or name others")
 
     torch.set_num_threads(settings.threads)
-    model = make_model(settings.shape)
-    split = read_split(settings.data, settings.documents, model.config)
-    jobs = [job for name in settings.precisions for job in make_jobs(model, split, name)]
-    time_jobs(settings, model, split, jobs)
+    model = settings.model()
+    rows = [["documents", "heads masked, precision of ours", "loop", *SPEED_COLUMNS]]
+    for lengths in settings.lengths:
+        rows += time_loops(model, lengths, settings)
 
-    lengths = [len(w.input_ids) for w in split.windows]
-    print(
-        f"{settings.shape}, {len(split.documents)} documents, {sum(lengths)} tokens, {machine()}, "
-        f"{settings.threads} thread(s); logits equal; median ratio [range] of {settings.repeats} "
-        "rounds"
-    )
-    for job in jobs:
-        for name, ratios in job.ratios.items():
-            low, high = min(ratios), max(ratios)
-            middle = statistics.median(ratios)
-            print(f"{job.name:34} {name:20} {middle:5.1f}x [{low:.1f}, {high:.1f}]")
-
-    if "float32" in settings.precisions:
-        report_arithmetic(model, split, jobs[2 * settings.precisions.index("float32")])
-    if "bfloat16" in settings.precisions:
-        report_precision(model, split)
+    print(f"Logits equal; {settings.describe()}\n\n{markdown(rows, 3)}")
+    if "bf16" in settings.precisions:
+        report_precision(model, settings.split(settings.lengths[0], model.config))
 
 
-def time_jobs(
-    settings: Settings, model: BertForTokenClassification, split: Split, jobs: Sequence[Job]
-) -> None:
-    """Check the peers' logits, then run the peers and our jobs in turn."""
+def time_loops(model: BertForTokenClassification, lengths: Lengths, settings: Settings) -> Rows:
+    """The rows of one arrangement of the documents."""
+    split = settings.split(lengths, model.config)
+    sizes = [len(window.input_ids) for window in split.windows]
     heads = model.config.present_heads
     timed = heads[:: len(heads) // settings.heads][: settings.heads]
-    with tempfile.TemporaryDirectory() as folder:
-        save_pretrained(model, Path(folder))
-        windows = Path(folder) / "windows.json"
-        windows.write_text(json.dumps([w.input_ids for w in split.windows]))
-        peers = [Peer(p, Path(folder), windows, settings.threads) for p in settings.peers]
+    ours = {p: make_jobs(model, split, DTYPES[p]) for p in settings.precisions}
 
-        check(peers, model, split, timed)
-        for _ in range(settings.repeats):
-            theirs = {p.name: p.run(timed)[0] * len(heads) / len(timed) for p in peers}
-            for job in jobs:
-                job.time(theirs)
+    with started(model, split, settings) as peers:
+        check_logits(peers, model, split, timed)
+        jobs: dict[str, Callable] = {peer.name: partial(peer.run, timed) for peer in peers}
+        for precision, computations in ours.items():
+            jobs |= {f"{name}, {precision}": job for name, job in computations.items()}
+            jobs |= matrix_jobs(model.config, DTYPES[precision], sum(sizes))
+        seconds = take_turns(jobs, settings.rounds)
 
-        for peer in peers:
-            peer.close()
+    rows = []
+    for precision, computations in ours.items():
+        limit = matrix_speed(seconds, model.config, precision, sum(sizes))
+        for name, job in computations.items():
+            title = f"{name}, {precision}"
+            times = {"ours": seconds[title]}
+            for peer in peers:
+                times[peer.name] = [s * len(heads) / len(timed) for s in seconds[peer.name]]
+            flops = flops_of(job)
+            for loop, spent in times.items():
+                work = len(heads) * sum(sizes)
+                cells = speed_cells(spent, times["ours"], work, flops, limit)
+                rows.append(["", title, loop, *cells])
+    rows[0][0] = describe_documents(lengths, sizes, settings.batch_size)
+    return rows
 
 
-def make_jobs(model: BertForTokenClassification, split: Split, precision: str) -> list[Job]:
-    model = copy.deepcopy(model).to(getattr(torch, precision))
+def make_jobs(
+    model: BertForTokenClassification, split: Split, dtype: torch.dtype
+) -> dict[str, Callable]:
+    model = copy.deepcopy(model).to(dtype)
     heads = model.config.present_heads
     masks = masks_without(model.config, [[head] for head in heads])
-    shuffled = [heads[i] for i in torch.randperm(len(heads))]
-    return [
-        Job(f"every head alone, {precision}", lambda: ablate(model, split, masks)),
-        Job(f"cumulative, random, {precision}", lambda: cumulative(model, split, shuffled)),
-    ]
+    generator = torch.Generator().manual_seed(0)
+    shuffled = [[heads[i]] for i in torch.randperm(len(heads), generator=generator)]
+    return {
+        "each alone": partial(ablate, model, split, masks),
+        "cumulative, random": partial(cumulative, model, split, shuffled),
+    }
 
 
 @torch.no_grad()
-def check(
+def check_logits(
     peers: Sequence[Peer], model: BertForTokenClassification, split: Split, heads: Sequence[Head]
 ) -> None:
     """Raises AssertionError unless each peer gives our logits for each of the heads."""
@@ -180,33 +190,12 @@ def check(
         for mask in masks
     ]
     for peer in peers:
-        _, theirs = peer.run(heads)
-        torch.testing.assert_close(torch.tensor(theirs), torch.tensor(ours), rtol=1e-5, atol=0)
-
-
-@torch.no_grad()
-def report_arithmetic(model: BertForTokenClassification, split: Split, job: Job) -> None:
-    """The ratio of the arithmetic, and our speed beside that of a product of matrices."""
-    inputs = [torch.tensor([window.input_ids]) for window in split.windows]
-    naive = flops_of(lambda: [model(ids) for ids in inputs])
-    exact = flops_of(job.compute)
-    bound = naive * len(model.config.present_heads) / exact
-
-    # The product of the feed-forward network takes most of the time of a forward pass.
-    weight = model.bert.layers[0].expand.weight
-    hidden = torch.randn(1024, weight.shape[1])
-    seconds = statistics.median(seconds_of(lambda: hidden @ weight.T) for _ in range(30))
-    matrix = 2 * len(hidden) * weight.numel() / seconds
-
-    reached = exact / statistics.median(job.seconds)
-    print(
-        f"arithmetic: the naive loop computes {bound:.2f}x ours without padding; ours runs at "
-        f"{reached / 1e9:.0f} GFLOP/s, {reached / matrix:.0%} of a matrix product's"
-    )
+        theirs = torch.tensor(peer.run(heads))
+        torch.testing.assert_close(theirs, torch.tensor(ours), rtol=1e-5, atol=0)
 
 
 def report_precision(model: BertForTokenClassification, split: Split) -> None:
-    """The relative error of each head's effect on the summed loss in bfloat16."""
+    """The relative error of each head's effect on the summed loss in bf16."""
     masks = masks_without(model.config, [[head] for head in model.config.present_heads])
     losses = [
         ablate(copy.deepcopy(model).to(dtype), split, masks).loss.sum(1)
@@ -214,7 +203,7 @@ def report_precision(model: BertForTokenClassification, split: Split) -> None:
     ]
     exact, rounded = (loss[1:] - loss[0] for loss in losses)
     error = statistics.median(abs(rounded - exact) / abs(exact))
-    print(f"bfloat16 moves a head's effect on the loss by {error:.0%} (median)")
+    print(f"\nbf16 moves a head's effect on the loss by {error:.0%} (median).")
 
 
 main = partial(cli.run, run, Settings, __doc__)

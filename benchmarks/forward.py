@@ -3,16 +3,15 @@
 python -m benchmarks.forward. Ours and the peers are loaded from one folder, run in one process on
 the same batches with the same threads, and take turns. Each batch is padded to its longest sequence
 and has its attention mask, as in usual code. Before the timing, the hidden states at real tokens
-must equal ours in float32 to 1e-4; in int8 and bf16 their correlation with ours is printed. A ratio
-above 1 means that ours is faster in the same precision, or ours in float32 for int8.
+of the first batch must equal ours in float32 to 1e-4; in int8 and bf16 their correlation with ours
+is printed. A ratio above 1 means that ours is faster in the same precision, or in float32 for int8.
 """
 
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -21,11 +20,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.workload import Workload, make_model, row, save
-from minibert import load_pretrained
+from benchmarks.workload import (
+    DTYPES,
+    SPEED_COLUMNS,
+    Lengths,
+    Rows,
+    Workload,
+    describe_documents,
+    has_bf16,
+    markdown,
+    matrix_jobs,
+    matrix_speed,
+    save,
+    speed_cells,
+)
+from minibert import Bert, load_pretrained
 from minibert.data.batches import Batch
 from minibert.files import read_json, write_json
-from minibert.heads.costs import take_turns
+from minibert.heads.costs import flops_of, take_turns
 from minibert.runtime import cli
 
 if TYPE_CHECKING:
@@ -33,13 +45,12 @@ if TYPE_CHECKING:
 
 Precision = Literal["float32", "int8", "bf16"]
 Encoder = Callable[[Tensor, Tensor], Tensor]  # ids and mask (B, L) -> hidden states (B, L, D)
-DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 OURS = "minibert float32"
 
 
 @dataclass(frozen=True)
 class Settings(Workload):
-    precisions: tuple[Precision, ...] = ("float32", "int8")
+    precisions: tuple[Precision, ...] = ("float32", "int8", *(("bf16",) if has_bf16() else ()))
     """Each engine runs in those that it supports. Ours always runs in float32."""
 
 
@@ -48,17 +59,17 @@ def with_minibert(folder: Path, threads: int, precision: Precision) -> Encoder:
     return lambda ids, mask: model(ids, mask).last_hidden_state
 
 
-def with_transformers(attention: str, folder: Path, threads: int, precision: Precision) -> Encoder:
-    model: torch.nn.Module = _transformers(folder, attention)
+def with_transformers(folder: Path, threads: int, precision: Precision) -> Encoder:
+    model: torch.nn.Module = _transformers(folder)
     model = model.to(DTYPES[precision])
     return lambda ids, mask: model(ids, attention_mask=mask).last_hidden_state
 
 
-def _transformers(folder: Path, attention: str) -> "BertModel":
+def _transformers(folder: Path) -> "BertModel":
     from transformers import BertModel
 
     return BertModel.from_pretrained(
-        folder, add_pooling_layer=False, attn_implementation=attention
+        folder, add_pooling_layer=False, attn_implementation="sdpa"
     ).eval()
 
 
@@ -88,7 +99,7 @@ def _onnx(folder: Path) -> Path:
     """Export the model of transformers and fuse its operations by ONNX Runtime's own tool."""
     from onnxruntime.transformers.optimizer import optimize_model
 
-    model = _transformers(folder, "sdpa")
+    model = _transformers(folder)
     plain, fused = folder / "plain.onnx", folder / "fused.onnx"
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
     inputs = _example()
@@ -117,7 +128,7 @@ def with_openvino(folder: Path, threads: int, precision: Precision) -> Encoder:
         "ENABLE_CPU_PINNING": False,  # a pinned thread would wait for a busy core
         "INFERENCE_PRECISION_HINT": "f32" if precision == "float32" else precision,
     }
-    model = openvino.convert_model(_transformers(folder, "sdpa"), example_input=_example())
+    model = openvino.convert_model(_transformers(folder), example_input=_example())
     compiled = openvino.compile_model(model, "CPU", options)
 
     def encode(ids: Tensor, mask: Tensor) -> Tensor:
@@ -151,17 +162,12 @@ class Engine(NamedTuple):
     precisions: tuple[Precision, ...]
 
     packages: tuple[str, ...] = ()
-    """The packages that it needs. The version of the first one is printed."""
+    """The packages that it needs."""
 
 
 ENGINES = {
     "minibert": Engine(with_minibert, ("float32", "bf16")),
-    "transformers eager": Engine(
-        partial(with_transformers, "eager"), ("float32", "bf16"), ("transformers",)
-    ),
-    "transformers sdpa": Engine(
-        partial(with_transformers, "sdpa"), ("float32", "bf16"), ("transformers",)
-    ),
+    "transformers": Engine(with_transformers, ("float32", "bf16"), ("transformers",)),
     "onnxruntime": Engine(
         with_onnxruntime, ("float32", "int8"), ("onnxruntime", "onnx", "onnxscript", "transformers")
     ),
@@ -171,12 +177,12 @@ ENGINES = {
 
 
 def load(folder: Path, settings: Settings) -> dict[str, Encoder]:
-    """Each installed engine in each precision of the settings that it has on this CPU. Prints what
-    is left out."""
+    """Each engine that works here, in each precision of the settings that it has on this CPU.
+    Prints what is left out."""
     encoders = {}
     for name, engine in ENGINES.items():
         if missing := [package for package in engine.packages if not find_spec(package)]:
-            print(f"{name}: left out; for it: pip install {' '.join(missing)}")
+            print(f"{name}: left out; for it: pip install {' '.join(missing)}\n")
             continue
 
         for precision in engine.precisions:
@@ -185,8 +191,8 @@ def load(folder: Path, settings: Settings) -> dict[str, Encoder]:
                 continue
             try:
                 encoders[title] = engine.load(folder, settings.threads, precision)
-            except NotImplementedError as error:
-                print(f"{title}: left out; {error}")
+            except Exception as error:  # of a peer: the others are measured without it
+                print(f"{title}: left out; {type(error).__name__}: {error}\n")
     return encoders
 
 
@@ -194,17 +200,16 @@ def encode(encoder: Encoder, batches: Sequence[Batch]) -> list[Tensor]:
     return [encoder(b.input_ids, b.attention_mask) for b in batches]
 
 
-def real_tokens(encoder: Encoder, batches: Sequence[Batch]) -> Tensor:
-    """(T, D): the hidden states at the real tokens of all batches."""
-    hidden = encode(encoder, batches)
-    return torch.cat([h[b.attention_mask.bool()].float() for h, b in zip(hidden, batches)])
+def real_tokens(encoder: Encoder, batch: Batch) -> Tensor:
+    """(T, D): the hidden states at the real tokens."""
+    return encoder(batch.input_ids, batch.attention_mask)[batch.attention_mask.bool()].float()
 
 
 def compare(name: str, hidden: Tensor, ours: Tensor) -> str:
     """How close two outputs are. Raises AssertionError if float32 differs by more than 1e-4."""
     if name.endswith("float32"):
         torch.testing.assert_close(hidden, ours, atol=1e-4, rtol=0, msg=lambda m: f"{name}: {m}")
-        return f"differs by {float((hidden - ours).abs().max()):.0e} at most"
+        return f"difference at most {float((hidden - ours).abs().max()):.0e}"
 
     both = torch.stack([hidden.flatten(), ours.flatten()])
     return f"correlation {float(torch.corrcoef(both)[0, 1]):.4f}"
@@ -213,27 +218,46 @@ def compare(name: str, hidden: Tensor, ours: Tensor) -> str:
 @torch.no_grad()
 def run(settings: Settings) -> None:
     torch.set_num_threads(settings.threads)
-    model = make_model(settings.shape).bert
-    batches = settings.batches(model.config)
-    print(settings.describe(batches), flush=True)
-
+    model = settings.model().bert
+    rows = [["documents", "engine", *SPEED_COLUMNS, "output beside ours"]]
     with tempfile.TemporaryDirectory() as folder:
         save(model, Path(folder))
         encoders = load(Path(folder), settings)
+        for lengths in settings.lengths:
+            rows += time_engines(model, encoders, lengths, settings)
 
-        ours = real_tokens(encoders[OURS], batches)
-        notes = {n: compare(n, real_tokens(e, batches), ours) for n, e in encoders.items()}
-        notes[OURS] = ""
+    print(f"{settings.describe()}\n\n{markdown(rows, 2)}")
 
-        jobs = {name: partial(encode, e, batches) for name, e in encoders.items()}
-        seconds = take_turns(jobs, settings.rounds)
 
-    tokens = sum(int(b.attention_mask.sum()) for b in batches)
-    for name in seconds:
-        same = f"minibert {name.split()[-1]}"
-        print(row(name, seconds, same if same in seconds else OURS, tokens, notes[name]))
-    used = {engine.packages[0] for engine in ENGINES.values() if engine.packages}
-    print(", ".join(f"{p} {version(p)}" for p in ["torch", *sorted(used)] if find_spec(p)))
+def time_engines(
+    model: Bert, encoders: Mapping[str, Encoder], lengths: Lengths, settings: Settings
+) -> Rows:
+    """The rows of one arrangement of the documents."""
+    batches = settings.batches(lengths, model.config)
+    sizes = [len(window.input_ids) for batch in batches for window in batch.windows]
+    ours = real_tokens(encoders[OURS], batches[0])
+    notes = {n: compare(n, real_tokens(e, batches[0]), ours) for n, e in encoders.items()}
+
+    jobs: dict[str, Callable] = {n: partial(encode, e, batches) for n, e in encoders.items()}
+    precisions = [name for name in DTYPES if f"minibert {name}" in encoders]
+    for name in precisions:
+        jobs |= matrix_jobs(model.config, DTYPES[name], sum(sizes))
+    seconds = take_turns(jobs, settings.rounds)
+    limits = {p: matrix_speed(seconds, model.config, p, sum(sizes)) for p in precisions}
+    flops = flops_of(partial(encode, encoders[OURS], batches))
+
+    rows = []
+    for name in encoders:
+        precision = name.split()[-1]
+        same = precision if precision in precisions else "float32"  # int8: beside float32
+        cells = speed_cells(
+            seconds[name], seconds[f"minibert {same}"], sum(sizes), flops, limits[same]
+        )
+        rows.append(["", name, *cells, notes[name] if name != OURS else ""])
+    rows[0][0] = describe_documents(lengths, sizes, settings.batch_size)
+    for precision, limit in limits.items():
+        rows.append(["", f"limit {precision}", "", f"{limit / 1e9:.0f} GFLOP/s", "100%", ""])
+    return rows
 
 
 main = partial(cli.run, run, Settings, __doc__)

@@ -1,6 +1,6 @@
 """Keyphrases per second, beside KeyBERT with the same model, and beside the bare forward pass.
 
-python -m benchmarks.keyphrases --data FILE. KeyBERT embeds each document and each of its n-grams;
+python -m benchmarks.keyphrases. KeyBERT embeds each document and each of its n-grams;
 ours reads the attention of one forward pass over the document. Without KeyBERT its rows are left
 out.
 """
@@ -15,9 +15,9 @@ from statistics import median
 
 import torch
 
-from benchmarks.workload import machine
+from benchmarks.workload import markdown, ratio
 from minibert.data.batches import chunks, collate, make_batches
-from minibert.data.corpus import read_documents
+from minibert.data.corpus import SAMPLE, read_documents
 from minibert.data.documents import Document
 from minibert.heads.costs import take_turns
 from minibert.hub import DEFAULT_MODEL, find_model
@@ -27,7 +27,7 @@ from minibert.runtime import cli
 
 @dataclass(frozen=True)
 class Settings:
-    data: Path
+    data: Path = SAMPLE / "test.jsonl"
     """JSONL of texts."""
 
     documents: int = 40
@@ -51,10 +51,14 @@ def run(settings: Settings) -> None:
         jobs |= keybert_jobs([document.text for document in documents])
     seconds = take_turns(jobs, settings.rounds)
 
-    print(f"{len(documents)} documents, {machine()}, {settings.threads} thread(s), medians")
+    rows = [["", "time / ours", "documents/s"]]
     for name, times in seconds.items():
-        ratio = median(time / ours for time, ours in zip(times, seconds["ours"]))
-        print(f"{name:30}{len(documents) / median(times):8.2f} documents/s, {ratio:5.2f}x our time")
+        speed = len(documents) / median(times)
+        rows.append([name, ratio(times, seconds["ours"]), f"{speed:.2f}"])
+    print(
+        f"{len(documents)} documents, {settings.threads} thread(s), medians of {settings.rounds} "
+        f"rounds\n\n{markdown(rows)}"
+    )
 
 
 def rank(ranker: Ranker, documents: Sequence[Document]) -> None:

@@ -12,7 +12,7 @@ from functools import partial
 
 import torch
 
-from benchmarks.workload import BERT_BASE
+from benchmarks.workload import BERT_BASE, DTYPES, markdown
 from minibert import BertForTokenClassification
 from minibert.data.batches import Window, collate
 from minibert.runtime import cli
@@ -33,27 +33,32 @@ class Settings:
 
 
 def run(settings: Settings) -> None:
-    print(f"BERT-base, documents of {settings.length} pieces: MiB at most")
     window = Window(0, [0] * settings.length, [0], [1], [])
     step = TrainSettings(tokens=settings.length, precision="float32")
+    layerwise = replace(step, plan="layerwise")
+    counts = (1, settings.documents)
+    rows = [["trained", "plan", *(f"{n} document(s), MiB" for n in counts), "measured on the GPU"]]
 
     for plan in PLANS:
-        for documents in (1, settings.documents):
-            planned, windows = replace(step, plan=plan), [window] * documents
-            line = f"{predicted_peak(FUSED, planned, windows):8.0f}"
-            if torch.cuda.is_available():
-                line += f"{measured_peak(planned, windows):8.0f} measured"
-            print(f"all weights, {plan:12} {documents} documents {line}", flush=True)
+        planned = replace(step, plan=plan)
+        cells = [f"{predicted_peak(FUSED, planned, [window] * n):.0f}" for n in counts]
+        rows.append(["all weights", plan, *cells, measured_peaks(planned, window, counts)])
 
-    layerwise = replace(step, plan="layerwise")
-    for title, frozen in (("", False), (", embeddings frozen", True)):
+    for title, frozen in (("all weights", False), ("all but the embeddings", True)):
         smaller = replace(layerwise, states="bf16", freeze_embeddings=frozen)
         peak = predicted_peak(FUSED, smaller, [window])
-        print(f"layerwise, states in bf16{title}: {peak:.0f}")
+        rows.append([title, "layerwise, states in bf16", f"{peak:.0f}", "", ""])
 
-    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+    for name, dtype in DTYPES.items():
         peak = predicted_peak(FUSED, layerwise, [window], frozen=True, gates=True, dtype=dtype)
-        print(f"gates only, layerwise    {name:11} {peak:8.0f}")
+        rows.append(["gates only", f"layerwise, {name}", f"{peak:.0f}", "", ""])
+    print(f"BERT-base, {settings.length} pieces a document\n\n{markdown(rows, 2)}")
+
+
+def measured_peaks(settings: TrainSettings, window: Window, counts: Sequence[int]) -> str:
+    if not torch.cuda.is_available():
+        return "no GPU"
+    return ", ".join(f"{measured_peak(settings, [window] * n):.0f}" for n in counts)
 
 
 def measured_peak(settings: TrainSettings, windows: Sequence[Window]) -> float:

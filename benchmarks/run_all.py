@@ -1,74 +1,196 @@
 """Every benchmark that needs neither a trained run nor data -> benchmarks/RESULTS.md.
 
-make bench, or python -m benchmarks.run_all. Each runs in its own process. Its command and its
-output are written as soon as it ends. The ablation needs the peer that `make peers` builds.
+make bench, or python -m benchmarks.run_all. Each benchmark runs in its own process. What it
+measured is stored as soon as it ends, and the same command continues a run that was stopped. A
+result of another machine, version or source is measured again, and so is a failed one.
 """
 
+import hashlib
 import os
 import platform
+import re
 import subprocess
 import sys
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import NamedTuple
 
-from benchmarks.ablation import Settings as Ablation
-from benchmarks.workload import machine
-from minibert.data.corpus import SAMPLE
-from minibert.files import write_text
+from benchmarks.workload import has_bf16, machine
+from minibert.errors import InputError
+from minibert.files import read_object, sha256, write_json, write_text
 from minibert.runtime import cli
+from minibert.runtime.folder import only_writer
+
+ROOT = Path(__file__).parents[1]
+LIBRARIES = ("torch", "transformers", "accelerate", "onnxruntime", "openvino", "ctranslate2")
+LIBRARIES += ("keybert",)
 
 
 @dataclass(frozen=True)
 class Settings:
-    data: Path | None = None
-    """JSONL of documents; without it random ones, and the bundled sample for the ablation."""
+    transformers4: Path = Path(".venv-transformers4/bin/python")
+    """A Python with transformers 4.57.6, the last one with head_mask."""
 
-    threads: int = 1
+    state: Path = Path("runs/bench")
+    """Folder for what each benchmark measured."""
 
-    out: Path = Path(__file__).parent / "RESULTS.md"
+    out: Path = ROOT / "benchmarks" / "RESULTS.md"
 
 
-def commands(settings: Settings) -> list[list[str]]:
-    """The module of each benchmark with its options."""
-    threads = ["--threads", str(settings.threads)]
-    shared = [*threads, *(["--data", str(settings.data)] if settings.data else [])]
-    base = ["--shape", "bert-base", "--documents", "16"]
-    benchmarks = [
-        ["benchmarks.startup"],
-        ["benchmarks.memory"],
-        ["benchmarks.forward", *shared],
-        ["benchmarks.forward", *shared, "--by-length"],
-        ["benchmarks.forward", *shared, *base],
-        ["benchmarks.training", *shared],
-        ["benchmarks.training", *shared, *base],
+class Benchmark(NamedTuple):
+    title: str
+
+    seconds: int
+    """About, on two idle cores with AVX2. The first results show how this machine compares."""
+
+    words: tuple[str, ...]
+    """Its module and options."""
+
+    @property
+    def name(self) -> str:
+        return re.sub(r"\W+", "-", self.title.lower())
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one benchmark measured, and where."""
+
+    words: list[str]
+
+    environment: dict[str, str]
+
+    seconds: float
+
+    output: str
+    """Paragraphs and tables in Markdown."""
+
+    error: str
+    """Empty if it succeeded."""
+
+
+def benchmarks(settings: Settings) -> list[Benchmark]:
+    base = "--shape bert-base --layers 1 --documents 8 --lengths mixed one"
+    peers = f"--peers {sys.executable} {settings.transformers4.absolute()}"
+    rows = [
+        ("Start-up", 50, "startup"),
+        ("Memory of a training step", 60, "memory"),
+        ("Heads removed", 20, "heads_removed"),
+        ("Keyphrases", 70, "keyphrases --documents 8"),
+        ("Forward pass, MiniLM, 1 thread", 640, "forward"),
+        ("Forward pass, MiniLM, 2 threads", 370, "forward --threads 2"),
+        ("Forward pass, one layer of BERT-base, 1 thread", 150, f"forward {base}"),
+        ("Forward pass, one layer of BERT-base, 2 threads", 90, f"forward {base} --threads 2"),
+        ("Training step, MiniLM, 2 threads", 230, "training --threads 2"),
+        ("Ablation, MiniLM, 1 thread", 500, f"ablation {peers}"),
     ]
-    if all(python.exists() for python in Ablation.peers):
-        data = str(settings.data or SAMPLE / "test.jsonl")
-        benchmarks.append(["benchmarks.ablation", *threads, "--data", data])
-    return benchmarks
+    if has_bf16():
+        bf16 = "training --threads 2 --precision bf16"
+        rows.append(("Training step, MiniLM, 2 threads, bf16", 250, bf16))
+    return [Benchmark(title, seconds, tuple(words.split())) for title, seconds, words in rows]
+
+
+def environment() -> dict[str, str]:
+    """All that a result depends on besides its command."""
+    sources = sorted([*ROOT.glob("minibert/**/*.py"), *ROOT.glob("benchmarks/*.py")])
+    digest = hashlib.sha256("".join(map(sha256, sources)).encode()).hexdigest()
+    return {
+        "machine": f"{machine()}, {os.cpu_count()} cores, {platform.system()}",
+        "versions": ", ".join(f"{n} {v}" for n in ("Python", *LIBRARIES) if (v := _version(n))),
+        "sources": digest[:12],
+    }
+
+
+def _version(package: str) -> str:
+    if package == "Python":
+        return platform.python_version()
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def stored(path: Path, words: Sequence[str], here: Mapping[str, str]) -> Result | None:
+    """The result in the file `path`; None if there is none, if it failed, and if it comes from
+    another command, machine, version or source."""
+    try:
+        result = Result(**read_object(path))
+    except (InputError, TypeError):
+        return None
+    same = result.words == list(words) and result.environment == here
+    return result if same and not result.error else None
+
+
+def measure(benchmark: Benchmark, here: dict[str, str]) -> Result:
+    """Run it in a process of its own."""
+    threads = "2" if "--threads" in benchmark.words else "1"
+    began = time.perf_counter()
+    process = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{benchmark.words[0]}", *benchmark.words[1:]],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": threads},
+        capture_output=True,
+        text=True,
+    )
+    seconds = round(time.perf_counter() - began, 1)
+    lines = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
+    error = lines[-1] if process.returncode else ""
+    return Result([*benchmark.words], here, seconds, process.stdout.strip(), error)
+
+
+def page(results: Mapping[Benchmark, Result], here: Mapping[str, str]) -> str:
+    """RESULTS.md, of the benchmarks that have ended."""
+    bf16 = "" if has_bf16() else " This CPU has no bf16: there are no rows in bf16."
+    parts = [
+        "# Benchmarks",
+        f"{here['machine']}. {here['versions']}. Written by `make bench`.{bf16}",
+        "A ratio is the time over ours in the same rounds, with the range of single rounds: above "
+        "1 ours is faster. The limit is the speed of the better of MKL's and oneDNN's product of "
+        "the feed-forward network's matrices, with as many threads in the same rounds. A row's "
+        "share of it counts the arithmetic that the answer needs: no padding, nothing twice.",
+    ]
+    for benchmark, result in results.items():
+        command = " ".join(benchmark.words).replace(f"{sys.executable} ", "PYTHON ")
+        output = f"Failed: {result.error}" if result.error else result.output
+        parts += [f"## {benchmark.title}", f"`python -m benchmarks.{command}`", output]
+    return "\n\n".join(parts) + "\n"
+
+
+def minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def remaining(waiting: Sequence[Benchmark], ended: Mapping[Benchmark, Result]) -> float:
+    """Seconds that the waiting benchmarks take, if they compare to their `seconds` as those that
+    have ended."""
+    expected = sum(benchmark.seconds for benchmark in ended)
+    factor = sum(result.seconds for result in ended.values()) / expected if expected else 1.0
+    return factor * sum(benchmark.seconds for benchmark in waiting)
 
 
 def run(settings: Settings) -> None:
-    text = (
-        f"# Benchmarks\n\n{machine()}, {os.cpu_count()} cores, {platform.system()}, Python "
-        f"{platform.python_version()}, torch {version('torch')}. Written by `make bench`.\n"
-    )
-    environment = os.environ | {"OMP_NUM_THREADS": str(settings.threads)}
-    for command in commands(settings):
-        words = ["-m", *command]
-        print("python", *words, flush=True)
-        process = subprocess.run(
-            [sys.executable, *words], env=environment, capture_output=True, text=True
-        )
-        output = process.stdout
-        if process.returncode:
-            output += "failed: " + process.stderr.strip().rpartition("\n")[2] + "\n"
-        print(output, flush=True)
+    here = environment()
+    todo = benchmarks(settings)
+    with only_writer(settings.out):
+        results: dict[Benchmark, Result] = {}
+        for number, benchmark in enumerate(todo):
+            path = settings.state / f"{benchmark.name}.json"
+            begin = f"[{number + 1}/{len(todo)}] {benchmark.title}: "
+            result = stored(path, benchmark.words, here)
+            if result:
+                print(f"{begin}measured before ({path})", flush=True)
+            else:
+                left = remaining(todo[number:], results)
+                print(f"{begin}about {minutes(left)} for what is left", flush=True)
+                result = measure(benchmark, here)
+                write_json(path, result)
+                print(f"{result.output}\n{result.error}\n", flush=True)
 
-        text += f"\n`python {' '.join(words)}`\n\n```text\n{output}```\n"
-        write_text(settings.out, text)
+            results[benchmark] = result
+            write_text(settings.out, page(results, here))
 
 
 main = partial(cli.run, run, Settings, __doc__)

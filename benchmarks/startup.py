@@ -1,4 +1,4 @@
-"""Seconds and MB that `import minibert` and loading MiniLM take beyond `import torch`.
+"""Seconds and MB that `import torch` takes, and with it `import minibert` and loading MiniLM.
 
 python -m benchmarks.startup
 """
@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 
+from benchmarks.workload import markdown
 from minibert.hub import DEFAULT_MODEL
 from minibert.runtime import cli
 
@@ -30,7 +31,7 @@ class Settings:
     model: str = DEFAULT_MODEL
     """A folder or a Hub id."""
 
-    repeats: int = 7
+    rounds: int = 7
 
 
 def measure(code: str) -> tuple[float, float]:
@@ -42,11 +43,15 @@ def measure(code: str) -> tuple[float, float]:
 
 
 def run(settings: Settings) -> None:
-    model = settings.model
-    pairs = [(measure(BARE), measure(OURS.format(model=model))) for _ in range(settings.repeats)]
-    seconds = statistics.median(ours[0] - bare[0] for bare, ours in pairs)
-    memory = statistics.median(ours[1] - bare[1] for bare, ours in pairs)
-    print(f"import minibert and load {model}: {seconds:.2f} s, {memory:.0f} MB above import torch")
+    programs = {"import torch": BARE, "and load the model": OURS.format(model=settings.model)}
+    rounds = [{n: measure(c) for n, c in programs.items()} for _ in range(settings.rounds)]
+    rows = [["", "seconds", "MB"]]
+    for name in programs:
+        seconds, megabytes = (
+            statistics.median(values) for values in zip(*(r[name] for r in rounds))
+        )
+        rows.append([name, f"{seconds:.2f}", f"{megabytes:.0f}"])
+    print(f"{settings.model}, medians of {settings.rounds} rounds\n\n{markdown(rows)}")
 
 
 main = partial(cli.run, run, Settings, __doc__)

@@ -5,7 +5,8 @@ one on the same batch; both start from the same weights, with equal logits. The 
 its default attention, sdpa. The times include forward and backward pass, clipping, AdamW, the
 schedule and the Trainer's bookkeeping between on_step_begin and on_step_end; batches are made
 before. Dropout on hidden states is 0.1 in both. Dropout on attention probabilities is 0.1 in both,
-then 0 in ours (its default), then 0 in both. A ratio above 1 means that ours is faster.
+then 0 in ours (its default), then 0 in both. A ratio above 1 means that ours is faster. The
+arithmetic of a step counts as three forward passes.
 """
 
 import sys
@@ -14,7 +15,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -28,11 +28,23 @@ from transformers import (
     TrainingArguments,
 )
 
-from benchmarks.workload import Workload, make_model, row, save
+from benchmarks.workload import (
+    DTYPES,
+    SPEED_COLUMNS,
+    Lengths,
+    Rows,
+    Workload,
+    describe_documents,
+    markdown,
+    matrix_jobs,
+    matrix_speed,
+    save,
+    speed_cells,
+)
 from minibert import BertForTokenClassification, load_pretrained
 from minibert.data.batches import Batch
 from minibert.errors import InputError
-from minibert.heads.costs import seconds_of
+from minibert.heads.costs import flops_of, seconds_of, take_turns
 from minibert.runtime import cli
 from minibert.training.settings import TrainSettings
 from minibert.training.step import Stepper
@@ -42,7 +54,9 @@ DROPOUTS = ((0.1, 0.1), (0.1, 0.0), (0.0, 0.0))  # on attention probabilities: t
 
 @dataclass(frozen=True)
 class Settings(Workload):
-    documents: int = 32
+    documents: int = 8
+
+    lengths: tuple[Lengths, ...] = ("mixed", "one")
 
     precision: Literal["float32", "bf16"] = "float32"
     """bf16: autocast in both."""
@@ -135,21 +149,35 @@ def run(settings: Settings) -> None:
         raise InputError("the Trainer needs accelerate: pip install accelerate")
 
     torch.set_num_threads(settings.threads)
-    model = make_model(settings.shape)
-    batches = settings.batches(model.config)
-    print(f"{settings.precision}, {settings.describe(batches)}", flush=True)
-    tokens = sum(int(b.attention_mask.sum()) for b in batches)
-
+    model = settings.model()
+    rows = [["documents", "loop, dropout on attention", *SPEED_COLUMNS]]
     with tempfile.TemporaryDirectory() as folder:
         save(model, Path(folder))
-        for dropouts in DROPOUTS:
-            seconds = side_by_side(Path(folder), batches, settings, dropouts)
-            titles = [f"{n}, attention dropout {d}" for n, d in zip(("Trainer", "ours"), dropouts)]
-            named = dict(zip(titles, seconds))
-            for title in titles:
-                print(row(title, named, titles[1], tokens), flush=True)
+        for lengths in settings.lengths:
+            rows += time_steps(model, Path(folder), lengths, settings)
 
-    print(", ".join(f"{p} {version(p)}" for p in ("torch", "transformers", "accelerate")))
+    print(f"{settings.precision}, {settings.describe()}\n\n{markdown(rows, 2)}")
+
+
+def time_steps(
+    model: BertForTokenClassification, folder: Path, lengths: Lengths, settings: Settings
+) -> Rows:
+    """The rows of one arrangement of the documents."""
+    batches = settings.batches(lengths, model.config)
+    sizes = [len(window.input_ids) for batch in batches for window in batch.windows]
+    flops = 3 * flops_of(lambda: [model(b.input_ids, b.attention_mask) for b in batches])
+    products = matrix_jobs(model.config, DTYPES[settings.precision], sum(sizes))
+
+    rows = []
+    for dropouts in DROPOUTS:
+        theirs, ours = side_by_side(folder, batches, settings, dropouts)
+        times = take_turns(products, settings.rounds)
+        limit = matrix_speed(times, model.config, settings.precision, sum(sizes))
+        for name, seconds, dropout in zip(("Trainer", "ours"), (theirs, ours), dropouts):
+            cells = speed_cells(seconds, ours, sum(sizes), flops, limit)
+            rows.append(["", f"{name}, {dropout}", *cells])
+    rows[0][0] = describe_documents(lengths, sizes, settings.batch_size)
+    return rows
 
 
 main = partial(cli.run, run, Settings, __doc__)

@@ -84,15 +84,16 @@ def attend_loop(
     contexts = []
     for sequence in zip(query.split(lengths), key.split(lengths), value.split(lengths)):
         q, k, v = (x.transpose(0, 1)[None] for x in sequence)  # (1, H, length, K)
-        contexts.append(F.scaled_dot_product_attention(q, k, v, dropout_p=dropout))
-    return torch.cat(contexts, dim=2)[0].transpose(0, 1)
+        context = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        contexts.append(context[0].transpose(0, 1))
+    return torch.cat(contexts)
 
 
 def attend_nested(
     query: Tensor, key: Tensor, value: Tensor, lengths: list[int], dropout: float
 ) -> Tensor:
     """One kernel for all sequences: a GPU would wait for the launch of one call per sequence."""
-    offsets = torch.tensor([0, *accumulate(lengths)], device=query.device)
+    offsets = torch.tensor([0, *accumulate(lengths)]).to(query.device, non_blocking=True)
 
     def nest(packed: Tensor) -> Tensor:
         nested = torch.nested.nested_tensor_from_jagged(

@@ -17,7 +17,8 @@ from minibert.files import read_object
 
 MAX_SIZE = 2**31 - 1  # torch can represent the product of two sizes of this magnitude
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+Activation = Callable[[Tensor], Tensor]
+ACTIVATIONS: dict[str, Activation] = {
     "gelu": F.gelu,
     "gelu_new": partial(F.gelu, approximate="tanh"),  # unlike a lambda, it can be pickled
     "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),

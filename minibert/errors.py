@@ -63,7 +63,6 @@ def check_fields(record: Any, prefix: str = "") -> None:
             if isinstance(value, str | Path) and text in (kind, *get_args(kind)):
                 value = text(value)
                 object.__setattr__(record, name, value)  # the dataclass is frozen
-        literals = [option for option in (kind, *get_args(kind)) if get_origin(option) is Literal]
-        choices = [f"one of {', '.join(get_args(literal))}" for literal in literals]
-        expected = choices[0] if choices else inspect.formatannotation(kind)
+        choices = [get_args(o) for o in (kind, *get_args(kind)) if get_origin(o) is Literal]
+        expected = f"one of {', '.join(choices[0])}" if choices else inspect.formatannotation(kind)
         check(fits(value, kind), f"{prefix}{name} must be {expected}, not {short(value)}")

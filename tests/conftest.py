@@ -18,8 +18,11 @@ settings.load_profile("same")  # the same examples in every run, without a time 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whole scripts, and the folder slow, take seconds a test."""
+    """Whole scripts, and the folder slow, take seconds a test. Without a GPU, its tests skip."""
+    gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
     for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(gpu)
         if item.path.parent.name in ("scripts", "slow"):
             item.add_marker(pytest.mark.slow)
 

@@ -17,8 +17,9 @@ FOLDERS += ["keyphrases", "search", "output", "report"]
 CORE = [
     ["errors"],
     ["files"],
-    ["config", "attention", "initialization"],
-    ["hub", "model", "gates"],
+    ["config", "attention"],
+    ["layers", "hub"],
+    ["model", "gates"],
     ["pruning", "weights"],
     ["__init__"],
 ]

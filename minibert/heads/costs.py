@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from minibert.data.batches import Window, collate
+from minibert.layers import HAS_KERNEL
 from minibert.model import BertForTokenClassification
 from minibert.training.memory import PeakMeter
 
@@ -116,9 +119,16 @@ def seconds_of(compute: Callable) -> float:
 def flops_of(compute: Callable) -> int:
     """The floating-point operations of one call."""
     # The fused attention kernel is not counted on every device; its plain form is.
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    mapping = {torch.ops.mkldnn._linear_pointwise: _linear_flops} if HAS_KERNEL else {}
+    counter = FlopCounterMode(display=False, custom_mapping=mapping)
+    with counter, sdpa_kernel(SDPBackend.MATH):
         compute()
     return counter.get_total_flops()
+
+
+def _linear_flops(x: Sequence[int], weight: Sequence[int], *_: Any, out_shape: Any) -> int:
+    """Of the fused kernel of minibert.layers, from the shapes of its arguments."""
+    return 2 * prod(x) * weight[0]
 
 
 def _attention_job(

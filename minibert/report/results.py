@@ -32,6 +32,14 @@ class HeadEffects:
     """{head: {measure: change from `full`}}"""
 
 
+def significant_heads(single: HeadEffects) -> list[str]:
+    """The heads whose masking changes the loss significantly; if there are none, the one whose
+    masking raises it most."""
+    losses = {head: changes["loss"] for head, changes in single.heads.items()}
+    significant = [head for head, change in losses.items() if change.significant]
+    return significant or [max(losses, key=lambda head: losses[head].value)]
+
+
 def best_of_layers(alone: HeadEffects) -> list[str]:
     """The head of each layer with the best main score when all other heads of it are masked."""
     measure = main_measure(alone.full)
@@ -61,7 +69,7 @@ class Ablation:
     """A study of ablate.py. `single`, `alone` and `attention` have the keys "dev" and "test"."""
 
     single: dict[str, HeadEffects]
-    """Each head masked."""
+    """Each head masked; on test only the `significant_heads` of dev."""
 
     alone: dict[str, HeadEffects]
     """For each head, all other heads of its layer masked; on test only for `best_of_layers`."""

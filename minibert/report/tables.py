@@ -93,10 +93,10 @@ def f1_lines(
 
 def ablation_answers(ablation: Ablation) -> list[str]:
     """What an ablation study shows, in sentences."""
+    on_dev, on_test = map(_significant_heads, (ablation.single["dev"], ablation.single["test"]))
     answers = [
-        f"dev: {_significant_heads(ablation.single['dev'])}",
-        f"test: {_significant_heads(ablation.single['test'])}",
-        _agreement_of_splits(ablation),
+        f"dev: masking one head {on_dev}",
+        f"test, the heads that are significant on dev: {on_test}",
         _single_heads_of_layers(ablation),
     ]
 
@@ -111,17 +111,7 @@ def _significant_heads(effects: HeadEffects) -> str:
     changes = [head["loss"] for head in effects.heads.values()]
     rises = sum(change.significant and change.value > 0 for change in changes)
     falls = sum(change.significant and change.value < 0 for change in changes)
-    return (
-        f"masking one head raises the loss significantly for {rises} of {len(changes)} heads, "
-        f"lowers it for {falls}, no significant change for {len(changes) - rises - falls}"
-    )
-
-
-def _agreement_of_splits(ablation: Ablation) -> str:
-    correlation = rank_correlation(
-        _loss_changes(ablation.single["dev"]), _loss_changes(ablation.single["test"])
-    )
-    return f"rank correlation of the effects on dev and on test: {correlation:.2f}"
+    return f"raises the loss significantly for {rises} of {len(changes)} and lowers it for {falls}"
 
 
 def _single_heads_of_layers(ablation: Ablation) -> str:
@@ -139,11 +129,12 @@ def _attention_and_importance(ablation: Ablation) -> str:
     dev, test = ablation.attention["dev"], ablation.attention["test"]
     precisions = np.array([head["AP"] for head in test.values()])
     best = max(dev, key=lambda head: dev[head]["AP"])
-    correlation = rank_correlation(precisions, _loss_changes(ablation.single["test"]))
+    on_dev = np.array([head["AP"] for head in dev.values()])
+    correlation = rank_correlation(on_dev, _loss_changes(ablation.single["dev"]))
     return (
         f"attention received, alone, finds keyphrase words best in {best} by dev: AP on test "
         f"{100 * test[best]['AP']:.1f} (median head {100 * np.median(precisions):.1f}); rank "
-        f"correlation with a head's effect on the loss, on test: {correlation:+.2f}"
+        f"correlation with a head's effect on the loss, on dev: {correlation:+.2f}"
     )
 
 
@@ -160,16 +151,22 @@ def curve_rows(curves: Mapping[str, Curve]) -> Rows:
 
 
 def head_rows(ablation: Ablation) -> Rows:
-    """The effect of masking each head, with its 95 % interval; * significant. The heads whose
-    masking raises the loss on dev most come first."""
+    """The effect of masking each head, with its 95 % interval; * significant; "-" for what is not
+    measured on test. The heads whose masking raises the loss on dev most come first."""
     dev, test = ablation.single["dev"], ablation.single["test"]
     measure = main_measure(dev.full)
     rows = [["head", "loss, dev", "loss, test", f"{measure}, dev"]]
     for head in sorted(dev.heads, key=lambda head: -dev.heads[head]["loss"].value):
-        changes = (dev.heads[head]["loss"], test.heads[head]["loss"], dev.heads[head][measure])
-        cells = [f"{signed(c)} *" if c.significant else signed(c) for c in changes]
-        rows.append([head, *cells])
+        on_test = test.heads[head]["loss"] if head in test.heads else None
+        changes = (dev.heads[head]["loss"], on_test, dev.heads[head][measure])
+        rows.append([head, *map(_change_cell, changes)])
     return rows
+
+
+def _change_cell(change: Change | None) -> str:
+    if change is None:
+        return "-"
+    return f"{signed(change)} *" if change.significant else signed(change)
 
 
 # Pruning ----------------------------------------------------------------------------------------

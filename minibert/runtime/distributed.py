@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, distributed, multiprocessing
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from minibert.errors import InputError
 
@@ -59,6 +60,10 @@ def with_helpers(job: Callable[..., Any], arguments: tuple, processes: int) -> I
     For matrices as small as MiniLM's, processes of one thread each are faster than one process of
     several threads. Raises InputError if one of the others ends before its time.
     """
+    if processes == 1:
+        yield
+        return
+
     threads = torch.get_num_threads()
     store = distributed.TCPStore("localhost", 0, processes, is_master=True, wait_for_workers=False)
     shared = (job, arguments, store.port, processes, threads // processes)
@@ -71,14 +76,16 @@ def with_helpers(job: Callable[..., Any], arguments: tuple, processes: int) -> I
         _join_store(store, 0, processes)
         yield
         helpers.join()
-    except RuntimeError as error:
-        if any(helper.is_alive() for helper in helpers.processes):
-            raise
-        reason = str(error).strip().splitlines()[-1]
-        raise InputError(
-            f"a process that shared the work has ended ({reason}); if memory is short, set "
-            "OMP_NUM_THREADS=1, which leaves one process, and run the same command again"
-        ) from None
+    except RuntimeError:  # as gloo says when another process of the group is gone
+        try:
+            helpers.join(timeout=5)
+        except (ProcessExitedException, ProcessRaisedException) as ended:
+            reason = str(ended).strip().splitlines()[-1]
+            raise InputError(
+                f"one of {processes} processes has ended ({reason}); if memory is short, set "
+                "OMP_NUM_THREADS=1, which leaves one, and run the same command again"
+            ) from None
+        raise
     finally:
         for helper in helpers.processes:
             helper.terminate()
@@ -97,6 +104,10 @@ def _run_helper(
 
 
 def _join_store(store: distributed.Store, rank: int, processes: int) -> None:
+    # A process that has ended before this point would let the others wait for ever.
+    store.set(f"process {rank}", "ready")
+    store.wait([f"process {number}" for number in range(processes)], timedelta(minutes=2))
+
     # One process may wait long for another: a collection with one very long document.
     distributed.init_process_group(
         "gloo", store=store, rank=rank, world_size=processes, timeout=timedelta(days=1)
@@ -150,11 +161,6 @@ def all_reduce_sum(array: np.ndarray) -> np.ndarray:
     if size() > 1:
         distributed.all_reduce(torch.from_numpy(array))
     return array
-
-
-def reduce_float(value: float) -> float:
-    """The sum of a number over all processes."""
-    return float(all_reduce_sum(np.array([value]))[0])
 
 
 def all_reduce_gradients(parameters: Iterable[Tensor]) -> None:

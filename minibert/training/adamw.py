@@ -45,15 +45,14 @@ class AdamWBf16(torch.optim.Optimizer):
     def _update(
         self, parameter: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]
     ) -> None:
-        state["step"] += 1
+        state["step"] = state["step"].cpu() + 1  # a checkpoint may have put it on a GPU
         beta1, beta2 = group["betas"]
         step = float(state["step"])
         rate = group["lr"] / (1 - beta1**step)  # with the bias correction of the first moment
         generator = torch.Generator(parameter.device).manual_seed(int(step))
 
-        for weight, gradient, mean, square in _slices(
-            parameter, grad, state["exp_avg"], state["exp_avg_sq"]
-        ):
+        moments = state["exp_avg"], state["exp_avg_sq"]
+        for weight, gradient, mean, square in _slices(parameter, grad, *moments):
             gradient = gradient.float()
             exact_mean = mean.float().lerp_(gradient, 1 - beta1)
             exact_square = square.float().lerp_(gradient.square(), 1 - beta2)

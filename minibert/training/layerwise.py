@@ -91,10 +91,9 @@ class LayerwisePasses:
         if stage == 0:
             positions = state.packing.positions
             types = torch.zeros_like(positions)
-            return self.model.bert.embeddings.combine(stage_input, positions, types)
-        return self.model.bert.layers[stage - 1](
-            stage_input, state.packing, state.leaves[stage - 1]
-        )
+            return self.model.bert.embeddings(stage_input, positions, types)
+        layer, factor = self.model.bert.layers[stage - 1], state.leaves[stage - 1]
+        return layer(stage_input, state.packing, factor)
 
     def backward(self, states: Sequence[PassState]) -> Iterator[int]:
         """Add the gradients of the encoder; yields each stage, from the top down, as soon as its

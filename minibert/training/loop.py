@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
+from torch import Tensor
+
 from minibert.data.batches import Batch, Split, collate, make_batches
 from minibert.model import BertForTokenClassification
 from minibert.runtime import distributed
@@ -16,6 +18,7 @@ from minibert.training.step import Stepper
 from minibert.weights import save_pretrained
 
 CHECKPOINT = "checkpoint.safetensors"  # in the run folder, while the run is not finished
+READ_EVERY = {"cuda": 16}  # steps whose losses are read together: a GPU's queue runs empty then
 
 
 def accumulation_windows(split: Split, settings: StepSettings, epoch: int) -> Iterator[list[Batch]]:
@@ -60,7 +63,7 @@ class TrainingRun:
 
     `step` counts the optimizer steps that are done, `best` is {"best_epoch", "dev_score"}. A
     checkpoint is saved after every epoch, and within one every `save_every` seconds. Under torchrun
-    only the first process writes.
+    only the first process writes. `latest` is for a progress bar.
     """
 
     def __init__(
@@ -74,22 +77,38 @@ class TrainingRun:
         if (self.folder / CHECKPOINT).exists():
             progress = stepper.load(self.folder / CHECKPOINT)
             self.step, self.best = progress["step"], progress["best"]
-        self.saved = time.monotonic()
+        self.read_every = READ_EVERY.get(stepper.device.type, 1)
+        self.unread: list[tuple[Tensor, int]] = []  # loss and word pieces of each step
+        self.latest: dict[str, str] = {}
+        self.saved = self.began = time.monotonic()
 
         # Opening the log drops what a killed run wrote after its last checkpoint.
         writes = distributed.rank() == 0
         self.log = Log(self.folder / "metrics.jsonl", self.step) if writes else None
 
-    def end_step(self, loss: float, tokens_per_s: float) -> None:
-        rate = self.stepper.rate(self.step)
+    def end_step(self, loss: Tensor, tokens: int) -> None:
+        """Count a step on so many word pieces. Its loss is read and logged now or with later ones.
+        Raises InputError if one is not finite."""
         self.step += 1
-        if self.log:
-            self.log.write(step=self.step, loss=loss, learning_rate=rate, tokens_per_s=tokens_per_s)
+        self.unread.append((loss, tokens))
+        epoch_is_over = self.step % self.steps_per_epoch == 0
+        if len(self.unread) < self.read_every and not epoch_is_over:
+            return
+
+        losses, counts = zip(*self.unread)
+        values = self.stepper.read_losses(losses, self.step - 1)
+        for step, value in enumerate(values, self.step - len(losses)):
+            speed = sum(counts) / (time.monotonic() - self.began)  # of all these steps together
+            self.latest = {"loss": f"{value:.3f}", "tokens_per_s": f"{speed:.0f}"}
+            if self.log:
+                rate = self.stepper.rate(step)
+                self.log.write(step=step + 1, loss=value, learning_rate=rate, tokens_per_s=speed)
+        self.unread = []
 
         # Not after an epoch's last step: the epoch ends with its score on dev.
-        epoch_is_over = self.step % self.steps_per_epoch == 0
         if time.monotonic() - self.saved > self.save_every and not epoch_is_over:
             self._save()
+        self.began = time.monotonic()
 
     def end_epoch(self, epoch: int, dev_score: float) -> None:
         better = dev_score > self.best["dev_score"]
@@ -100,6 +119,7 @@ class TrainingRun:
             if better:
                 save_pretrained(self.stepper.model, self.folder)
         self._save()
+        self.began = time.monotonic()
 
     def _save(self) -> None:
         if self.log:

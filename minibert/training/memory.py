@@ -4,6 +4,7 @@ values, and its peak is compared with the limit."""
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, TypeVar, get_args
 
@@ -26,13 +27,10 @@ from minibert.training.settings import Plan, StepSettings
 from minibert.training.step import Stepper
 
 PLANS: tuple[Plan, ...] = get_args(Plan)[1:]  # after "auto": the fastest first
-
 BLOCK = 512  # bytes; CUDA's allocator gives multiples of it
-
 MIB = 2**20
 
 Result = TypeVar("Result")
-
 Settings = TypeVar("Settings", bound=StepSettings)
 
 
@@ -72,11 +70,6 @@ class PeakMeter(TorchDispatchMode):
         self.now -= size
 
 
-class SimulatedStepper(Stepper):
-    def check_loss(self, losses: Sequence[Tensor], step: int) -> float:
-        return 0.0  # a fake loss has no value to check
-
-
 def predicted_peak(
     config: BertConfig,
     settings: StepSettings,
@@ -99,22 +92,19 @@ def predicted_peak(
         groups = groups[:2]  # the longest, and a second one on top of the first one's gradients
     batches = [collate(group) for group in groups]
 
-    default_dtype = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            model = BertForTokenClassification(config).requires_grad_(not frozen)
-            head_masks = HardConcreteGates(config).sample if gates else None
-            stepper = SimulatedStepper(model.train(not frozen), settings, steps=10)
-            if settings.plan == "layerwise" and device != "cpu":
-                stepper.passes.offload_device = torch.device("meta")  # which PeakMeter skips
+    with FakeTensorMode(allow_non_fake_inputs=True), ExitStack() as stack:
+        stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+        torch.set_default_dtype(dtype)
+        model = BertForTokenClassification(config).requires_grad_(not frozen)
+        head_masks = HardConcreteGates(config).sample if gates else None
+        stepper = Stepper(model.train(not frozen), settings, steps=10)
+        if settings.plan == "layerwise" and device != "cpu":
+            stepper.passes.offload_device = torch.device("meta")  # which PeakMeter skips
 
-            # Two steps: the first one creates the optimizer's states.
-            with PeakMeter(model.parameters()) as meter:
-                for step in range(2):
-                    stepper.step(step, batches, head_masks)
-    finally:
-        torch.set_default_dtype(default_dtype)
+        # Two steps: the first one creates the optimizer's states.
+        with PeakMeter(model.parameters()) as meter:
+            for step in range(2):
+                stepper.queue(step, batches, head_masks)
     return meter.peak / MIB
 
 
@@ -179,9 +169,7 @@ def stepping_down(settings: Settings, attempt: Callable[[Settings], Result]) -> 
             return attempt(settings)
         except torch.OutOfMemoryError:
             pass  # retry outside this clause, which keeps the failed attempt's tensors alive
-        print(
-            f"out of memory with --plan {settings.plan}; continuing with {next_plan}",
-            file=sys.stderr,
-        )
+        message = f"out of memory with --plan {settings.plan}; continuing with {next_plan}"
+        print(message, file=sys.stderr)
         settings = replace(settings, plan=next_plan)
     return attempt(settings)

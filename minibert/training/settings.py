@@ -12,7 +12,6 @@ from minibert.hub import DEFAULT_MODEL
 from minibert.runtime.device import Precision
 
 Plan = Literal["auto", "plain", "layerwise"]
-
 States = Literal["float32", "bf16"]
 
 

@@ -1,12 +1,12 @@
 """One optimizer step: gradient accumulation, mixed precision, clipping, AdamW."""
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,8 +26,8 @@ HeadMasks = Callable[[int], Tensor]  # B -> (B, layers, heads), a head mask for 
 class Stepper:
     """A model with its AdamW, its learning rate schedule and its loss scaler.
 
-    `step` makes a whole optimizer step. train.py writes the plain case out from the other methods.
-    With a `teacher` the model also learns the teacher's label distributions.
+    `step` makes a whole optimizer step. train.py writes the plain case of `queue` out from the
+    other methods. With a `teacher` the model also learns the teacher's label distributions.
 
     Weights without `requires_grad` do not change. The gradient is clipped and applied in blocks
     (the embeddings, each layer, the classifier), so that a plan that never has more than one
@@ -48,9 +48,8 @@ class Stepper:
         self.device = model.classifier.weight.device
         if settings.freeze_embeddings:
             model.bert.embeddings.requires_grad_(False)
-        self.names: dict[Tensor, str] = {
-            p: name for name, p in model.named_parameters() if p.requires_grad
-        }
+        named = model.named_parameters()
+        self.names: dict[Tensor, str] = {p: name for name, p in named if p.requires_grad}
 
         # Gradients in fp16 underflow: the scaler multiplies the loss, and divides the gradients.
         precision = choose_precision(settings.precision, self.device)
@@ -111,13 +110,15 @@ class Stepper:
         """The loss to call `backward` on: scaled in fp16, the same otherwise."""
         return self.scaler.scale(loss)
 
-    def check_loss(self, losses: Sequence[Tensor], step: int) -> float:
-        """Sum over micro-batches and processes. Raises InputError if it is not finite."""
-        total = distributed.reduce_float(float(sum(losses)))
-        if not np.isfinite(total):
-            advice = "try a lower --learning-rate" if self.names else "the weights are damaged"
-            raise InputError(f"the loss is {total} at step {step}: {advice}")
-        return total
+    def read_losses(self, losses: Sequence[Tensor], last: int) -> Iterator[float]:
+        """The losses of the steps up to `last`, summed over processes, after all that a GPU has
+        queued. Raises InputError at the first one that is not finite."""
+        values = distributed.all_reduce_sum(torch.stack([*losses]).cpu().double().numpy())
+        for step, loss in enumerate(values.tolist(), last + 1 - len(losses)):
+            if not math.isfinite(loss):
+                advice = "try a lower --learning-rate" if self.names else "the weights are damaged"
+                raise InputError(f"the loss is {loss} at step {step}: {advice}")
+            yield loss
 
     def apply(self) -> None:
         """Update all weights from their gradients, and free the gradients."""
@@ -139,18 +140,25 @@ class Stepper:
     def step(
         self, step: int, batches: Sequence[Batch], head_masks: HeadMasks | None = None
     ) -> float:
-        """One update from an accumulation window; returns its loss per scored word.
+        """`queue`, and the loss of all processes. Raises InputError if it is not finite."""
+        (loss,) = self.read_losses([self.queue(step, batches, head_masks)], step)
+        return loss
+
+    def queue(
+        self, step: int, batches: Sequence[Batch], head_masks: HeadMasks | None = None
+    ) -> Tensor:
+        """One update from an accumulation window; returns this process's part of its loss per
+        scored word, for `read_losses`.
 
         `head_masks(B)` draws a head mask for each sequence of a micro-batch; its gradient is
         scaled and local to the process. Call `scaler.update()` afterwards, once every optimizer of
-        this step has been stepped. Raises InputError, and updates nothing, where the loss is not
-        finite.
+        this step has been stepped. Use the weights only if the loss is finite.
         """
         self.set_rate(step)
         scored = scored_words(batches)
         layerwise = self.settings.plan == "layerwise"
 
-        losses, states = [], []
+        total, states = torch.zeros((), device=self.device), []
         for batch in self.local(batches, step):
             head_mask = head_masks(len(batch.input_ids)) if head_masks else None
             loss_of = self._loss_of(batch, scored)
@@ -162,8 +170,7 @@ class Stepper:
                     logits = _logits(self.model, batch, head_mask)
                 loss = loss_of(logits)
                 self.scale(loss).backward()
-            losses.append(loss.detach())
-        total = self.check_loss(losses, step)
+            total = total + loss.detach()
 
         if layerwise:
             self.apply_block(-1)  # the forward passes completed the classifier's gradient
@@ -234,12 +241,10 @@ def divergence(logits: Tensor, answers: Tensor, labels: Tensor) -> Tensor:
     """Kullback-Leibler divergence of a student's logits (B, L, labels) from a teacher's `answers`,
     summed over the positions whose label (B, L) is not IGNORED (Hinton et al. 2015, at temperature
     1)."""
-    scored = labels != IGNORED
-    student, teacher = (
-        x[scored].to(torch.promote_types(x.dtype, torch.float32)).log_softmax(-1)
-        for x in (logits, answers)
-    )
-    return (teacher.exp() * (teacher - student)).sum()
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    student, teacher = (x.to(dtype).log_softmax(-1) for x in (logits, answers))
+    divergences = (teacher.exp() * (teacher - student)).sum(-1)  # (B, L)
+    return divergences.masked_fill(labels == IGNORED, 0).sum()
 
 
 def _logits(

@@ -43,11 +43,8 @@ class TrainedTagger(NamedTuple):
                 continue
             outside = {names[i] == OUTSIDE for target in splits[name].targets for i in target}
             words = "no word" if True in outside else "every word"
-            check(
-                len(outside) == 2,
-                f"{name}: {words} is in a keyphrase: average precision cannot be computed; take "
-                "other or more --documents",
-            )
+            why = f"{words} is in a keyphrase: average precision cannot be computed"
+            check(len(outside) == 2, f"{name}: {why}; take other or more --documents")
         return self._replace(splits=splits)
 
     def describe(self) -> str:
@@ -79,17 +76,14 @@ def load_run(folder: str | Path) -> TrainedTagger:
     Raises InputError if the folder is not a finished run, or the documents have changed since.
     """
     folder = Path(folder)
-    check(
-        (folder / "run.json").exists(),
-        f"{folder}: no run.json in it; make a run with train.py --out {folder}",
-    )
+    advice = f"make a run with train.py --out {folder}"
+    check((folder / "run.json").exists(), f"{folder}: no run.json in it; {advice}")
     record = _read_record(folder)
     settings = record["settings"]
     check({"data", "labels", "max_length"} <= settings.keys(), f"{folder}: not a run of train.py")
     script = "prune.py" if PRUNED in record else "train.py"
-    check(
-        (folder / "results.json").exists(), f"{folder}: not finished; run the same {script} again"
-    )
+    finished = (folder / "results.json").exists()
+    check(finished, f"{folder}: not finished; run the same {script} again")
 
     corpus = load_corpus(settings["data"])
     for file, checksum in corpus.checksums.items():

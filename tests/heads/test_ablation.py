@@ -149,7 +149,8 @@ def test_mean_context_is_the_mean_over_all_tokens(model, split):
     total, count = torch.zeros(LAYERS, HEADS, TINY.head_size, dtype=torch.float64), 0
     for window in split.windows:
         ids = torch.tensor([window.input_ids])
-        hidden = model.bert.embeddings(ids[0], torch.arange(ids.shape[1]), torch.zeros_like(ids[0]))
+        words, positions = model.bert.embeddings.word(ids[0]), torch.arange(ids.shape[1])
+        hidden = model.bert.embeddings(words, positions, torch.zeros_like(ids[0]))
         packing = model.bert.packing(torch.ones_like(ids))
         for number, layer in enumerate(model.bert.layers):
             total[number] += layer.attention.context(hidden, packing).sum(0).detach()

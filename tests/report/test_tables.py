@@ -5,7 +5,7 @@ import pytest
 
 from minibert.evaluation.intervals import Change, Score
 from minibert.keyphrases.choice import ALL_HEADS, BEST_HEAD, NO_ATTENTION, UNIFORM
-from minibert.report.results import Ablation, HeadEffects
+from minibert.report.results import Ablation, HeadEffects, best_of_layers, significant_heads
 from minibert.report.tables import ablation_answers, f1_lines, fit_rows, head_rows, search_rows
 
 NAMES = ("L0H0", "L0H1", "L1H0", "L1H1")
@@ -23,16 +23,20 @@ def effects(*changes: tuple[float, bool]) -> HeadEffects:
     return HeadEffects({"loss": Score(0.5, 0.4, 0.6), "AP": Score(0.8, 0.7, 0.9)}, heads)
 
 
+def only(effects: HeadEffects, numbers: tuple[int, ...]) -> HeadEffects:
+    return HeadEffects(effects.full, {NAMES[i]: effects.heads[NAMES[i]] for i in numbers})
+
+
 def ablation() -> Ablation:
     precisions = dict(zip(NAMES, (0.1, 0.4, 0.3, 0.2)))
     return Ablation(
         single={
             "dev": effects((0.3, True), (0.2, False), (-0.1, True), (-0.2, False)),
-            "test": effects((0.3, True), (0.2, True), (-0.1, True), (0.4, False)),
+            "test": only(effects((0.3, True), (0.2, True), (-0.1, True), (0.4, False)), (0, 1, 2)),
         },
         alone={
             "dev": effects((0.3, True), (0.2, True), (0.1, True), (0.4, True)),
-            "test": effects((0.08, True), (0.04, True), (0.02, True), (0.4, True)),
+            "test": only(effects((0.1, True), (0.04, True), (0.02, True), (0.4, True)), (1, 2)),
         },
         attention={
             "dev": {name: {"AP": ap} for name, ap in precisions.items()},
@@ -43,14 +47,24 @@ def ablation() -> Ablation:
 
 
 def test_answers_count_significant_changes():
-    dev, test, agreement, layers, attention = ablation_answers(ablation())
-    change = "masking one head raises the loss significantly for"
-    assert dev == f"dev: {change} 1 of 4 heads, lowers it for 1, no significant change for 2"
-    assert test == f"test: {change} 2 of 4 heads, lowers it for 1, no significant change for 1"
-    assert agreement.endswith(": -0.20")  # ranks 4 3 2 1 and 3 2 1 4: 1 - 6 * 12 / 60
+    dev, test, layers, attention = ablation_answers(ablation())
+    raises = "raises the loss significantly for"
+    assert dev == f"dev: masking one head {raises} 1 of 4 and lowers it for 1"
+    assert (
+        test == f"test, the heads that are significant on dev: {raises} 2 of 3 and lowers it for 1"
+    )
     assert layers.endswith("AP on test: L0H1 -5.0 %, L1H0 -2.5 %")
     assert "best in L0H1 by dev: AP on test 80.0 (median head 50.0)" in attention
-    assert attention.endswith(": -0.60")  # ranks 1 4 3 2 and 3 2 1 4: 1 - 6 * 16 / 60
+    # On dev the ranks are 1 4 3 2 and 4 3 2 1: 1 - 6 * 12 / 60.
+    assert attention.endswith("loss, on dev: -0.20")
+
+
+def test_heads_measured_on_test():
+    assert significant_heads(ablation().single["dev"]) == ["L0H0", "L1H0"]
+    none = effects((0.1, False), (0.2, False), (-0.3, False), (0.0, False))
+    assert significant_heads(none) == ["L0H1"]
+    # The smallest loss of AP is the best: L0H1 in layer 0, L1H0 in layer 1.
+    assert best_of_layers(ablation().alone["dev"]) == ["L0H1", "L1H0"]
 
 
 def test_table_of_heads_is_sorted_by_the_loss_on_dev_and_marks_significant_changes():
@@ -64,7 +78,7 @@ def test_table_of_heads_is_sorted_by_the_loss_on_dev_and_marks_significant_chang
     ]
     assert rows[3][1:] == [
         "-0.2000 [-0.2100, -0.1900]",
-        "+0.4000 [+0.3900, +0.4100]",
+        "-",
         "+0.2000 [+0.1900, +0.2100]",
     ]
 

@@ -55,7 +55,6 @@ def test_map_in_order_reads_items_as_needed():
 def test_single_process_shares_with_nobody():
     assert (distributed.rank(), distributed.size(), distributed.join()) == (0, 1, True)
     assert distributed.broadcast("value") == "value"
-    assert distributed.reduce_float(2.5) == 2.5
     array = np.arange(3.0)
     assert distributed.all_reduce_sum(array) is array
 

@@ -296,22 +296,42 @@ def test_ablate_prints_answers_and_writes_figures(run, capsys):
     out = run / "ablation-zero"
     printed = capsys.readouterr().out
     assert "intervals will be wide" in printed
-    assert "of 6 heads" in printed
+    assert "of 6 and lowers it for" in printed
     for name in ("single", "gradient", "entropy", "random-1"):
         assert f"\n{name}" in printed
     parts = {path.name: path.read_bytes() for path in out.glob("*.json")}
     for name in ("heads.txt", "heads.png", "curves.png"):
         assert (out / name).stat().st_size > 100
-    single = json.loads(parts["single-test.json"])
-    assert set(single["heads"]) == {f"L{layer}H{head}" for layer in range(2) for head in range(3)}
-    curve = json.loads(parts["curve-gradient.json"])
-    assert curve["steps"]["loss"][0] == pytest.approx(single["full"]["loss"]["value"], abs=1e-6)
-    first = single["heads"][curve["order"][0]]["loss"]["value"]
-    step = curve["steps"]["loss"][1] - curve["steps"]["loss"][0]
-    assert step == pytest.approx(first, abs=1e-6)
+    single, on_test, alone, alone_on_test = (
+        json.loads(parts[f"{name}.json"])
+        for name in ("single-dev", "single-test", "alone-dev", "alone-test")
+    )
+    heads = {f"L{layer}H{head}" for layer in range(2) for head in range(3)}
+    assert set(single["heads"]) == set(alone["heads"]) == heads
+    significant = {
+        name for name, change in single["heads"].items() if change["loss"]["significant"]
+    }
+    assert significant
+    assert set(on_test["heads"]) == significant
+    best = [
+        max(
+            (name for name in heads if name[:2] == layer),
+            key=lambda n: alone["heads"][n]["AP"]["value"],
+        )
+        for layer in ("L0", "L1")
+    ]
+    assert [*alone_on_test["heads"]] == best
+
+    # A curve begins with all heads; one that begins with a head measured alone has its effect next.
+    for path in out.glob("curve-*.json"):
+        curve = json.loads(path.read_text())
+        full, first = curve["steps"]["loss"][:2]
+        assert full == pytest.approx(on_test["full"]["loss"]["value"], abs=1e-6)
+        if effect := on_test["heads"].get(curve["order"][0]):
+            assert first - full == pytest.approx(effect["loss"]["value"], abs=1e-6)
     more = ["--ablation", "mean", "--orders", "single", "--points", "3"]
     assert ablate.main([*arguments, *more]) == 0
-    assert json.loads((run / "ablation-mean" / "single-test.json").read_text()) != single
+    assert json.loads((run / "ablation-mean" / "single-dev.json").read_text()) != single
     curve = json.loads((run / "ablation-mean" / "curve-single.json").read_text())
     assert curve["masked"] == [0, 1, 3, 6]
     a, b, c, d = curve["steps"]["AP"]
@@ -326,10 +346,47 @@ def test_two_processes_compute_the_same_ablation(run):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     script = Path(ablate.__file__)
     subprocess.run([*command, "--", script, *arguments, "--out", run / "two"], check=True)
-    for path in (run / "one").glob("*.json"):
-        if path.name != "run.json":
-            one, two = (json.loads((run / f / path.name).read_text()) for f in ("one", "two"))
-            assert_alike(one, two)
+    assert_same_results(run / "one", run / "two")
+
+
+def test_long_work_is_shared_with_helpers(run, monkeypatch, capsys):
+    arguments = ["--run", str(run), "--random", "1", "--orders", "gradient", "--device", "cpu"]
+    monkeypatch.setattr(ablate, "LONG", 0)
+    assert ablate.main([*arguments, "--out", str(run / "one")]) == 0
+    assert re.search(r"\nablation: about \d+ s; fewer --documents", capsys.readouterr().out)
+
+    torch.set_num_threads(2)
+    try:
+        assert ablate.main([*arguments, "--out", str(run / "two")]) == 0
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert_same_results(run / "one", run / "two")
+
+
+def test_ablate_says_that_a_helper_has_ended(run, monkeypatch, capsys):
+    monkeypatch.setattr(ablate, "LONG", 0)
+    monkeypatch.setattr(ablate, "help_with_study", leave)
+    torch.set_num_threads(2)
+    try:
+        assert ablate.main(["--run", str(run), "--device", "cpu"]) == 2
+    finally:
+        torch.set_num_threads(1)
+    (error,) = capsys.readouterr().err.strip().splitlines()
+    assert error.startswith("error: one of 2 processes has ended (process 0 terminated with exit ")
+    assert "OMP_NUM_THREADS=1" in error
+
+
+def leave(settings) -> None:
+    """What a helper does that is killed, for want of memory say."""
+    os._exit(1)
+
+
+def assert_same_results(one: Path, two: Path) -> None:
+    names = {path.name for path in one.glob("*.json")}
+    assert names == {path.name for path in two.glob("*.json")}
+    for name in names - {"run.json"}:
+        assert_alike(*(json.loads((folder / name).read_text()) for folder in (one, two)))
 
 
 def assert_alike(one, two, tolerance=1e-6):

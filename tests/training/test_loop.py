@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import randomise
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from minibert import BertForTokenClassification, InputError, load_pretrained
 from minibert.data.batches import collate, make_batches, make_split
@@ -18,7 +19,8 @@ from minibert.gates import HardConcreteGates
 from minibert.heads.gate_training import GATE_RATE, step_gates
 from minibert.model import IGNORED
 from minibert.runtime.device import choose_device, choose_precision
-from minibert.training.loop import accumulation_windows, fine_tune
+from minibert.training import loop
+from minibert.training.loop import CHECKPOINT, accumulation_windows, fine_tune
 from minibert.training.memory import PLANS
 from minibert.training.settings import TrainSettings
 from minibert.training.step import Stepper, scored_words
@@ -212,6 +214,138 @@ def test_non_finite_loss_raises_with_step(split, model, tmp_path):
     with pytest.raises(InputError, match="step 0"):
         fit(model, split, split, dataclasses.replace(SETTINGS, out=tmp_path))
     assert not (tmp_path / "model.safetensors").exists()
+
+
+# Losses that are read together --------------------------------------------------------------------
+
+GROUPED = dataclasses.replace(SETTINGS, batch_size=3, epochs=2)
+
+
+def fitted(encoder_folder, split, out, save_every=120.0):
+    """The weights of a training run in `out`, and its log without speeds."""
+    torch.manual_seed(3)
+    model = load_pretrained(encoder_folder, ("O", "I"), hidden_dropout_prob=0.1)
+    fit(model, split, split, dataclasses.replace(GROUPED, out=out), save_every)
+    return weights(model), logged(out)
+
+
+def logged(out) -> list[dict]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").open()]
+    assert all(line.pop("tokens_per_s", 1) > 0 for line in lines)
+    return lines
+
+
+def assert_same_run(run, other) -> None:
+    assert run[1] == other[1]
+    assert all(torch.equal(run[0][name], other[0][name]) for name in run[0])
+
+
+@pytest.mark.parametrize("group", [2, 3, 100])
+def test_losses_read_together_are_those_read_one_by_one(
+    split, encoder_folder, tmp_path, monkeypatch, group
+):
+    expected = fitted(encoder_folder, split, tmp_path / "single")
+    sizes = []
+    read_losses = Stepper.read_losses
+
+    def spy(stepper, losses, last):
+        sizes.append(len(losses))
+        return read_losses(stepper, losses, last)
+
+    monkeypatch.setattr(Stepper, "read_losses", spy)
+    monkeypatch.setitem(loop.READ_EVERY, "cpu", group)
+    assert_same_run(fitted(encoder_folder, split, tmp_path / "grouped"), expected)
+
+    steps = len([line for line in expected[1] if "loss" in line]) // 2  # of an epoch
+    assert steps > 3
+    rest = [steps % group] if steps % group else []
+    assert sizes == 2 * ([group] * (steps // group) + rest)
+
+
+def test_non_finite_loss_within_a_group_is_not_saved(split, model, tmp_path, monkeypatch):
+    """The weights break in the second step of the second epoch; losses are read in threes."""
+    epoch_steps = -(-len(split.windows) // GROUPED.batch_size)
+    broken = epoch_steps + 1
+
+    def step_that_breaks(model, stepper, step, batches):
+        if step == broken:
+            with torch.no_grad():
+                model.classifier.bias[0] = float("nan")
+        return training_step(model, stepper, step, batches)
+
+    monkeypatch.setattr("train.training_step", step_that_breaks)
+    monkeypatch.setitem(loop.READ_EVERY, "cpu", 3)
+    with pytest.raises(InputError, match=f"loss is nan at step {broken}: try a lower"):
+        fit(model, split, split, dataclasses.replace(GROUPED, out=tmp_path), save_every=0.0)
+
+    assert logged(tmp_path)[-1]["step"] == broken  # steps are counted from 1 in the log
+    assert all(p.isfinite().all() for p in load_pretrained(tmp_path).parameters())
+    restored = Stepper(model, GROUPED, 2 * epoch_steps)
+    assert restored.load(tmp_path / CHECKPOINT)["step"] == epoch_steps
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("end", [1, 4, 5, 7])
+def test_run_stopped_within_a_group_resumes(split, encoder_folder, tmp_path, monkeypatch, end):
+    monkeypatch.setitem(loop.READ_EVERY, "cpu", 2)
+    expected = fitted(encoder_folder, split, tmp_path / "whole", save_every=0.0)
+
+    def step_that_stops(model, stepper, step, batches):
+        if step == end:
+            raise KeyboardInterrupt
+        return training_step(model, stepper, step, batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("train.training_step", step_that_stops)
+        with pytest.raises(KeyboardInterrupt):
+            fitted(encoder_folder, split, tmp_path / "stopped", save_every=0.0)
+    assert_same_run(fitted(encoder_folder, split, tmp_path / "stopped", save_every=0.0), expected)
+
+
+class ReadValues(TorchDispatchMode):
+    """Collects the operations whose result the CPU must know: on a GPU it would wait for them."""
+
+    NAMES = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "unique")
+
+    def __init__(self):
+        super().__init__()
+        self.read = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        masks = [x for x in (args[1] if name == "index" else ()) if x is not None]
+        if name.startswith(self.NAMES) or any(x.dtype == torch.bool for x in masks):
+            self.read.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("with_teacher", [False, True])
+def test_a_step_reads_no_value(split, encoder_folder, precision, plan, with_teacher):
+    model = load_pretrained(encoder_folder, ("O", "I"))
+    teacher = copy.deepcopy(model).eval() if with_teacher else None
+    settings = dataclasses.replace(SETTINGS, plan=plan, precision=precision)
+    stepper = Stepper(model.train(), settings, steps=10, teacher=teacher)
+    batches = [collate(split.windows[i : i + 2], split.targets) for i in (0, 2)]
+
+    with ReadValues() as values:
+        if teacher:
+            stepper.queue(0, batches)
+            stepper.scaler.update()
+        else:
+            training_step(model, stepper, 0, batches)
+    assert values.read == []
+
+
+def test_read_values_are_noticed():
+    x = torch.arange(3.0)
+    with ReadValues() as values:
+        assert x[1].item() == 1
+        assert x[x > 0].shape == (2,)
+        assert x[torch.tensor([2])].shape == (1,)  # known in advance
+        assert torch.equal(x, x)
+    assert values.read == ["_local_scalar_dense", "index", "equal"]
 
 
 def test_dropout_depends_on_step_only(split, encoder_folder):

@@ -14,12 +14,12 @@ from minibert.training.memory import (
     MIB,
     PLANS,
     PeakMeter,
-    SimulatedStepper,
     choose_plan,
     predicted_peak,
     stepping_down,
 )
 from minibert.training.settings import TrainSettings
+from minibert.training.step import Stepper
 
 
 def test_peak_counts_live_tensors():
@@ -44,7 +44,7 @@ def test_peak_counts_live_tensors():
 def peak_of_two_steps(plan: str) -> int:
     model = BertForTokenClassification(TINY)
     settings = TrainSettings(plan=plan, precision="float32")
-    stepper = SimulatedStepper(model.train(), settings, 10)
+    stepper = Stepper(model.train(), settings, 10)
     lengths = [11, 7]
     packing = Packing(torch.tensor([*range(11), *range(11, 18)]), lengths, torch.Size((2, 11)))
     windows = [Window(i, [0] * n, [0, 1], [1, 2], []) for i, n in enumerate(lengths)]
@@ -52,7 +52,7 @@ def peak_of_two_steps(plan: str) -> int:
     batches = [Batch(zeros, zeros, zeros, windows, packing)] * 3
     with PeakMeter(model.parameters()) as meter:
         for number in range(2):
-            stepper.step(number, batches)
+            stepper.queue(number, batches)
     return meter.peak
 
 
