@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from minibert.evaluation import intervals
-from minibert.evaluation.intervals import Score, rank_correlation
+from minibert.evaluation.intervals import Change, Score, rank_correlation
 from minibert.evaluation.metrics import Array, main_measure
 from minibert.heads.costs import Cost
 from minibert.keyphrases.choice import ALL_HEADS, RANDOM, THESE, UNIFORM
