@@ -19,9 +19,9 @@ demo: $(VENV)/.installed
 	@echo "== 1 of 5: train a tagger that marks the words in keyphrases"
 	$(BIN)/python train.py --out runs/demo --show 1
 	@echo "== 2 of 5: which heads matter? Mask each head alone, then more and more of them"
-	$(BIN)/python ablate.py --run runs/demo
+	$(BIN)/python ablate.py --run runs/demo --points 12 --random 2
 	@echo "== 3 of 5: which heads can go? Gates choose 36 heads, and 12 of them"
-	$(BIN)/python prune.py --run runs/demo --keep 36 12 --steps 40 --recover 30
+	$(BIN)/python prune.py --run runs/demo --keep 36 12 --steps 30 --recover 30
 	@echo "== 4 of 5: the control: 12 heads at random, with as many steps of fine-tuning"
 	$(BIN)/python prune.py --run runs/demo --keep 12 --random --recover 60
 	@echo "== 5 of 5: what are the heads that are left good for? Rank keyphrases by their attention"
