@@ -246,16 +246,14 @@ class Study:
         return parts
 
     def seconds_left(self) -> float:
-        """An estimate for the parts that have no file yet. Helpers are left out of account: two
-        threads in one process are nearly as fast as two processes."""
-        left = [p for name, p in self.parts.items() if not self.file(name).exists()]
-        splits = {part.split for part in left if part.passes}
+        """An estimate for the parts that have no file yet, by this process and those of torchrun.
+        Helpers change little: two processes are hardly faster than two threads of one."""
+        left = [p for name, p in self.parts.items() if p.passes and not self.file(name).exists()]
         seconds = {
             split: seconds_per_pass(self.model, self.splits[split].windows, self.settings.tokens)
-            for split in splits
+            for split in {part.split for part in left}
         }
-        passes = sum(part.passes * seconds[part.split] for part in left if part.passes)
-        return passes / distributed.size()
+        return sum(part.passes * seconds[part.split] for part in left) / distributed.size()
 
     def results(self) -> dict[str, Any]:
         """Every part by name, and the curves by the name of their order."""

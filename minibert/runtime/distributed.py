@@ -57,8 +57,9 @@ def with_helpers(job: Callable[..., Any], arguments: tuple, processes: int) -> I
     """Start `processes` - 1 more processes, which call `job(*arguments)`. The `with` block does the
     same job as process 0, and the threads of this process are divided among all of them.
 
-    For matrices as small as MiniLM's, processes of one thread each are faster than one process of
-    several threads. Raises InputError if one of the others ends before its time.
+    Each process should have few threads: for matrices as small as MiniLM's, two processes of one
+    thread take less time than one process of two. Raises InputError if one of the others ends
+    before its time.
     """
     if processes == 1:
         yield
@@ -75,7 +76,8 @@ def with_helpers(job: Callable[..., Any], arguments: tuple, processes: int) -> I
     try:
         _join_store(store, 0, processes)
         yield
-        helpers.join()
+        while not helpers.join():  # True when all have ended
+            pass
     except RuntimeError:  # as gloo says when another process of the group is gone
         try:
             helpers.join(timeout=5)
@@ -89,7 +91,8 @@ def with_helpers(job: Callable[..., Any], arguments: tuple, processes: int) -> I
     finally:
         for helper in helpers.processes:
             helper.terminate()
-        distributed.destroy_process_group()
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
         torch.set_num_threads(threads)
 
 
