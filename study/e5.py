@@ -47,7 +47,7 @@ LAYER = {
     "ao": "attention.output",
     "aln": "attention_norm",
     "fi": "expand",
-    "fo": "contract",
+    "fo": "contract",  # codespell:ignore fo
     "oln": "output_norm",
 }
 

@@ -18,16 +18,16 @@ from study import e5
 HIDDEN, LAYERS, HEADS, INTERMEDIATE, LENGTH = 32, 2, 4, 48, 17
 PIECES = ["<s>", "<pad>", "</s>", "<unk>", "▁", "▁the", "é", "agent", "▁1", "f", "fi", "<mask>"]
 SCORES = [0.0, 0.0, 0.0, 0.0, -3.0, -3.5, -4.0, -4.25, -5.0, -9.0, -5.5, 0.0]
-LINEAR = {"q": HIDDEN, "k": HIDDEN, "v": HIDDEN, "ao": HIDDEN, "fo": HIDDEN, "fi": INTERMEDIATE}
-THEIRS = {  # transformers' names
-    "q": "attention.self.query",
-    "k": "attention.self.key",
-    "v": "attention.self.value",
-    "ao": "attention.output.dense",
-    "aln": "attention.output.LayerNorm",
-    "fi": "intermediate.dense",
-    "fo": "output.dense",
-    "oln": "output.LayerNorm",
+SQUARE, VECTOR = (HIDDEN, HIDDEN), (HIDDEN,)
+LAYER = {  # the package's name: transformers' name, shape of the weight
+    "q": ("attention.self.query", SQUARE),
+    "k": ("attention.self.key", SQUARE),
+    "v": ("attention.self.value", SQUARE),
+    "ao": ("attention.output.dense", SQUARE),
+    "aln": ("attention.output.LayerNorm", VECTOR),
+    "fi": ("intermediate.dense", (INTERMEDIATE, HIDDEN)),
+    "fo": ("output.dense", (HIDDEN, INTERMEDIATE)),  # codespell:ignore fo
+    "oln": ("output.LayerNorm", VECTOR),
 }
 
 
@@ -42,12 +42,10 @@ def shapes() -> dict[str, tuple[str, tuple[int, ...]]]:
     }
     named = {name: (f"embeddings.{theirs}", shape) for name, (theirs, shape) in named.items()}
     for layer in range(LAYERS):
-        for part, theirs in THEIRS.items():
-            out, inputs = LINEAR.get(part, HIDDEN), INTERMEDIATE if part == "fo" else HIDDEN
-            weight = (out, inputs) if part in LINEAR else (out,)
+        for part, (theirs, shape) in LAYER.items():
             name = f"encoder.layer.{layer}.{theirs}"
-            named[f"l{layer}.{part}.w"] = (f"{name}.weight", weight)
-            named[f"l{layer}.{part}.b"] = (f"{name}.bias", (out,))
+            named[f"l{layer}.{part}.w"] = (f"{name}.weight", shape)
+            named[f"l{layer}.{part}.b"] = (f"{name}.bias", shape[:1])
     return named
 
 

@@ -178,7 +178,7 @@ SENTENCEPIECE = ["<s>", "<pad>", "</s>", "<unk>"]  # as the numbers of XLM-R
 METASPACE = "\u2581"
 # A longer piece is likelier than its parts, as in a trained model.
 UNIGRAM = ["_", "_the", "the", "_multi", "multi", "ple", "s", "agent", "-", "(", ")", "_(", "/"]
-UNIGRAM += [".", "_and/or", "or", "kg", "f", "fi", "nd", "_1", "1", "2", "a", "e", "\u00e9"]
+UNIGRAM += [".", "_and/or", "or", "kg", "f", "fi", "x", "_1", "1", "2", "a", "e", "\u00e9"]
 UNIGRAM = [piece.replace("_", METASPACE) for piece in UNIGRAM]
 TOKENIZER_CLASS = {"tokenizer_class": "PreTrainedTokenizerFast"}
 
@@ -226,7 +226,7 @@ def sentences(request, tmp_path_factory):
         ("the - agent", [("_the", 0), ("_", -1), ("-", -1), ("_", 1), ("agent", 1)]),
         ("the .agent", [("_the", 0), ("_", -1), (".", -1), ("agent", 1)]),
         # NFKC makes two characters of one, and one of two.
-        ("\ufb01nd the \u338f", [("_", 0), ("fi", 0), ("nd", 0), ("_the", 1), ("_", -1),
+        ("\ufb01x the \u338f", [("_", 0), ("fi", 0), ("x", 0), ("_the", 1), ("_", -1),
          ("kg", -1)]),  # no letter
         ("e\u0301 agent", [("_", 0), ("\u00e9", 0), ("_", 1), ("agent", 1)]),
         ("\u00bd agent", [("_1", 0), ("?", 0), ("2", 0), ("_", 1), ("agent", 1)]),
@@ -306,7 +306,7 @@ def test_sentencepiece_ids_equal_transformers(tmp_path, split):
     transformers = pytest.importorskip("transformers")
     names = {"cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
     folder = write_unigram(tmp_path, unigram(split=split), TOKENIZER_CLASS | names)
-    text = "  the <s>multi</s> agents (QQ) \ufb01nd\n<unk> e\u0301 <mask> [CLS] "
+    text = "  the <s>multi</s> agents (QQ) \ufb01x\n<unk> e\u0301 <mask> [CLS] "
     expected = transformers.AutoTokenizer.from_pretrained(folder)(text, add_special_tokens=False)
     tokenizer = Tokenizer.load(folder)
     tokenizer.save(tmp_path / "new")
