@@ -299,6 +299,10 @@ def test_numbers_of_sentencepiece(tmp_path):
     [window] = make_windows([Document("", "the", [(0, 3)], None, None)], tokenizer, 8)
     assert window.input_ids == [0, tokenizer._pieces.token_to_id(METASPACE + "the"), 2]
 
+    first = unigram(special=["<unk>", "<s>", "</s>", "<pad>"], unknown=0)
+    tokenizer = Tokenizer.load(write_unigram(tmp_path, first))
+    assert (tokenizer.cls_id, tokenizer.pad_id, tokenizer.sep_id, tokenizer.unk_id) == (1, 3, 2, 0)
+
 
 @pytest.mark.parametrize("split", [True, False])
 def test_sentencepiece_ids_equal_transformers(tmp_path, split):
