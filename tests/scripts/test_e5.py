@@ -237,3 +237,17 @@ def test_folder_that_cannot_be_written_is_one_sentence(package, tmp_path):
     (tmp_path / "file").write_text("text")
     with pytest.raises(InputError, match="cannot be written"):
         e5.model_folder(tmp_path / "file" / "e5")
+
+
+def test_folder_that_appears_meanwhile_is_kept(package, tmp_path, monkeypatch):
+    folder = tmp_path / "e5"
+
+    def appear(_):
+        folder.mkdir()
+        (folder / "text").write_text("text")
+        return {}
+
+    monkeypatch.setattr(e5, "record", appear)
+    with pytest.raises(InputError, match="e5: cannot be written"):
+        e5.model_folder(folder)
+    assert [path.name for path in folder.iterdir()] == ["text"]
