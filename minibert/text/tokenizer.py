@@ -7,6 +7,7 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import Any, NamedTuple
 
+from tokenizers import Encoding
 from tokenizers import Tokenizer as PieceTokenizer
 from tokenizers.implementations import BertWordPieceTokenizer
 
@@ -14,7 +15,10 @@ from minibert.errors import InputError, check
 from minibert.files import read_object, refuse_pointer, write_json, write_text
 from minibert.text.words import Span
 
+# The special tokens of BERT, and in the same order those of SentencePiece, as XLM-R has them.
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+SENTENCEPIECE = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
+METASPACE = "\u2581"  # in SentencePiece, the space before a word, which belongs to the word
 
 # For these classes transformers takes the rules of tokenizer.json as they are. For all others it
 # takes them from tokenizer_config.json.
@@ -30,21 +34,22 @@ FIXED: dict[str, tuple] = {
     "strip_accents": (None, True, False),
     "tokenize_chinese_chars": (True,),
     "split_special_tokens": (False,),
-    **{f"{token.strip('[]').lower()}_token": (token,) for token in SPECIAL},
+    **{f"{a.strip('[]').lower()}_token": (a, b) for a, b in zip(SPECIAL, SENTENCEPIECE)},
 }  # fmt: skip
 
 
 class Pieces(NamedTuple):
-    """A text as word pieces, without [CLS] and [SEP]."""
+    """A text as pieces, without the special tokens around it."""
 
     ids: list[int]
     words: list[int]  # the word that each piece belongs to, -1 for punctuation between words
 
 
 class Tokenizer:
-    """A BERT WordPiece tokenizer that gives the same ids as transformers.
+    """A WordPiece or Unigram tokenizer that gives the same ids as transformers.
 
-    `settings`: the content of tokenizer_config.json.
+    `settings`: the content of tokenizer_config.json. `special`: the names of the special tokens,
+    SPECIAL or SENTENCEPIECE.
     """
 
     def __init__(self, pieces: PieceTokenizer, source: str, settings: dict[str, Any] | None = None):
@@ -53,9 +58,9 @@ class Tokenizer:
         self._pieces = pieces
         self._settings = settings
 
-        ids, required = pieces.get_vocab(), SPECIAL[:4]
-        missing = ", ".join(token for token in required if token not in ids)
-        check(not missing, f"{source}: no {missing}: not a BERT WordPiece tokenizer")
+        ids = pieces.get_vocab()
+        self.special = _special_names(ids, source)
+        required = self.special[:4]
         self.pad_id, self.unk_id, self.cls_id, self.sep_id = (ids[token] for token in required)
 
     @classmethod
@@ -80,17 +85,29 @@ class Tokenizer:
         except Exception as error:  # the library raises bare Exception
             raise InputError(f"{path}: not a tokenizer ({error})") from None
 
-        if settings.get("tokenizer_class") not in RULES_FROM_FILE:
-            _check_rules(path, pieces, settings)
-        _check_added_tokens(path, pieces, settings)
+        tokenizer = cls(pieces, str(path), settings)
+        tokenizer._check_rules(path)
+        _check_added_tokens(path, pieces, settings, tokenizer.special)
 
-        largest = max(pieces.get_vocab().values(), default=0)
+        largest = max(pieces.get_vocab().values())
         check(
             vocab_size is None or largest < vocab_size,
             f"{path}: has a piece {largest}, but the model's vocab_size is {vocab_size}: "
             "the tokenizer belongs to another model",
         )
-        return cls(pieces, str(path), settings)
+        return tokenizer
+
+    def _check_rules(self, path: Path) -> None:
+        rules, settings = _rules(self._pieces), self._settings or {}
+        if settings.get("tokenizer_class") not in RULES_FROM_FILE:
+            _compare_rules(path, rules, settings)
+
+        # Without such a piece, the library would fail at the first unknown text.
+        unknown = rules.get("model.unk_id")  # of Unigram
+        if unknown is None:
+            unknown = self._pieces.token_to_id(rules.get("model.unk_token") or "")
+        message = f"unknown text must become {self.special[1]}, as in WordPiece and Unigram"
+        check(unknown == self.unk_id, f"{path}: {message}")
 
     @property
     def size(self) -> int:
@@ -106,15 +123,20 @@ class Tokenizer:
         """Cut each text into pieces, and assign each piece to the word of the text it overlaps.
 
         Every word has a piece: one that the tokenizer drops (control characters, for example)
-        becomes one [UNK].
+        becomes one [UNK], and so does one that shares its only piece with the word before it.
         """
         encodings = self._pieces.encode_batch(list(texts), add_special_tokens=False)
-        return [self._align(e.ids, e.offsets, spans) for e, spans in zip(encodings, words)]
+        return [self._align(*args) for args in zip(texts, encodings, words)]
 
-    def _align(self, ids: list[int], offsets: list[Span], words: Sequence[Span]) -> Pieces:
+    def _align(self, text: str, encoding: Encoding, words: Sequence[Span]) -> Pieces:
+        ids, offsets = encoding.ids, encoding.offsets
         ends = [end for _, end in words]
         owners = []
-        for start, end in offsets:
+        for piece, (start, end) in zip(encoding.tokens, offsets):
+            # Some tokenizers place this piece on the space, others on the word after it.
+            if piece == METASPACE and text[start:end].isspace():
+                start, end = end, end + 1
+
             word = bisect_right(ends, start)
             overlaps = word < len(words) and words[word][0] < end
             owners.append(word if overlaps else -1)
@@ -165,11 +187,10 @@ def _word_pieces(vocabulary: str | dict[str, int], settings: dict[str, Any]) -> 
     return library._tokenizer  # the one private name of tokenizers (0.23) that we use
 
 
-def _check_rules(path: Path, pieces: PieceTokenizer, settings: dict[str, Any]) -> None:
+def _compare_rules(path: Path, ours: dict[str, Any], settings: dict[str, Any]) -> None:
     """Of tokenizer.json transformers takes the vocabulary only, and the rules from the settings.
     Raises InputError if these differ."""
     theirs = _rules(_word_pieces({token: i for i, token in enumerate(SPECIAL)}, settings))
-    ours = _rules(pieces)
     for key in sorted(ours.keys() | theirs.keys()):
         check(
             ours.get(key) == theirs.get(key),
@@ -178,6 +199,17 @@ def _check_rules(path: Path, pieces: PieceTokenizer, settings: dict[str, Any]) -
             'other, or write "tokenizer_class": "PreTrainedTokenizerFast" into '
             "tokenizer_config.json to keep what tokenizer.json says",
         )
+
+
+def _special_names(ids: dict[str, int], source: str) -> tuple[str, ...]:
+    """SPECIAL or SENTENCEPIECE, whichever a vocabulary has. Raises InputError if it has neither."""
+    absent = {
+        names: [name for name in names[:4] if name not in ids] for names in (SPECIAL, SENTENCEPIECE)
+    }
+    names = min(absent, key=lambda names: len(absent[names]))
+    missing = ", ".join(absent[names])
+    check(not missing, f"{source}: no {missing}: not a WordPiece or Unigram tokenizer of a BERT")
+    return names
 
 
 def _rules(pieces: PieceTokenizer) -> dict[str, Any]:
@@ -194,7 +226,9 @@ def _rules(pieces: PieceTokenizer) -> dict[str, Any]:
     return rules
 
 
-def _check_added_tokens(path: Path, pieces: PieceTokenizer, settings: dict[str, Any]) -> None:
+def _check_added_tokens(
+    path: Path, pieces: PieceTokenizer, settings: dict[str, Any], special: tuple[str, ...]
+) -> None:
     """Raises InputError if transformers adds other tokens to the vocabulary than `pieces`."""
     present = {token.content: number for number, token in pieces.get_added_tokens_decoder().items()}
     given = settings | _read_optional(path.with_name("special_tokens_map.json"))
@@ -213,7 +247,9 @@ def _check_added_tokens(path: Path, pieces: PieceTokenizer, settings: dict[str, 
     except (AttributeError, TypeError, ValueError):
         raise InputError(f"{path.parent}: damaged list of added tokens") from None
 
-    examples = sorted(map(repr, wrong - {*SPECIAL}))
+    # Without [MASK], for example, the ids of ordinary text are the same. <s> is also a tag of HTML.
+    accepted = {*SPECIAL} if special == SPECIAL else set()
+    examples = sorted(map(repr, wrong - accepted))
     check(
         not examples,
         f"{path}: does not have the same added tokens as the files beside it, such as "

@@ -2,16 +2,20 @@
 
 import json
 import re
+import unicodedata
 from itertools import groupby
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tiny import SPECIAL, TEXT
+from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as PieceTokenizer
 from tokenizers.implementations import BertWordPieceTokenizer
 
+from minibert.data.batches import make_windows
 from minibert.data.corpus import SAMPLE, read_documents
+from minibert.data.documents import Document
 from minibert.errors import InputError
 from minibert.text.tokenizer import Tokenizer
 from minibert.text.words import word_spans
@@ -166,6 +170,182 @@ def test_any_given_words_are_aligned(pieces, words):
     text = " ".join(words)
     [result] = pieces.encode([text], [spans_of(text, words)])
     check_alignment(result, words)
+
+
+# SentencePiece ----------------------------------------------------------------------------------
+
+SENTENCEPIECE = ["<s>", "<pad>", "</s>", "<unk>"]  # as the numbers of XLM-R
+METASPACE = "\u2581"
+# A longer piece is likelier than its parts, as in a trained model.
+UNIGRAM = ["_", "_the", "the", "_multi", "multi", "ple", "s", "agent", "-", "(", ")", "_(", "/"]
+UNIGRAM += [".", "_and/or", "or", "kg", "f", "fi", "x", "_1", "1", "2", "a", "e", "\u00e9"]
+UNIGRAM = [piece.replace("_", METASPACE) for piece in UNIGRAM]
+TOKENIZER_CLASS = {"tokenizer_class": "PreTrainedTokenizerFast"}
+
+
+def unigram(words=UNIGRAM, split=True, special=SENTENCEPIECE, unknown=3):
+    """A tokenizer as XLM-R's (`split`), or as the older ones without a split at white space."""
+    scored = [(word, -10.0 + min(len(word), 8)) for word in words]
+    pieces = PieceTokenizer(models.Unigram([*((s, 0.0) for s in special), *scored], unknown))
+    pieces.add_special_tokens([AddedToken(s, normalized=False, special=True) for s in special])
+    spaces = normalizers.Replace(Regex(" {2,}"), " ")
+    pieces.normalizer = normalizers.Sequence([normalizers.NFKC(), spaces])
+    metaspace = pre_tokenizers.Metaspace(prepend_scheme="always")
+    parts = [pre_tokenizers.WhitespaceSplit(), metaspace] if split else [metaspace]
+    pieces.pre_tokenizer = pre_tokenizers.Sequence(parts)
+    return pieces
+
+
+def write_unigram(folder, pieces, settings=TOKENIZER_CLASS):
+    folder.mkdir(exist_ok=True)
+    pieces.save(str(folder / "tokenizer.json"))
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["split", "whole"])
+def sentences(request, tmp_path_factory):
+    """A Unigram tokenizer with the letters of the sample and a third of its words."""
+    texts = [d.text for d in read_documents(SAMPLE / "train.jsonl")]
+    letters = sorted({c for text in texts for c in unicodedata.normalize("NFKC", text)} - {" "})
+    words = sorted({w for text in texts for w in text.split() if w.isalpha() and len(w) > 3})[::3]
+    vocabulary = [METASPACE, *letters, *(METASPACE + word for word in words)]
+    folder = tmp_path_factory.mktemp("sentencepiece")
+    return Tokenizer.load(write_unigram(folder, unigram(vocabulary, request.param)))
+
+
+@pytest.mark.parametrize("split", [True, False])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        # The piece of the space is the first of its word, wherever the library places it.
+        ("the agents", [("_the", 0), ("_", 1), ("agent", 1), ("s", 1)]),
+        ("agents  (the multi-agents).", [("_", 0), ("agent", 0), ("s", 0), ("_(", -1), ("the", 1),
+         ("_multi", 2), ("-", 2), ("agent", 2), ("s", 2), (")", -1), (".", -1)]),
+        ("the - agent", [("_the", 0), ("_", -1), ("-", -1), ("_", 1), ("agent", 1)]),
+        ("the .agent", [("_the", 0), ("_", -1), (".", -1), ("agent", 1)]),
+        # NFKC makes two characters of one, and one of two.
+        ("\ufb01x the \u338f", [("_", 0), ("fi", 0), ("x", 0), ("_the", 1), ("_", -1),
+         ("kg", -1)]),  # no letter
+        ("e\u0301 agent", [("_", 0), ("\u00e9", 0), ("_", 1), ("agent", 1)]),
+        ("\u00bd agent", [("_1", 0), ("?", 0), ("2", 0), ("_", 1), ("agent", 1)]),
+        # Unknown text is one piece. A word inside a piece of two words becomes one too.
+        ("QQ agent", [("_", 0), ("?", 0), ("_", 1), ("agent", 1)]),
+        ("and/or the", [("_and/or", 0), ("?", 1), ("_the", 2)]),
+        ("the \u200b agent", [("_the", 0), ("_", -1), ("?", -1), ("_", 1), ("agent", 1)]),
+    ],
+)  # fmt: skip
+def test_pieces_of_sentencepiece_are_assigned_to_words(tmp_path, split, text, expected):
+    library = unigram(split=split)
+    tokenizer = Tokenizer.load(write_unigram(tmp_path, library))
+    [result] = tokenizer.encode([text], [word_spans(text)])
+    names = [library.id_to_token(i).replace("<unk>", "?") for i in result.ids]
+    assert [(n.replace(METASPACE, "_"), w) for n, w in zip(names, result.words)] == expected
+
+
+def test_a_word_of_sentencepiece_begins_with_the_space(sentences):
+    """On real text: the pieces of each word, joined, are the word in its normal form. After white
+    space they begin with a space."""
+    documents = read_documents(SAMPLE / "test.jsonl")
+    encoded = sentences.encode([d.text for d in documents], [d.words for d in documents])
+    for document, result in zip(documents, encoded):
+        check_alignment(result, document.words)
+        named = [(sentences._pieces.id_to_token(i), w) for i, w in zip(result.ids, result.words)]
+        for number, (start, end) in enumerate(document.words):
+            joined = "".join(name for name, word in named if word == number)
+            after_space = start == 0 or document.text[start - 1].isspace()
+            assert (joined[0] == METASPACE) == after_space
+            text = unicodedata.normalize("NFKC", document.text[start:end])
+            unknown = "<unk>" in joined
+            assert unknown or joined.removeprefix(METASPACE) == text
+
+
+@settings(deadline=None)
+@given(text=TEXT)
+@example("a\u0323\u0301\u0327b \ufdfa\u00bd\u2581 \u2581a")  # marks change places
+def test_any_text_is_aligned_to_sentencepiece(sentences, text):
+    spans = word_spans(text)
+    [result] = sentences.encode([text], [spans])
+    check_alignment(result, spans)
+
+
+@settings(deadline=None)
+@given(words=st.lists(TEXT.filter(str.strip), max_size=8))
+def test_any_given_words_are_aligned_to_sentencepiece(sentences, words):
+    text = " ".join(words)
+    [result] = sentences.encode([text], [spans_of(text, words)])
+    check_alignment(result, words)
+
+
+def test_windows_of_sentencepiece(sentences):
+    """Each word is scored once, at its first piece, between <s> and </s>."""
+    documents = read_documents(SAMPLE / "test.jsonl")[:5]
+    windows = make_windows(documents, sentences, 32)
+    scored = [(w.document, word) for w in windows for word in w.words]
+    assert sorted(scored) == [(n, i) for n, d in enumerate(documents) for i in range(len(d.words))]
+    whole = sentences.encode([d.text for d in documents], [d.words for d in documents])
+    for window in windows:
+        assert (window.input_ids[0], window.input_ids[-1]) == (0, 2)
+        ids, owners = whole[window.document]
+        for word, position in zip(window.words, window.positions):
+            assert window.owners[position] == word
+            assert window.input_ids[position] == ids[owners.index(word)]
+
+
+def test_numbers_of_sentencepiece(tmp_path):
+    tokenizer = Tokenizer.load(write_unigram(tmp_path, unigram()), 4 + len(UNIGRAM))
+    assert (tokenizer.cls_id, tokenizer.pad_id, tokenizer.sep_id, tokenizer.unk_id) == (0, 1, 2, 3)
+    [window] = make_windows([Document("", "the", [(0, 3)], None, None)], tokenizer, 8)
+    assert window.input_ids == [0, tokenizer._pieces.token_to_id(METASPACE + "the"), 2]
+
+    first = unigram(special=["<unk>", "<s>", "</s>", "<pad>"], unknown=0)
+    tokenizer = Tokenizer.load(write_unigram(tmp_path, first))
+    assert (tokenizer.cls_id, tokenizer.pad_id, tokenizer.sep_id, tokenizer.unk_id) == (1, 3, 2, 0)
+
+
+@pytest.mark.parametrize("split", [True, False])
+def test_sentencepiece_ids_equal_transformers(tmp_path, split):
+    """Also of the names of special tokens in the text, and of a saved copy."""
+    transformers = pytest.importorskip("transformers")
+    names = {"cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    folder = write_unigram(tmp_path, unigram(split=split), TOKENIZER_CLASS | names)
+    text = "  the <s>multi</s> agents (QQ) \ufb01x\n<unk> e\u0301 <mask> [CLS] "
+    expected = transformers.AutoTokenizer.from_pretrained(folder)(text, add_special_tokens=False)
+    tokenizer = Tokenizer.load(folder)
+    tokenizer.save(tmp_path / "new")
+    for same in (tokenizer, Tokenizer.load(tmp_path / "new")):
+        assert same.encode([text], [[(0, len(text))]])[0].ids == expected["input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("library", "changes", "message"),
+    [
+        (unigram(special=SENTENCEPIECE[1:], unknown=2), {}, "no <s>: not a"),
+        (unigram(special=["<s>", "<unk>"], unknown=1), {}, "no <pad>, </s>: not a"),
+        (unigram(unknown=4), {}, "unknown text must become <unk>"),
+        (unigram(unknown=None), {}, "unknown text must become <unk>"),
+        (unigram(), {"tokenizer_class": None}, "model"),  # transformers takes it for WordPiece
+        (unigram(), {"tokenizer_class": "XLMRobertaTokenizer"}, "tokenizer_class is 'XLMR"),
+        (unigram(), {"cls_token": "[CLS]"}, r"added tokens .*\[CLS\]"),
+        (unigram(), {"mask_token": "<mask>"}, "added tokens .*<mask>"),
+        (unigram(), {"unk_token": "the"}, "unk_token is 'the'; minibert reads .*<unk>"),
+        (unigram(special=[*SPECIAL, *SENTENCEPIECE], unknown=8), {}, r"must become \[UNK\]"),
+    ],
+)
+def test_sentencepiece_with_other_ids_is_rejected(tmp_path, library, changes, message):
+    write_unigram(tmp_path, library, TOKENIZER_CLASS | changes)
+    assert re.search(message, refused(tmp_path))
+
+
+@pytest.mark.parametrize("unknown", [None, "<unk>"])
+def test_unknown_word_without_its_piece_is_rejected(folder, unknown):
+    Tokenizer.load(folder, len(SMALL)).save(folder)
+    raw = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    raw["model"] |= {"unk_token": unknown or "missing"}
+    (folder / "tokenizer.json").write_text(json.dumps(raw), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(TOKENIZER_CLASS))
+    assert "unknown text must become [UNK]" in refused(folder)
 
 
 # Files ------------------------------------------------------------------------------------------
