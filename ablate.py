@@ -2,7 +2,7 @@
 
 Heads are ordered by dev; the curves are measured on test. Writes JSON, a heat map and the curves to
 a folder in the run folder, and says first how long that will take. On a CPU, long work is shared
-among processes of one thread each, one for each core; OMP_NUM_THREADS changes their number.
+among up to four processes, which divide torch's threads; OMP_NUM_THREADS=1 leaves one process.
 torchrun --nproc-per-node N -- ablate.py --run DIR shares it among N processes of its own.
 """
 
@@ -10,7 +10,7 @@ import copy
 import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -48,8 +48,9 @@ Order = Literal["single", "gradient", "entropy"]
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 POINTS = 24  # of a curve
-PROFILE, GRADIENT = 2, 4  # forward passes that take the time of these parts
-FEW = 0.2  # of the heads are measured on test, before it is known which
+RESAMPLES = 300
+PROFILE, GRADIENT = 2, 4  # forward passes that take as long as these parts
+FEW = 0.2  # of the heads are significant on dev: a guess, for the estimate
 LONG = 60  # seconds of work that is worth more processes, and advice on how to shorten it
 PROCESSES = 4  # at most, without torchrun: each holds the model
 
@@ -118,6 +119,7 @@ def ablate(settings: AblateSettings) -> None:
     cli.require("report")
     writes = distributed.join()
     study = Study(settings)
+    settings = study.settings
     if writes:
         print(study.run.describe())
 
@@ -125,9 +127,9 @@ def ablate(settings: AblateSettings) -> None:
     inputs = {"model.safetensors": sha256(settings.run / "model.safetensors")}
     free = ("orders", "random")
     with open_run(settings.folder, settings, inputs, free, study.device):
-        seconds = study.seconds_left()
+        seconds = study.seconds_left() if writes else 0
         processes = count_processes(study.device, seconds)
-        if writes and seconds:
+        if seconds:
             print(announce(settings, study.device, seconds), flush=True)
         with distributed.with_helpers(help_with_study, (settings,), processes):
             results = Ablation.from_parts(study.results())
@@ -156,9 +158,9 @@ def announce(settings: AblateSettings, device: torch.device, seconds: float) -> 
 
 
 def count_processes(device: torch.device, seconds: float) -> int:
-    """For long work on a CPU one process for each thread of torch. 1 under torchrun, which has
-    started the others."""
-    is_shared = device.type == "cpu" and seconds > LONG and distributed.size() == 1
+    """For long work on a CPU as many as torch has threads, up to PROCESSES. 1 under torchrun, which
+    has started the others."""
+    is_shared = device.type == "cpu" and seconds > LONG and not distributed.in_group()
     return min(torch.get_num_threads(), PROCESSES) if is_shared else 1
 
 
@@ -201,7 +203,6 @@ class Study:
     """An ablation study: its parts, each computed once."""
 
     def __init__(self, settings: AblateSettings):
-        self.settings = settings
         self.run = load_run(settings.run).first_documents_only(settings.documents)
         self.device = choose_device(settings.device)
         self.run.model.to(self.device)
@@ -211,6 +212,7 @@ class Study:
         points = min(POINTS, len(self.heads)) if settings.points is None else settings.points
         limit = f"--points must be at most {len(self.heads)}, the number of heads"
         check(points <= len(self.heads), limit)
+        self.settings = replace(settings, points=points)
         self.masked = curve_points(len(self.heads), points)
 
         # The model whose heads are masked.
@@ -224,13 +226,16 @@ class Study:
 
     def _effects_of_heads(self) -> dict[str, Part]:
         passes = ablation.passes_of_ablate(masks_without(self.config, [[h] for h in self.heads]))
-        work = {"dev": passes, "test": FEW * passes}
-        parts = {}
-        for split in ("dev", "test"):
-            parts[f"single-{split}"] = Part(split, work[split], partial(self.single, split))
-            parts[f"alone-{split}"] = Part(split, work[split], partial(self.alone, split))
-            parts[f"attention-{split}"] = Part(split, PROFILE, partial(self.attention, split))
-        return parts
+        best = passes * self.config.num_hidden_layers / len(self.heads)  # one head of each layer
+
+        return {
+            "single-dev": Part("dev", passes, partial(self.single, "dev")),
+            "single-test": Part("test", FEW * passes, partial(self.single, "test")),
+            "alone-dev": Part("dev", passes, partial(self.alone, "dev")),
+            "alone-test": Part("test", best, partial(self.alone, "test")),
+            "attention-dev": Part("dev", PROFILE, partial(self.attention, "dev")),
+            "attention-test": Part("test", PROFILE, partial(self.attention, "test")),
+        }
 
     def _orders_and_curves(self) -> dict[str, Part]:
         steps = self.steps(self.random_order(0))  # the work of a curve hardly depends on the order
@@ -247,7 +252,7 @@ class Study:
 
     def seconds_left(self) -> float:
         """An estimate for the parts that have no file yet, by this process and those of torchrun.
-        Helpers change little: two processes are hardly faster than two threads of one."""
+        Helpers change little: they take over this process's threads."""
         left = [p for name, p in self.parts.items() if p.passes and not self.file(name).exists()]
         seconds = {
             split: seconds_per_pass(self.model, self.splits[split].windows, self.settings.tokens)
@@ -305,7 +310,7 @@ class Study:
         predictions = ablation.ablate(
             self.model, self.splits[split], masks, self.fill, self.settings.tokens, progress
         )
-        values = self.measures(predictions, split, resamples=300)
+        values = self.measures(predictions, split)
         changes = {measure: intervals.changes(value) for measure, value in values.items()}
         return {
             "full": {measure: intervals.interval(value[:, 0]) for measure, value in values.items()},
@@ -363,7 +368,7 @@ class Study:
             self.settings.tokens,
             progress,
         )
-        values = self.measures(predictions, "test", resamples=100)
+        values = self.measures(predictions, "test")
 
         main = values[metrics.main_measure(values)]  # (1 + R, 1 + points)
         area = np.trapezoid(main, self.masked) / main[:, 0] / len(order)
@@ -375,10 +380,10 @@ class Study:
             "steps": {measure: value[0].tolist() for measure, value in values.items()},
         }
 
-    def measures(self, predictions: Predictions, split: str, resamples: int) -> dict[str, Array]:
+    def measures(self, predictions: Predictions, split: str) -> dict[str, Array]:
         """Each measure of the predictions for a split, as (1 + R, V)."""
         documents = len(self.splits[split].documents)
-        draws = intervals.resamples(documents, resamples)
+        draws = intervals.resamples(documents, RESAMPLES)
         threshold = self.run.threshold
         return measures(predictions, self.splits[split], self.config.labels, threshold, draws)
 

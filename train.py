@@ -164,10 +164,11 @@ def fit(
 
     # AdamW, the learning rate schedule and, for fp16, the loss scaler.
     stepper = Stepper(model, settings, steps)
+    seconds = estimate_epoch(stepper, train, dev)
     # Loads the checkpoint of a run that was killed: the next step is `run.step`.
     run = TrainingRun(settings.out, stepper, steps_per_epoch, save_every)
     if distributed.rank() == 0:
-        print(announce(run, train, dev), flush=True)
+        print(announce(run, seconds), flush=True)
 
     disable = None if distributed.rank() == 0 else True  # None: shown on a terminal only
     with tqdm(desc="train", unit="step", total=steps, initial=run.step, disable=disable) as bar:
@@ -231,17 +232,20 @@ def check_labels(splits: dict[str, Split], names: Sequence[str], source: str) ->
             raise InputError(f"{source}: every word of {name} is labelled {label}{why}")
 
 
-def announce(run: TrainingRun, train: Split, dev: Split) -> str:
-    """How long the steps that are left will take, with the scores on dev."""
-    stepper, left = run.stepper, run.stepper.steps - run.step
+def estimate_epoch(stepper: Stepper, train: Split, dev: Split) -> float:
+    """The seconds that an epoch will take, with its score on dev."""
     with stepper.autocast():
-        passes = [
+        of_train, of_dev = (
             seconds_per_pass(stepper.model.eval(), split.windows, stepper.settings.tokens)
             for split in (train, dev)
-        ]
+        )
+    return (STEP[stepper.settings.plan] * of_train + of_dev) / distributed.size()
 
-    epoch = STEP[stepper.settings.plan] * passes[0] + passes[1]
-    seconds = left / run.steps_per_epoch * epoch / distributed.size()
+
+def announce(run: TrainingRun, epoch_seconds: float) -> str:
+    """How many steps are left, and how long they will take."""
+    left = run.stepper.steps - run.step
+    seconds = left / run.steps_per_epoch * epoch_seconds
     done = f" after {run.step} that are done" if run.step else ""
     return f"training: {left} steps{done}, {describe_seconds(seconds)}"
 

@@ -27,9 +27,10 @@ class Linear(nn.Linear):
 
     def _has_kernel(self, x: Tensor) -> bool:
         """Whether one kernel computes all of it: on a CPU, without gradient."""
+        fits = x.is_cpu and self.weight.is_cpu and x.dtype == self.weight.dtype and self.in_features
         needs_torch = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
-        exists = x.device.type == "cpu" and KERNEL_DTYPES.get(x.dtype) and self.in_features
-        return bool(exists and not needs_torch and torch.backends.mkldnn.enabled)
+        exists = KERNEL_DTYPES.get(x.dtype) and torch.backends.mkldnn.enabled
+        return bool(fits and exists and not needs_torch)
 
 
 class Embedding(nn.Embedding):

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 from math import log
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from benchmarks import gpu, run_all, workload
 from benchmarks import keyphrase_quality as quality
 from minibert import BertConfig
 from minibert.data.documents import Document
+from minibert.errors import InputError
 from minibert.evaluation import intervals
 from minibert.files import read_json, write_json
 from minibert.heads.costs import flops_of
@@ -249,15 +251,16 @@ def test_failed_benchmark_is_reported_and_measured_again(tmp_path, monkeypatch, 
     todo = [run_all.Benchmark(name, 1, (name,)) for name in names]
     measured = []
 
-    def measure(benchmark, here):
+    def measure(benchmark, here, _):
         measured.append(benchmark.title)
         broken = benchmark.title == "broken" and len(measured) < 4
         output, error = ("", "InputError: no peer") if broken else (f"| {benchmark.title} |", "")
         return run_all.Result([*benchmark.words], here, 1.0, output, error)
 
-    monkeypatch.setattr(run_all, "benchmarks", lambda _: todo)
+    monkeypatch.setattr(run_all, "benchmarks", lambda: todo)
     monkeypatch.setattr(run_all, "measure", measure)
-    run_all.run(settings)
+    with pytest.raises(InputError, match="1 of 3 benchmarks failed"):
+        run_all.run(settings)
     page = settings.out.read_text()
     assert [line for line in page.splitlines() if line.startswith("## ")] == [
         f"## {name}" for name in names
@@ -277,12 +280,12 @@ def test_stopped_run_continues(tmp_path, monkeypatch):
     settings = run_all.Settings(state=tmp_path / "state", out=tmp_path / "RESULTS.md")
     todo = [run_all.Benchmark(name, 1, (name,)) for name in ("first", "second")]
 
-    def stop(benchmark, here):
+    def stop(benchmark, here, _):
         if benchmark.title == "second":
             raise KeyboardInterrupt
         return run_all.Result([*benchmark.words], here, 1.0, "| a |", "")
 
-    monkeypatch.setattr(run_all, "benchmarks", lambda _: todo)
+    monkeypatch.setattr(run_all, "benchmarks", lambda: todo)
     monkeypatch.setattr(run_all, "measure", stop)
     with pytest.raises(KeyboardInterrupt):
         run_all.run(settings)
@@ -292,16 +295,16 @@ def test_stopped_run_continues(tmp_path, monkeypatch):
 
 
 def test_output_and_error_of_a_process():
-    result = run_all.measure(run_all.Benchmark("x", 1, ("no_such_module",)), HERE)
+    result = run_all.measure(run_all.Benchmark("x", 1, ("no_such_module",)), HERE, Path("none"))
     assert "no_such_module" in result.error
     assert result.environment == HERE
 
-    result = run_all.measure(run_all.Benchmark("x", 1, ("startup", "--help")), HERE)
+    result = run_all.measure(run_all.Benchmark("x", 1, ("startup", "--help")), HERE, Path("none"))
     assert "--rounds" in result.output
     assert result.error == ""
 
 
 def test_all_benchmarks_have_names_of_their_own():
-    names = [benchmark.name for benchmark in run_all.benchmarks(run_all.Settings())]
+    names = [benchmark.name for benchmark in run_all.benchmarks()]
     assert len({*names}) == len(names) >= 10
     assert "forward-pass-minilm-1-thread" in names

@@ -44,6 +44,6 @@ def slow_precision(name: Precision, device: torch.device) -> str | None:
     """A warning if this CPU has no instructions for the precision, else None."""
     if device.type != "cpu" or name not in ("bf16", "fp16"):
         return None
-    supported = getattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported")()  # private, torch 2.13
+    is_supported = getattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported", None)  # private
     warning = f"this CPU has no {name}: a run with --precision float32 is faster"
-    return None if supported else warning
+    return None if is_supported and is_supported() else warning

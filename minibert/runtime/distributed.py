@@ -44,22 +44,25 @@ def join() -> bool:
 
 def rank() -> int:
     """The number of this process; 0 in a single process."""
-    return distributed.get_rank() if distributed.is_initialized() else 0
+    return distributed.get_rank() if in_group() else 0
 
 
 def size() -> int:
     """The number of processes."""
-    return distributed.get_world_size() if distributed.is_initialized() else 1
+    return distributed.get_world_size() if in_group() else 1
+
+
+def in_group() -> bool:
+    """Whether this process belongs to a group, of one process or several."""
+    return distributed.is_initialized()
 
 
 @contextmanager
 def with_helpers(job: Callable[..., Any], arguments: tuple, processes: int) -> Iterator[None]:
     """Start `processes` - 1 more processes, which call `job(*arguments)`. The `with` block does the
-    same job as process 0, and the threads of this process are divided among all of them.
+    same job as process 0. The threads of this process are divided among all of them.
 
-    Each process should have few threads: for matrices as small as MiniLM's, two processes of one
-    thread take less time than one process of two. Raises InputError if one of the others ends
-    before its time.
+    Raises InputError if one of the others ends before its time.
     """
     if processes == 1:
         yield
@@ -74,26 +77,40 @@ def with_helpers(job: Callable[..., Any], arguments: tuple, processes: int) -> I
 
     torch.set_num_threads(threads // processes)
     try:
+        # Not one long wait, which neither Ctrl-C nor the end of a helper would interrupt.
+        while not store.check([_ready(rank) for rank in range(1, processes)]):
+            helpers.join(timeout=0.2)
         _join_store(store, 0, processes)
+
         yield
         while not helpers.join():  # True when all have ended
             pass
-    except RuntimeError:  # as gloo says when another process of the group is gone
-        try:
-            helpers.join(timeout=5)
-        except (ProcessExitedException, ProcessRaisedException) as ended:
-            reason = str(ended).strip().splitlines()[-1]
-            raise InputError(
-                f"one of {processes} processes has ended ({reason}); if memory is short, set "
-                "OMP_NUM_THREADS=1, which leaves one, and run the same command again"
-            ) from None
-        raise
+    except (RuntimeError, ProcessExitedException, ProcessRaisedException) as error:
+        # gloo raises a RuntimeError where another process of the group is gone.
+        failure = _failure(helpers) if isinstance(error, RuntimeError) else error
+        if failure is None:
+            raise
+        reason = str(failure).strip().splitlines()[-1]
+        raise InputError(
+            f"one of {processes} processes has ended ({reason}); if memory is short, set "
+            "OMP_NUM_THREADS=1, which leaves one, and run the same command again"
+        ) from None
     finally:
         for helper in helpers.processes:
             helper.terminate()
-        if distributed.is_initialized():
+            helper.join(timeout=1)
+        if in_group():
             distributed.destroy_process_group()
         torch.set_num_threads(threads)
+
+
+def _failure(helpers: multiprocessing.ProcessContext) -> Exception | None:
+    """What has ended a helper; None if none has ended before its time."""
+    try:
+        helpers.join(timeout=5)
+    except (ProcessExitedException, ProcessRaisedException) as failure:
+        return failure
+    return None
 
 
 def _run_helper(
@@ -101,16 +118,18 @@ def _run_helper(
 ) -> None:
     torch.set_num_threads(threads)
     store = distributed.TCPStore("localhost", port, processes, is_master=False)
+    store.set(_ready(number + 1), "")
     _join_store(store, number + 1, processes)
     job(*arguments)
     distributed.destroy_process_group()
 
 
-def _join_store(store: distributed.Store, rank: int, processes: int) -> None:
-    # A process that has ended before this point would let the others wait for ever.
-    store.set(f"process {rank}", "ready")
-    store.wait([f"process {number}" for number in range(processes)], timedelta(minutes=2))
+def _ready(rank: int) -> str:
+    """The key that a process sets when it runs."""
+    return f"process {rank} runs"
 
+
+def _join_store(store: distributed.Store, rank: int, processes: int) -> None:
     # One process may wait long for another: a collection with one very long document.
     distributed.init_process_group(
         "gloo", store=store, rank=rank, world_size=processes, timeout=timedelta(days=1)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from minibert.errors import InputError
+from minibert.errors import InputError, check
 from minibert.files import as_input_error, read_json, to_json, write_json, write_text
 from minibert.runtime import distributed
 
@@ -144,14 +144,15 @@ def _read_record(folder: Path) -> dict:
 
 def _compare(folder: Path, old: dict, new: dict) -> None:
     """Raise InputError for the first setting or checksum that differs between two records."""
+    advice = "name another folder, or delete this one to start over"
+    same_names = old["settings"].keys() - {*FREE} == new["settings"].keys() - {*FREE}
+    check(same_names, f"{folder}: made by another script or version of minibert; {advice}")
+
     for part in ("settings", "inputs"):
         for key in sorted((old[part].keys() | new[part].keys()) - {*FREE}):
             before, now = (record[part].get(key, "(none)") for record in (old, new))
-            if before != now:
-                raise InputError(
-                    f"{folder}: holds a run with {key} = {before}, not {now}; "
-                    "name another folder, or delete this one to start over"
-                )
+            message = f"{folder}: holds a run with {key} = {before}, not {now}; {advice}"
+            check(before == now, message)
 
 
 # Results and the log ----------------------------------------------------------------------------

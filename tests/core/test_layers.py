@@ -104,6 +104,18 @@ def test_other_activations_types_and_layers_without_inputs(kernel_calls):
 
 
 @torch.no_grad()
+def test_what_does_not_fit_is_refused_as_by_torch(kernel_calls):
+    x, linear = torch.randn(5, 37), make_linear()
+    with pytest.raises(RuntimeError, match="same dtype"):
+        linear(x.bfloat16())
+    with torch.device("meta"):
+        unloaded = Linear(37, 29)
+    with pytest.raises(RuntimeError, match="meta"):
+        unloaded(x)
+    assert kernel_calls == []
+
+
+@torch.no_grad()
 def test_bf16_is_close_to_float32():
     linear, x = make_linear(), torch.randn(53, 37)
     rounded = make_linear().to(torch.bfloat16)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from minibert import InputError
-from minibert.files import write_json
+from minibert.files import read_json, write_json
 from minibert.report import results
 from minibert.runtime import distributed, folder
 from minibert.runtime.folder import Log, once, only_writer, open_run
@@ -129,6 +129,15 @@ def test_changed_input_is_rejected_by_name(settings, inputs, message):
     with pytest.raises(InputError) as caught:
         begin(settings.out, settings, inputs)
     assert message in str(caught.value)
+
+
+def test_run_with_other_settings_is_of_another_version(settings):
+    begin(settings.out, settings)
+    record = read_json(settings.out / "run.json")
+    record["settings"]["stride"] = 4
+    write_json(settings.out / "run.json", record)
+    with pytest.raises(InputError, match="made by another script or version of minibert; name"):
+        begin(settings.out, settings)
 
 
 def test_rejected_run_keeps_record_and_releases_lock(settings):

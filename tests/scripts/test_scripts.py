@@ -21,6 +21,7 @@ import train
 from minibert import hub, load_pretrained
 from minibert.data.corpus import SAMPLE
 from minibert.report.page import write_report
+from minibert.runtime import distributed
 from minibert.training.step import Stepper
 
 
@@ -329,6 +330,7 @@ def test_ablate_prints_answers_and_writes_figures(run, capsys):
         assert full == pytest.approx(on_test["full"]["loss"]["value"], abs=1e-6)
         if effect := on_test["heads"].get(curve["order"][0]):
             assert first - full == pytest.approx(effect["loss"]["value"], abs=1e-6)
+    assert ablate.main([*arguments, "--points", "6"]) == 0  # what the default stands for here
     more = ["--ablation", "mean", "--orders", "single", "--points", "3"]
     assert ablate.main([*arguments, *more]) == 0
     assert json.loads((run / "ablation-mean" / "single-dev.json").read_text()) != single
@@ -364,9 +366,13 @@ def test_long_work_is_shared_with_helpers(run, monkeypatch, capsys):
     assert_same_results(run / "one", run / "two")
 
 
-def test_ablate_says_that_a_helper_has_ended(run, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("module", "name"), [(distributed, "_run_helper"), (ablate, "help_with_study")]
+)
+def test_ablate_says_that_a_helper_has_ended(run, monkeypatch, capsys, module, name):
+    """Before it has joined the group, and at its work."""
     monkeypatch.setattr(ablate, "LONG", 0)
-    monkeypatch.setattr(ablate, "help_with_study", leave)
+    monkeypatch.setattr(module, name, leave)
     torch.set_num_threads(2)
     try:
         assert ablate.main(["--run", str(run), "--device", "cpu"]) == 2
@@ -377,9 +383,20 @@ def test_ablate_says_that_a_helper_has_ended(run, monkeypatch, capsys):
     assert "OMP_NUM_THREADS=1" in error
 
 
-def leave(settings) -> None:
+def leave(*_) -> None:
     """What a helper does that is killed, for want of memory say."""
     os._exit(1)
+
+
+def test_long_work_on_a_cpu_is_shared_unless_torchrun_has_done_so(monkeypatch):
+    cpu = torch.device("cpu")
+    for threads, processes in {1: 1, 2: 2, 4: 4, 64: 4}.items():
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert ablate.count_processes(cpu, 1e4) == processes
+        assert ablate.count_processes(cpu, 10) == 1
+        assert ablate.count_processes(torch.device("cuda"), 1e4) == 1
+    monkeypatch.setattr(distributed, "in_group", lambda: True)
+    assert ablate.count_processes(cpu, 1e4) == 1
 
 
 def assert_same_results(one: Path, two: Path) -> None:
