@@ -59,7 +59,7 @@ def write_report(run: str | Path, models: Sequence[story.RunModel] | None = None
         scores=tables.score_rows(scores),
         training=_data_url(run / "training.png"),
         ablations=[_ablation(run / name, part, config) for name, part in ablations.items()],
-        selections={model.pruned.selection for model in models if model.pruned},
+        selections=sorted({model.pruned.selection for model in models if model.pruned}),
         pruning_answers=story.pruning_answers(models, measure),
         prunings=[
             {
@@ -75,6 +75,7 @@ def write_report(run: str | Path, models: Sequence[story.RunModel] | None = None
         texts=[_sample(text, models) for text in texts],
         heads=_text_by_head(texts, ablations),
         closing=story.closing_rows(models, scores),
+        has_other_documents=any(" documents)" in model.title for model in models),
     )
 
     write_text(run / "report.html", page)

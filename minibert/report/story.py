@@ -165,7 +165,7 @@ def _is_control(a: PrunedModel | None, b: PrunedModel | None) -> bool:
 
 def _control_answer(measure: str, chosen: RunModel, random: RunModel, change: Change) -> str:
     return (
-        f"Control (one random draw): {measure} of {chosen.title} is {difference(change)} that of "
+        f"Control (one random draw): {measure} of {chosen.title}, is {difference(change)} that of "
         f"{random.title}; {_significance(change)}."
     )
 
@@ -190,9 +190,9 @@ def keyphrase_answers(models: Sequence[RunModel]) -> list[str]:
 
     higher = [f"{m.title} ({_significance(k.above[PAGERANK])})" for m, k in ranked if _ahead(k)]
     if higher:
+        names = "; ".join(higher)
         answers.append(
-            "PageRank over the links of attention has a higher F1@10 than the attention received, "
-            f"after correction: {'; '.join(higher)}."
+            f"PageRank over the same attention has a higher F1@10 for: {names}, after correction."
         )
 
     for chosen, random in _controlled(models):

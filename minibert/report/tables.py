@@ -68,11 +68,11 @@ def ablation_answers(ablation: Ablation) -> list[str]:
 
     # Older versions measured all heads on test, and `significant_heads` falls back on one.
     chosen = [head for head in significant_heads(dev) if dev.heads[head]["loss"].significant]
-    answers.append(
-        f"On test, of the heads that are significant on dev, it {_effects_on_loss(test, chosen)}."
-        if chosen
-        else "On dev no head is significant, so that none is counted on test."
-    )
+    if chosen:
+        effects = _effects_on_loss(test, chosen)
+        answers.append(f"On test, of the heads that are significant on dev, masking one {effects}.")
+    else:
+        answers.append("On dev no head is significant, so that none is counted on test.")
 
     answers.append(_single_heads_of_layers(ablation))
     has_keyphrases = "AP" in next(iter(ablation.attention["dev"].values()))

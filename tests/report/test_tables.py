@@ -48,7 +48,7 @@ def test_answers_count_significant_changes():
     assert dev == f"On dev, masking one head {raises} 1 of 4 and lowers it for 1."
     # L0H1 is significant on test, and was not on dev: it does not count.
     chosen = "of the heads that are significant on dev"
-    assert test == f"On test, {chosen}, it {raises} 1 of 2 and lowers it for 1."
+    assert test == f"On test, {chosen}, masking one {raises} 1 of 2 and lowers it for 1."
     assert layers.startswith("With one head left in a layer, the best of it on dev, AP on test ")
     assert layers.endswith("points: L0H1 -4.0 [-5.0, -3.0], L1H0 -2.0 [-3.0, -1.0].")
     assert "from L0H1, the best head on dev, " in attention

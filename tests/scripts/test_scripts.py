@@ -697,6 +697,9 @@ def test_report_shows_all_results_and_escapes_texts(arguments, corpus, tmp_path)
     assert ablate.main([*few, "--orders", "gradient", "--random", "1"]) == 0
     assert prune.main([*few, "--keep", "4", "2", "--steps", "3"]) == 0
     assert prune.main([*few, "--keep", "3", "--random"]) == 0
+    whole = ["--run", str(run), "--device", "cpu", "--keep", "3", "--random", "--seed", "1"]
+    assert "A number of documents" in Page((run / "report.html").read_text()).words
+    assert prune.main(whole) == 0
     page = Page((run / "report.html").read_text(encoding="utf-8"))
     assert not page.all("script")
     assert text in page.words
@@ -715,8 +718,11 @@ def test_report_shows_all_results_and_escapes_texts(arguments, corpus, tmp_path)
     change = "{value:+.4f} [{low:+.4f}, {high:+.4f}]".format(**effect)
     assert titles[5].startswith(f"L1H2: loss {change}, ")
     assert titles[7] == f"L0H1: AP {100 * ap:.1f}"
-    assert len(page.all("details")) == 6 + 5  # each head and all of them, three tables, settings
+    assert len(page.all("details")) == 6 + 6  # each head and all of them, four tables, settings
     for word in (
+        "Which heads matter? (ablation-zero, first 3 documents)",
+        "3 heads, at random (3 documents): AP is ",
+        "3 heads, at random: AP is ",
         "keep-4",
         "keep-2",
         "prune-random-0",
@@ -801,7 +807,7 @@ def test_compare_ranks_by_all_heads_of_each_model(run, corpus, tmp_path, capsys)
     assert not (run / "prune-random-0" / "keep-0" / "keyphrases.json").exists()
 
     folders = [run, run / "prune-random-0" / "keep-4", run / "prune-random-1" / "keep-4"]
-    names = ["dense", *(f"4 heads, at random ({folder.parent.name})" for folder in folders[1:])]
+    names = ["dense", "4 heads, at random", "4 heads, at random (3 documents)"]
     for folder, name in zip(folders, names):
         out = tmp_path / "scores.json"
         data = str(corpus / "test.jsonl")
