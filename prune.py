@@ -28,8 +28,8 @@ from minibert.evaluation.metrics import Array
 from minibert.evaluation.tagger import choose_threshold, dev_score, measures, predict
 from minibert.files import read_json, sha256, write_json, write_text
 from minibert.gates import HardConcreteGates
-from minibert.heads.ablation import masks_without
-from minibert.heads.costs import compare_costs, passes_of_costs
+from minibert.heads.ablation import ATTENTION, masks_without
+from minibert.heads.costs import compare_costs
 from minibert.heads.gate_training import Budget, GateProgress, Goal, Penalty, learn_gates
 from minibert.model import BertForTokenClassification
 from minibert.pruning import at_full_shape, prune
@@ -47,6 +47,9 @@ from minibert.weights import load_pretrained, save_pretrained
 
 Selection = Literal["gates", "order", "random"]
 
+# `compare_costs` takes as long as so many forward passes of the dense model: of two models 8 rounds
+# of all and of the attention alone, and two that count operations and memory.
+COST = 2 * (8 * (1 + ATTENTION) + 2)
 OVERHEAD = 4  # seconds, about: the figures, the page, and libraries that are loaded late
 
 
@@ -235,7 +238,7 @@ def announce(settings: PruneSettings, dense: TrainedTagger) -> str:
     windows = dense.splits["dev"].windows
     pieces = [sum(len(w.input_ids) for w in part) for part in (longest_windows(windows), windows)]
     scores = dev + test
-    of_a_model = scores + passes_of_costs() * dev * pieces[0] / pieces[1]
+    of_a_model = scores + COST * dev * pieces[0] / pieces[1]
 
     parts = [f"smaller models to make: {len(left)}"]
     passes = 0.0  # over the windows of one step

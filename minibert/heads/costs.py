@@ -14,7 +14,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from minibert.data.batches import Window, collate
-from minibert.heads.ablation import ATTENTION
 from minibert.layers import HAS_KERNEL
 from minibert.model import BertForTokenClassification
 from minibert.training.memory import PeakMeter
@@ -92,13 +91,6 @@ def compare_costs(
             allowed_speedup=flops[first] / flops[name],
         )
     return costs
-
-
-def passes_of_costs(models: int = 2, rounds: int = 7) -> float:
-    """The number of forward passes over the windows that take as long as `compare_costs`, if all
-    models are as slow as the first one."""
-    turns, counts = 1 + rounds, 2  # the operations, and the memory
-    return models * (turns * (1 + ATTENTION) + counts)
 
 
 def take_turns(jobs: Mapping[str, Callable], rounds: int) -> dict[str, list[float]]:

@@ -2,8 +2,9 @@
 
 import pytest
 
+import prune
 from minibert.heads import costs as costs_module
-from minibert.heads.costs import compare_costs, passes_of_costs
+from minibert.heads.costs import compare_costs
 from minibert.pruning import without_heads
 
 pytestmark = pytest.mark.numeric
@@ -46,7 +47,7 @@ def test_costs_count_the_heads_that_are_left(model, split):
     assert pruned.bytes < pruned.peak_bytes < dense.peak_bytes
 
 
-def test_passes_of_costs_are_those_that_run(model, split):
+def test_passes_of_costs_are_those_that_prune_estimates(model, split):
     """Of each model: whole passes, and those of the attention alone, a third of the arithmetic."""
     models = {"dense": model, "pruned": without_heads(model, [(0, 0)])}
     counts = {"whole": 0, "attention": 0}
@@ -57,8 +58,8 @@ def test_passes_of_costs_are_those_that_run(model, split):
     for copy in models.values():
         copy.classifier.register_forward_hook(lambda *_: count("whole"))
         copy.bert.layers[0].attention.register_forward_hook(lambda *_: count("attention"))
-    compare_costs(models, split.windows[:2], rounds=3)
+    compare_costs(models, split.windows[:2])
 
     alone = counts["attention"] - counts["whole"]
-    assert alone == 2 * 4
-    assert passes_of_costs(2, rounds=3) == pytest.approx(counts["whole"] + alone / 3)
+    assert alone == 2 * 8
+    assert pytest.approx(counts["whole"] + alone / 3) == prune.COST
