@@ -261,19 +261,13 @@ class Study:
         return sum(part.passes * seconds[part.split] for part in left) / distributed.size()
 
     def results(self) -> dict[str, Any]:
-        """Every part by name, and the curves by the name of their order."""
+        """Every part by name."""
         for name, part in self.parts.items():
             progress: ProgressBar = list
             if distributed.rank() == 0:
                 progress = partial(tqdm, desc=name, unit="batch", leave=False, disable=None)
             self.done[name] = once(self.file(name), partial(part.compute, progress))
-
-        curves = {
-            name.removeprefix("curve-"): part
-            for name, part in self.done.items()
-            if name.startswith("curve-")
-        }
-        return self.done | {"curves": curves}
+        return self.done
 
     def file(self, part: str) -> Path:
         return self.settings.folder / f"{part}.json"

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from minibert.config import BertConfig, Head, head_name, parse_head
-from minibert.data.batches import Split
+from minibert.data.batches import Split, Window
 from minibert.errors import InputError
 from minibert.evaluation import intervals, metrics
 from minibert.evaluation.duration import GATE_STEP, STEP, describe_seconds, seconds_per_pass
@@ -28,7 +28,7 @@ from minibert.evaluation.metrics import Array
 from minibert.evaluation.tagger import choose_threshold, dev_score, measures, predict
 from minibert.files import read_json, sha256, write_json, write_text
 from minibert.gates import HardConcreteGates
-from minibert.heads.ablation import masks_without
+from minibert.heads.ablation import ATTENTION, masks_without
 from minibert.heads.costs import compare_costs
 from minibert.heads.gate_training import Budget, GateProgress, Goal, Penalty, learn_gates
 from minibert.model import BertForTokenClassification
@@ -46,6 +46,11 @@ from minibert.training.trained import TrainedTagger, load_run
 from minibert.weights import load_pretrained, save_pretrained
 
 Selection = Literal["gates", "order", "random"]
+
+# `compare_costs` takes as long as so many forward passes of the dense model: of two models 8 rounds
+# of all and of the attention alone, and two that count operations and memory.
+COST = 2 * (8 * (1 + ATTENTION) + 2)
+OVERHEAD = 4  # seconds, about: the figures, the page, and libraries that are loaded late
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +198,7 @@ def make_models(settings: PruneSettings, dense: TrainedTagger, order: Sequence[H
     if line := announce(settings, dense):
         print(line, flush=True)
     model, gates = dense.model, HardConcreteGates(dense.model.config).to(device)
-    dense_scores = None
+    dense_scores, weight_steps = None, 0
 
     for folder, target in settings.targets.items():
         results = folder / "results.json"
@@ -201,10 +206,12 @@ def make_models(settings: PruneSettings, dense: TrainedTagger, order: Sequence[H
             dense_scores = dense_scores or resampled_scores(dense.model, dense.splits)
             attempt = partial(make_smaller, model, gates, dense, order, target)
             smaller, record = stepping_down(settings, attempt)
+            record = replace(record, weight_steps=weight_steps + record.weight_steps)
             save(smaller, settings, folder)
             write_json(results, asdict(record) | compare(dense, smaller, dense_scores))
 
         # The next target starts from the files, so that a run that was killed gives the same.
+        weight_steps = read_pruned(results).weight_steps
         if settings.joint or settings.recover:
             pruned = load_pretrained(folder)
             assert isinstance(pruned, BertForTokenClassification)  # `save` wrote it
@@ -227,6 +234,12 @@ def announce(settings: PruneSettings, dense: TrainedTagger) -> str:
             for name in ("train", "dev", "test")
         )
 
+    # Of each model: what it costs, beside the dense one, and its scores.
+    windows = dense.splits["dev"].windows
+    pieces = [sum(len(w.input_ids) for w in part) for part in (longest_windows(windows), windows)]
+    scores = dev + test
+    of_a_model = scores + COST * dev * pieces[0] / pieces[1]
+
     parts = [f"smaller models to make: {len(left)}"]
     passes = 0.0  # over the windows of one step
     if settings.selection == "gates":
@@ -235,9 +248,10 @@ def announce(settings: PruneSettings, dense: TrainedTagger) -> str:
     if settings.recover:
         parts.append(f"{settings.recover} steps of fine-tuning each")
         passes += settings.recover * (STEP[settings.plan] + 1)  # 1: the dense model, the teacher
+        of_a_model += 2 * dev  # the score before and after
 
     of_a_step = train * settings.batch_size / len(dense.splits["train"].windows)
-    seconds = len(left) * (passes * of_a_step + 3 * dev + test)
+    seconds = OVERHEAD + scores + len(left) * (passes * of_a_step + of_a_model)
     return f"{', '.join(parts)}; {describe_seconds(seconds)}"
 
 
@@ -281,6 +295,10 @@ class SelectionRecord:
     recovered: bool | None
     """Whether fine-tuning raised the score on dev; None without --recover."""
 
+    weight_steps: int
+    """Optimizer steps on the weights, by --joint and --recover, up to this model: of the targets
+    before it too."""
+
 
 class Smaller(NamedTuple):
     model: BertForTokenClassification
@@ -318,6 +336,7 @@ def make_smaller(
         gates=progress,
         log_alpha=gates.log_alpha.tolist(),
         recovered=recovered,
+        weight_steps=settings.recover + (len(progress) if settings.joint else 0),
     )
     return Smaller(smaller.eval(), record)
 
@@ -408,7 +427,7 @@ def resampled_scores(
     scores = {}
     for name in ("dev", "test"):
         split = splits[name]
-        draws = intervals.resamples(len(split.documents), 300)
+        draws = intervals.resamples(len(split.documents))  # as many as train.py
         arrays = measures(predictions[name], split, names, threshold, draws)
         scores[name] = {measure: array[:, 0] for measure, array in arrays.items()}
     return ResampledScores(threshold, scores["dev"], scores["test"])
@@ -420,10 +439,11 @@ def compare(
     """The scores of the smaller model, their ratio to the dense model's, and the cost of both: the
     other part of results.json."""
     scores = resampled_scores(smaller, dense.splits)
+    longest = longest_windows(dense.splits["dev"].windows)
     main = scores.test[metrics.main_measure(scores.test)]
     main_of_dense = dense_scores.test[metrics.main_measure(scores.test)]
-    longest = sorted(dense.splits["dev"].windows, key=lambda w: -len(w.input_ids))[:8]
     return {
+        "documents": len(dense.splits["test"].documents),
         "threshold": scores.threshold,
         "dev": {name: intervals.interval(values) for name, values in scores.dev.items()},
         "test": {name: intervals.interval(values) for name, values in scores.test.items()},
@@ -432,6 +452,11 @@ def compare(
         "resampled": main.tolist(),
         "costs": compare_costs({"dense": dense.model, "pruned": smaller}, longest),
     }
+
+
+def longest_windows(windows: Sequence[Window]) -> list[Window]:
+    """Those that `compare` measures the cost of a forward pass on."""
+    return sorted(windows, key=lambda window: -len(window.input_ids))[:8]
 
 
 if __name__ == "__main__":

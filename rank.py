@@ -27,12 +27,13 @@ from minibert.errors import check, check_fields
 from minibert.evaluation import intervals
 from minibert.evaluation.duration import describe_seconds
 from minibert.evaluation.metrics import Array
-from minibert.files import atomic_path, write_json, write_text
+from minibert.files import atomic_path, read_object, sha256, write_json, write_text
 from minibert.keyphrases import comparison
 from minibert.keyphrases.choice import RANDOM, Kind, full_name, read_controls, score_record
 from minibert.keyphrases.fitting import Fitter, as_score, fit_controls
 from minibert.keyphrases.ranker import Ranker, RankSettings, Weights
 from minibert.output import records, terminal
+from minibert.output.head_choice import f1_lines, fit_rows
 from minibert.phrases.scores import distinct
 from minibert.report import page, results, story, tables
 from minibert.runtime import cli, distributed
@@ -45,6 +46,7 @@ from minibert.training.trained import load_run
 PAGE = 100  # texts on a page at most
 EXAMPLES = 3  # documents of which compare keeps the phrases, as train.py shows them
 TIMED = 4  # documents
+MODEL = "model.safetensors"
 SHOWN = ("F1@5", "F1@10", "F1@15", "micro F1@10", "present F1@10", "F1@O", "P@10", "AP")
 
 
@@ -323,7 +325,7 @@ def fit(settings: Fit) -> None:
     controls = fit_controls(fitter, choice, progress=bar)
     names = ", ".join(map(str, settings.data))
     print(f"F1@10 on {names}, percent, the mean over collections:")
-    print(tables.as_text(tables.fit_rows(choice.f1, {n: c.f1 for n, c in controls.items()})))
+    print(tables.as_text(fit_rows(choice.f1, {n: c.f1 for n, c in controls.items()})))
 
     heads = ranker.bert.config.present_heads
     score = score_record(as_score(choice, heads))
@@ -409,7 +411,7 @@ def evaluate(settings: Evaluate) -> None:
 
     f1 = {way: scores["F1@10"] for way, scores in compared.ways.items()}
     random = [float(scores["F1@10"][0]) for scores in compared.random]
-    print("\n".join(tables.f1_lines(f1, random, compared.alone)))
+    print("\n".join(f1_lines(f1, random, compared.alone)))
     if settings.out:
         record = {
             "heads": names_of_heads(ranker),
@@ -438,43 +440,50 @@ def names_of_heads(ranker: Ranker) -> dict[str, float]:
 def compare_models(settings: Compare) -> None:
     cli.require("report")
     documents = load_run(settings.run).splits["test"].documents
+    data = read_object(settings.run / "run.json")["inputs"]
     folders = [settings.run, *results.pruned_folders(settings.run)]
     with only_writer(settings.run / results.KEYPHRASES):
-        missing = [folder for folder in folders if not is_ranked(folder, settings.language)]
+        models = {folder: sha256(folder / MODEL) for folder in folders}
+        inputs = {folder: {MODEL: checksum} | data for folder, checksum in models.items()}
+        missing = [f for f in folders if not is_ranked(f, settings.language, inputs[f])]
         for number, folder in enumerate(missing):
             ranker = Ranker(RankSettings(str(folder), heads="all", language=settings.language))
             labelled = with_keyphrases(ranker, documents)
             check(labelled, f"{settings.run}: no test document has keyphrases to score against")
             if number == 0:
                 print(announce(ranker, labelled, len(missing)), flush=True)
-            write_json(folder / results.KEYPHRASES, rank_by_all_heads(ranker, labelled))
+            ranked = rank_by_all_heads(ranker, labelled, inputs[folder])
+            write_json(folder / results.KEYPHRASES, ranked)
 
-        page_path = page.write_report(settings.run)
-    models, scores = story.read_models(settings.run), results.read_scores(settings.run)
-    print(tables.as_text(story.closing_rows(models, scores)))
+        run_models = story.read_models(settings.run)
+        page_path = page.write_report(settings.run, run_models)
+    print(tables.as_text(story.closing_rows(run_models, results.read_scores(settings.run))))
     print(f"\nThe report is {page_path}")
 
 
-def is_ranked(folder: Path, language: str) -> bool:
-    """Whether the folder of a model holds results of `compare` in this language; also where the
-    model has no heads, whose attention could rank."""
+def is_ranked(folder: Path, language: str, inputs: Mapping[str, str]) -> bool:
+    """Whether the folder of a model holds results of `compare` in this language, of this model on
+    these documents; also where the model has no heads, whose attention could rank."""
+    if not BertConfig.load(folder / "config.json").present_heads:
+        return True
     ranked = results.read_keyphrases(folder)
-    has_heads = BertConfig.load(folder / "config.json").present_heads
-    return not has_heads or (ranked is not None and ranked.language == language)
+    return ranked is not None and (ranked.language, ranked.inputs) == (language, inputs)
 
 
 def announce(ranker: Ranker, documents: Sequence[Document], models: int) -> str:
     """How long so many models will take: the first documents are timed."""
     timed = documents[:TIMED]
-    rank_by_all_heads(ranker, timed[:1])  # the first time is slower
+    rank_by_all_heads(ranker, timed[:1], {})  # the first time is slower
     began = time.perf_counter()
-    rank_by_all_heads(ranker, timed)
+    rank_by_all_heads(ranker, timed, {})
     seconds = (time.perf_counter() - began) * models * len(documents) / len(timed)
     work = f"keyphrases of {len(documents)} documents, ranked by the attention of {models} models"
     return f"{work}; {describe_seconds(seconds)}"
 
 
-def rank_by_all_heads(ranker: Ranker, documents: Sequence[Document]) -> results.RankedKeyphrases:
+def rank_by_all_heads(
+    ranker: Ranker, documents: Sequence[Document], inputs: dict[str, str]
+) -> results.RankedKeyphrases:
     controls = read_controls(ranker.source, ranker.bert.config, ranker.kind)
     compared = comparison.compare(ranker, with_progress(documents), controls)
     (this, scores), *others = summarised(compared.ways).items()
@@ -482,6 +491,7 @@ def rank_by_all_heads(ranker: Ranker, documents: Sequence[Document]) -> results.
     examples = zip(documents, ranker.analyse(documents[:EXAMPLES]))
     return results.RankedKeyphrases(
         language=ranker.language.code,
+        inputs=inputs,
         scores=scores,
         controls=dict(others),
         above=intervals.leads(f1),

@@ -37,7 +37,7 @@ ONLY_IN = {
     "stopwordsiso": ["text.language"],
     "ir_measures": ["search.tuning"],
     "jinja2": ["report.page"],
-    "matplotlib": ["report.figures"],
+    "matplotlib": ["output.plots"],
     "bm25s": [],  # the peer of our search: tests only
 }
 

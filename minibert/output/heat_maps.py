@@ -34,8 +34,8 @@ def effects_map(changes: Mapping[str, Change], config: BertConfig) -> HeatMap:
     limit = max(abs(change.value) for change in changes.values()) or 1.0
     cells = {parse_head(n): _effect_cell(n, change, limit) for n, change in changes.items()}
     key = (
-        f"red: the loss rises, by at most {limit:.4f}; blue: it falls; dot: the change is not "
-        "significant"
+        f"red: the loss rises; blue: it falls; the darkest colour is \u00b1{limit:.4f}; dot: the "
+        "change is not significant"
     )
     return HeatMap("Effect of masking one head on the loss (dev)", key, _grid(cells, config))
 

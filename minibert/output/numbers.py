@@ -14,6 +14,14 @@ def points(change: Change) -> str:
     return f"{value} [{low}, {high}]"
 
 
+def difference(change: Change) -> str:
+    """The same with a word for the direction: "4.3 points [0.3, 9.0] above"."""
+    value, low, high = (100 * x for x in (change.value, change.low, change.high))
+    if value < 0:
+        return f"{-value:.1f} points [{-high:.1f}, {-low:.1f}] below"
+    return f"{value:.1f} points [{low:.1f}, {high:.1f}] above"
+
+
 def with_interval(score: Score) -> str:
     return f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
 

@@ -1,27 +1,19 @@
 """Figures of a run, as PNG files."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from minibert.evaluation.intervals import Score
 from minibert.evaluation.metrics import Array, main_measure
-from minibert.files import atomic_path
+from minibert.output.plots import GREY, draw_kept, new_figure, save_figure
 from minibert.report.results import Curve, PrunedModel, Prunings
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-GREY = "0.85"  # of the band of random orders or heads
 
 
 def draw_training(path: str | Path, log: Sequence[Mapping]) -> None:
     """Loss by step and score on dev after each epoch, from the lines of metrics.jsonl."""
-    figure, axes = _figure(7.5, 3.5)
+    figure, axes = new_figure(7.5, 3.5)
 
     losses = np.array([(line["step"], line["loss"]) for line in log if "loss" in line])
     width = max(1, len(losses) // 50)  # a long run as about 50 points
@@ -36,13 +28,13 @@ def draw_training(path: str | Path, log: Sequence[Mapping]) -> None:
     score_axes.set(ylabel="score on dev", ylim=(0, 1))
 
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_heat_map(path: str | Path, values: Array, insignificant: np.ndarray, title: str) -> None:
     """(layers, heads) as colours, white at zero. A dot marks insignificant values; missing heads
     are NaN and stay blank."""
-    figure, axes = _figure(0.55 * values.shape[1] + 1.8, 0.5 * values.shape[0] + 1.4)
+    figure, axes = new_figure(0.55 * values.shape[1] + 1.8, 0.5 * values.shape[0] + 1.4)
     limit = float(np.nanmax(np.abs(values))) or 1.0
     image = axes.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit)
 
@@ -54,12 +46,12 @@ def draw_heat_map(path: str | Path, values: Array, insignificant: np.ndarray, ti
     axes.set_yticks(range(values.shape[0]))
 
     figure.colorbar(image, ax=axes, shrink=0.9)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_curves(path: str | Path, curves: Mapping[str, Curve]) -> None:
     """Score by number of heads masked: one line for each order, and a band for random orders."""
-    figure, axes = _figure(7.5, 4.5)
+    figure, axes = new_figure(7.5, 4.5)
     first = next(iter(curves.values()))
     measure, masked = main_measure(first.steps), first.masked
     lines = {name: np.array(curve.steps[measure]) for name, curve in curves.items()}
@@ -76,13 +68,13 @@ def draw_curves(path: str | Path, curves: Mapping[str, Curve]) -> None:
     axes.axhline(0.99 * full, color="0.5", linewidth=0.8, linestyle=":", label="full less 1 %")
     axes.set(xlabel="heads masked", ylabel=f"{measure} on test", title="Heads masked cumulatively")
     axes.legend(frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_gates(path: str | Path, models: Mapping[str, PrunedModel]) -> None:
     """Numbers of open, undecided, closed and expected open gates by step of their training, for
     one smaller model after the other."""
-    figure, axes = _figure(7.5, 3.5)
+    figure, axes = new_figure(7.5, 3.5)
     states = [state for model in models.values() for state in model.gates]
     steps = range(1, len(states) + 1)
 
@@ -103,64 +95,27 @@ def draw_gates(path: str | Path, models: Mapping[str, PrunedModel]) -> None:
     limits = (0.5, len(states) + 0.5)
     axes.set(xlabel="step", ylabel="heads", xlim=limits, title="Gates during training")
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_pareto(path: str | Path, prunings: Prunings) -> None:
     """Score by number of heads: one line for every folder of prune.py, and a band for random heads
-    without fine-tuning."""
+    without fine-tuning. A line of fewer documents than the others has their number in its name."""
     lines: dict[str, dict[int, Score]] = {}
     random: dict[int, list[float]] = {}
+    most = max(model.documents for models in prunings.values() for model in models.values())
     for folder, models in prunings.items():
         for model in models.values():
             measure = main_measure(model.test)
-            score, full = model.test[measure], model.dense[measure].value
-            if model.selection == "random" and model.recovered is None:
+            score, name = model.test[measure], folder.removeprefix("prune-")
+            if model.documents == most:
+                full = model.dense[measure].value
+            else:
+                name += f" ({model.documents} documents)"
+
+            if model.selection == "random" and not model.weight_steps and model.documents == most:
                 random.setdefault(len(model.heads), []).append(score.value)
             else:
-                lines.setdefault(folder.removeprefix("prune-"), {})[len(model.heads)] = score
+                lines.setdefault(name, {})[len(model.heads)] = score
 
     draw_kept(path, lines, random, full, f"{measure} on test")
-
-
-def draw_kept(
-    path: str | Path,
-    lines: Mapping[str, Mapping[int, Score]],
-    random: Mapping[int, Sequence[float]],
-    full: float,
-    label: str,
-) -> None:
-    """A measure by number of heads. `lines`: {name: {heads: score}}. `random`: {heads: the values
-    of several random draws}, drawn as a band. `full`: the value of all heads."""
-    figure, axes = _figure(7.5, 4.5)
-    for name, points in lines.items():
-        numbers = sorted(points)
-        values, low, high = np.array([astuple(points[number]) for number in numbers]).T
-        # An interval from resampling need not contain the value. Error bars must not be negative.
-        bars = np.maximum([values - low, high - values], 0)
-        axes.errorbar(numbers, values, bars, label=name, capsize=2, marker="o")
-
-    if random:
-        numbers = sorted(random)
-        lowest = [min(random[number]) for number in numbers]
-        highest = [max(random[number]) for number in numbers]
-        axes.fill_between(numbers, lowest, highest, color=GREY, label="random heads")
-        axes.plot(numbers, highest, ".", color="0.6")  # a band of one number has no area
-        axes.plot(numbers, lowest, ".", color="0.6")
-
-    axes.axhline(full, color="0.5", linewidth=0.8, linestyle=":", label="all heads")
-    axes.set(xlabel="heads kept", ylabel=label, title="Score by number of heads")
-    axes.legend(frameon=False)
-    _save(figure, path)
-
-
-def _figure(width: float, height: float) -> tuple["Figure", "Axes"]:
-    from matplotlib.figure import Figure  # here: an optional package that takes half a second
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
-
-
-def _save(figure: "Figure", path: str | Path) -> None:
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=150, format="png")

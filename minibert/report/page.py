@@ -11,7 +11,7 @@ from minibert.config import BertConfig
 from minibert.data.documents import Document
 from minibert.errors import InputError
 from minibert.evaluation.metrics import Array, main_measure
-from minibert.files import read_json, write_text
+from minibert.files import read_json, read_object, write_text
 from minibert.output.heat_maps import attention_map, effects_map
 from minibert.output.pieces import LEVELS, text_pieces
 from minibert.phrases.ranking import Keyphrase
@@ -31,16 +31,17 @@ def texts_page(title: str, texts: Sequence[tuple[Document, Array, list[Keyphrase
     return _render("texts.html", title=title, texts=rows)
 
 
-def write_report(run: str | Path) -> Path:
+def write_report(run: str | Path, models: Sequence[story.RunModel] | None = None) -> Path:
     """Write report.html in a run folder: what was asked, the answers of train.py, ablate.py,
     prune.py and rank.py compare, as far as they have written them, and a table of all models.
-    Returns its path. Raises InputError for results of another version."""
+    `models`: of `story.read_models`, if they are read already. Returns its path. Raises InputError
+    for results of another version."""
     run = Path(run)
     results, record = read_json(run / "results.json"), read_json(run / "run.json")
     texts = read_json(run / "texts.json") if (run / "texts.json").exists() else []
     ablations, prunings = read_ablations(run), read_prunings(run)
     config = BertConfig.load(run / "config.json")
-    scores, models = read_scores(run), story.read_models(run)
+    scores, models = read_scores(run), models or story.read_models(run)
     measure = main_measure(next(iter(scores.values())))
 
     if prunings:
@@ -58,6 +59,7 @@ def write_report(run: str | Path) -> Path:
         scores=tables.score_rows(scores),
         training=_data_url(run / "training.png"),
         ablations=[_ablation(run / name, part, config) for name, part in ablations.items()],
+        selections=sorted({model.pruned.selection for model in models if model.pruned}),
         pruning_answers=story.pruning_answers(models, measure),
         prunings=[
             {
@@ -73,6 +75,7 @@ def write_report(run: str | Path) -> Path:
         texts=[_sample(text, models) for text in texts],
         heads=_text_by_head(texts, ablations),
         closing=story.closing_rows(models, scores),
+        has_other_documents=any(" documents)" in model.title for model in models),
     )
 
     write_text(run / "report.html", page)
@@ -115,7 +118,7 @@ def _ablation(folder: Path, ablation: Ablation, config: BertConfig) -> dict[str,
     if "AP" in next(iter(profile.values())):
         maps.append(attention_map({name: head["AP"] for name, head in profile.items()}, config))
     return {
-        "name": folder.name,
+        "name": _name_of_study(folder),
         "answers": tables.ablation_answers(ablation),
         "maps": maps,
         "heads": tables.head_rows(ablation),
@@ -124,10 +127,22 @@ def _ablation(folder: Path, ablation: Ablation, config: BertConfig) -> dict[str,
     }
 
 
+def _name_of_study(folder: Path) -> str:
+    """The folder of a study, and the settings that make its numbers others than those of the run.
+    Older versions did not record them."""
+    settings = read_object(folder / "run.json").get("settings", {})
+    parts = [folder.name]
+    if count := settings.get("documents"):
+        parts.append(f"first {count} documents")
+    if settings.get("precision", "float32") != "float32":
+        parts.append(settings["precision"])
+    return ", ".join(parts)
+
+
 # Texts ------------------------------------------------------------------------------------------
 
 
-def _sample(text: Mapping[str, Any], models: Sequence[story.Model]) -> dict[str, Any]:
+def _sample(text: Mapping[str, Any], models: Sequence[story.RunModel]) -> dict[str, Any]:
     """A text of texts.json, shaded by the tagger's probability, and the phrases that the attention
     of each model ranks first in it."""
     spans = [(start, end) for start, end in text["spans"]]

@@ -82,12 +82,14 @@ class Ablation:
 
     @staticmethod
     def from_parts(parts: Mapping[str, Any]) -> "Ablation":
-        """From the JSON of each part of ablate.py by its name, and "curves" by order."""
+        """From the JSON of each part of ablate.py by its name, such as "single-dev" or
+        "curve-entropy"."""
         by_split = {
             name: {split: parts[f"{name}-{split}"] for split in ("dev", "test")}
             for name in ("single", "alone", "attention")
         }
-        return from_json(Ablation, by_split | {"curves": parts["curves"]})
+        curves = {n.removeprefix("curve-"): p for n, p in parts.items() if n.startswith("curve-")}
+        return from_json(Ablation, by_split | {"curves": curves})
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,13 @@ class PrunedModel:
 
     recovered: bool | None
     """Whether fine-tuning raised the score on dev; None without fine-tuning."""
+
+    weight_steps: int
+    """Optimizer steps on the weights, by --joint and --recover, up to this model: of those before
+    it in its folder too."""
+
+    documents: int
+    """Of test, on which it was scored."""
 
     heads: list[str]
     """The heads that are left, by original index."""
@@ -127,6 +136,9 @@ class RankedKeyphrases:
 
     language: str
     """Code of the language whose stop words and stems were used."""
+
+    inputs: dict[str, str]
+    """Checksums of the model and of what the run was made from, the documents among it."""
 
     scores: Scores
 
@@ -194,13 +206,8 @@ def read_ablations(run: str | Path) -> dict[str, Ablation]:
         if not (folder / "single-dev.json").exists():
             continue
         parts = {path.stem: read_json(path) for path in sorted(folder.glob("*-*.json"))}
-        curves = {
-            name.removeprefix("curve-"): part
-            for name, part in parts.items()
-            if name.startswith("curve-")
-        }
         with of_this_version(folder, "ablate.py"):
-            ablations[folder.name] = Ablation.from_parts(parts | {"curves": curves})
+            ablations[folder.name] = Ablation.from_parts(parts)
     return ablations
 
 

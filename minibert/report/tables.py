@@ -4,13 +4,18 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from minibert.evaluation import intervals
 from minibert.evaluation.intervals import Change, Score, rank_correlation
-from minibert.evaluation.metrics import Array, main_measure
+from minibert.evaluation.metrics import main_measure
 from minibert.heads.costs import Cost
-from minibert.keyphrases.choice import ALL_HEADS, RANDOM, THESE, UNIFORM
 from minibert.output.numbers import percent, points, signed, with_interval
-from minibert.report.results import Ablation, Curve, HeadEffects, PrunedModel, best_of_layers
+from minibert.report.results import (
+    Ablation,
+    Curve,
+    HeadEffects,
+    PrunedModel,
+    best_of_layers,
+    significant_heads,
+)
 
 Rows = list[list[str]]  # of a table; the first row is the header
 
@@ -53,62 +58,32 @@ def _search_cell(cell: Score | float | str) -> str:
     return f"{cell:.4f}" if isinstance(cell, float) else cell
 
 
-def fit_rows(f1: float, controls: Mapping[str, float]) -> Rows:
-    """F1@10 of the chosen heads and of their controls, in percent."""
-    random = [value for name, value in controls.items() if name.startswith(RANDOM)]
-    others = {name: value for name, value in controls.items() if not name.startswith(RANDOM)}
-    rows = [[name, f"{100 * value:.1f}"] for name, value in {THESE: f1, **others}.items()]
-    return [["", "F1@10"], *rows, [RANDOM, percent(intervals.band(random))]]
-
-
-def f1_lines(
-    ways: Mapping[str, Array], random: Sequence[float], alone: Mapping[str, float]
-) -> list[str]:
-    """By how much F1@10 of the first way, (1 + R,), is above the others'; whether these are better
-    than all heads and than what needs no choice of heads; and F1@10 of single heads."""
-    first, changes = next(iter(ways)), intervals.leads(ways)
-    lines = [f"F1@10, {first} less {way}: {points(change)}" for way, change in changes.items()]
-
-    if random and first == THESE and ALL_HEADS in changes:
-        rivals = [way for way in (ALL_HEADS, UNIFORM) if changes[way].low <= 0]
-        beaten = sum(ways[first][0] > value for value in random)
-        lines.append(f"F1@10, {first}: above {beaten} of {len(random)} draws of random heads")
-        rivals += [RANDOM] if beaten < len(random) else []
-        lines.append(
-            f"The choice of heads is not shown to matter here: not above {' and '.join(rivals)}"
-            if rivals
-            else "A purer subset beats all heads, uniform weights and every draw of random heads"
-        )
-
-    best = max(alone, key=alone.__getitem__)
-    return [
-        *lines,
-        f"F1@10 of every head alone: mean {100 * np.mean([*alone.values()]):.1f}, highest "
-        f"{100 * alone[best]:.1f} ({best}, chosen on this very set)",
-    ]
-
-
 # Ablation ---------------------------------------------------------------------------------------
 
 
 def ablation_answers(ablation: Ablation) -> list[str]:
     """What an ablation study shows, in sentences."""
-    on_dev, on_test = map(_significant_heads, (ablation.single["dev"], ablation.single["test"]))
-    answers = [
-        f"dev: masking one head {on_dev}",
-        f"test, the heads that are significant on dev: {on_test}",
-        _single_heads_of_layers(ablation),
-    ]
+    dev, test = ablation.single["dev"], ablation.single["test"]
+    answers = [f"On dev, masking one head {_effects_on_loss(dev, [*dev.heads])}."]
 
+    # Older versions measured all heads on test, and `significant_heads` falls back on one.
+    chosen = [head for head in significant_heads(dev) if dev.heads[head]["loss"].significant]
+    if chosen:
+        effects = _effects_on_loss(test, chosen)
+        answers.append(f"On test, of the heads that are significant on dev, masking one {effects}.")
+    else:
+        answers.append("On dev no head is significant, so that none is counted on test.")
+
+    answers.append(_single_heads_of_layers(ablation))
     has_keyphrases = "AP" in next(iter(ablation.attention["dev"].values()))
     if has_keyphrases:
         answers.append(_attention_and_importance(ablation))
     return answers
 
 
-def _significant_heads(effects: HeadEffects) -> str:
-    """For how many heads masking changes the loss significantly, and in which direction."""
-    changes = [head["loss"] for head in effects.heads.values()]
+def _effects_on_loss(effects: HeadEffects, heads: Sequence[str]) -> str:
+    """For how many of these heads masking changes the loss significantly, by direction."""
+    changes = [effects.heads[head]["loss"] for head in heads]
     rises = sum(change.significant and change.value > 0 for change in changes)
     falls = sum(change.significant and change.value < 0 for change in changes)
     return f"raises the loss significantly for {rises} of {len(changes)} and lowers it for {falls}"
@@ -117,11 +92,13 @@ def _significant_heads(effects: HeadEffects) -> str:
 def _single_heads_of_layers(ablation: Ablation) -> str:
     """For each layer, the head that serves best alone on dev, and the change of the main score on
     test when only this head is left in the layer."""
-    dev, test = ablation.alone["dev"], ablation.alone["test"]
-    measure, best_heads = main_measure(test.full), best_of_layers(dev)
-    changes = (test.heads[head][measure].value / test.full[measure].value for head in best_heads)
-    cells = [f"{head} {100 * change:+.1f} %" for head, change in zip(best_heads, changes)]
-    return f"one head left in a layer, the best by dev; {measure} on test: {', '.join(cells)}"
+    test, best_heads = ablation.alone["test"], best_of_layers(ablation.alone["dev"])
+    measure = main_measure(test.full)
+    cells = [f"{head} {points(test.heads[head][measure])}" for head in best_heads]
+    return (
+        f"With one head left in a layer, the best of it on dev, {measure} on test changes by so "
+        f"many points: {', '.join(cells)}."
+    )
 
 
 def _attention_and_importance(ablation: Ablation) -> str:
@@ -132,9 +109,10 @@ def _attention_and_importance(ablation: Ablation) -> str:
     on_dev = np.array([head["AP"] for head in dev.values()])
     correlation = rank_correlation(on_dev, _loss_changes(ablation.single["dev"]))
     return (
-        f"attention received, alone, finds keyphrase words best in {best} by dev: AP on test "
-        f"{100 * test[best]['AP']:.1f} (median head {100 * np.median(precisions):.1f}); rank "
-        f"correlation with a head's effect on the loss, on dev: {correlation:+.2f}"
+        f"The attention that words receive from {best}, the best head on dev, finds keyphrase "
+        f"words with an AP of {100 * test[best]['AP']:.1f} on test; that of the median head is "
+        f"{100 * np.median(precisions):.1f}. On dev, its rank correlation with a head's effect on "
+        f"the loss is {correlation:+.2f}."
     )
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+import prune
 from minibert.heads import costs as costs_module
 from minibert.heads.costs import compare_costs
 from minibert.pruning import without_heads
@@ -44,3 +45,21 @@ def test_costs_count_the_heads_that_are_left(model, split):
 
     assert pruned.allowed_speedup > 1
     assert pruned.bytes < pruned.peak_bytes < dense.peak_bytes
+
+
+def test_passes_of_costs_are_those_that_prune_estimates(model, split):
+    """Of each model: whole passes, and those of the attention alone, a third of the arithmetic."""
+    models = {"dense": model, "pruned": without_heads(model, [(0, 0)])}
+    counts = {"whole": 0, "attention": 0}
+
+    def count(name):
+        counts[name] += 1
+
+    for copy in models.values():
+        copy.classifier.register_forward_hook(lambda *_: count("whole"))
+        copy.bert.layers[0].attention.register_forward_hook(lambda *_: count("attention"))
+    compare_costs(models, split.windows[:2])
+
+    alone = counts["attention"] - counts["whole"]
+    assert alone == 2 * 8
+    assert pytest.approx(counts["whole"] + alone / 3) == prune.COST

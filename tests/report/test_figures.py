@@ -18,11 +18,15 @@ def test_lines_may_have_different_numbers_of_heads(tmp_path):
 
 
 def test_pareto_band_holds_random_heads_without_fine_tuning(monkeypatch, tmp_path):
-    def model(selection: str, heads: int, ap: float, recovered: bool | None = None) -> PrunedModel:
-        test, dense = Score(ap, ap - 0.1, ap + 0.1), Score(0.9, 0.9, 0.9)
+    def model(
+        selection: str, heads: int, ap: float, steps: int = 0, documents: int = 9
+    ) -> PrunedModel:
+        test, dense = Score(ap, ap - 0.1, ap + 0.1), Score(documents / 10, 0.9, 0.9)
         return PrunedModel(
             selection=selection,
-            recovered=recovered,
+            recovered=False if steps else None,
+            weight_steps=steps,
+            documents=documents,
             heads=heads * ["L0H0"],
             gates=[],
             test={"AP": test},
@@ -37,8 +41,9 @@ def test_pareto_band_holds_random_heads_without_fine_tuning(monkeypatch, tmp_pat
     prunings = {
         "chance": {"keep-4": model("random", 4, 0.5), "keep-2": model("random", 2, 0.25)},
         "prune-keep": {"keep-4": model("gates", 4, 0.75)},
-        "prune-random-0-recover": {"keep-4": model("random", 4, 0.625, False)},
+        "prune-random-0-recover": {"keep-4": model("random", 4, 0.625, 30)},
         "prune-random-1": {"keep-4": model("random", 4, 0.375)},
+        "prune-random-2": {"keep-4": model("random", 4, 0.95, documents=3)},
     }
     draw_pareto(tmp_path / "pareto.png", prunings)
 
@@ -47,6 +52,7 @@ def test_pareto_band_holds_random_heads_without_fine_tuning(monkeypatch, tmp_pat
     assert {way: list(points) for way, points in lines.items()} == {
         "keep": [4],
         "random-0-recover": [4],
+        "random-2 (3 documents)": [4],
     }
     assert lines["keep"][4].value == 0.75
     assert (full, label) == (0.9, "AP on test")
