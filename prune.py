@@ -242,12 +242,13 @@ def announce(settings: PruneSettings, dense: TrainedTagger) -> str:
 
     parts = [f"smaller models to make: {len(left)}"]
     passes = 0.0  # over the windows of one step
+    recompute = settings.plan == "layerwise"  # one more pass
     if settings.selection == "gates":
         parts.append(f"at most {settings.steps} steps of gates each")
-        passes += settings.steps * (STEP if settings.joint else GATE_STEP)[settings.plan]
+        passes += settings.steps * ((STEP if settings.joint else GATE_STEP) + recompute)
     if settings.recover:
         parts.append(f"{settings.recover} steps of fine-tuning each")
-        passes += settings.recover * (STEP[settings.plan] + 1)  # 1: the dense model, the teacher
+        passes += settings.recover * (STEP + recompute + 1)  # 1: the dense model, the teacher
         of_a_model += 2 * dev  # the score before and after
 
     of_a_step = train * settings.batch_size / len(dense.splits["train"].windows)

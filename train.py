@@ -239,7 +239,8 @@ def estimate_epoch(stepper: Stepper, train: Split, dev: Split) -> float:
             seconds_per_pass(stepper.model.eval(), split.windows, stepper.settings.tokens)
             for split in (train, dev)
         )
-    return (STEP[stepper.settings.plan] * of_train + of_dev) / distributed.size()
+    passes = STEP + (stepper.settings.plan == "layerwise")
+    return (passes * of_train + of_dev) / distributed.size()
 
 
 def announce(run: TrainingRun, epoch_seconds: float) -> str:
