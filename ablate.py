@@ -40,18 +40,17 @@ from minibert.report.results import (
     significant_heads,
 )
 from minibert.runtime import cli, distributed
-from minibert.runtime.device import choose_device, slow_precision
+from minibert.runtime.device import DTYPES, choose_device, slow_precision
 from minibert.runtime.folder import once, open_run
 from minibert.training.trained import load_run
 
 Order = Literal["single", "gradient", "entropy"]
 
-DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 POINTS = 24  # of a curve
 RESAMPLES = 300
 PROFILE, GRADIENT = 2, 4  # forward passes that take as long as these parts
-FEW = 0.2  # of the heads are significant on dev: a guess, for the estimate
-LONG = 60  # seconds of work that is worth more processes, and advice on how to shorten it
+FEW = 0.2  # the fraction of heads that are significant on dev: a guess, for the estimate
+LONG = 60  # seconds; longer work is shared among processes, and advice is printed
 PROCESSES = 4  # at most, without torchrun: each holds the model
 
 
@@ -252,7 +251,7 @@ class Study:
 
     def seconds_left(self) -> float:
         """An estimate for the parts that have no file yet, by this process and those of torchrun.
-        Helpers change little: they take over this process's threads."""
+        Helpers hardly change it: they share this process's threads."""
         left = [p for name, p in self.parts.items() if p.passes and not self.file(name).exists()]
         seconds = {
             split: seconds_per_pass(self.model, self.splits[split].windows, self.settings.tokens)

@@ -36,7 +36,7 @@ from minibert.pruning import at_full_shape, prune
 from minibert.report import figures, page, tables
 from minibert.report.results import read_pruned
 from minibert.runtime import cli
-from minibert.runtime.device import choose_device, choose_precision, slow_precision
+from minibert.runtime.device import autocast, choose_device, choose_precision, slow_precision
 from minibert.runtime.folder import inherit, open_run
 from minibert.text.tokenizer import Tokenizer
 from minibert.training.loop import fine_tune
@@ -226,9 +226,7 @@ def announce(settings: PruneSettings, dense: TrainedTagger) -> str:
     if not left:
         return ""
 
-    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(settings.precision)
-    device = dense.model.classifier.weight.device
-    with torch.autocast(device.type, half, enabled=half is not None):
+    with autocast(settings.precision, dense.model.classifier.weight.device):
         train, dev, test = (
             seconds_per_pass(dense.model.eval(), dense.splits[name].windows, settings.tokens)
             for name in ("train", "dev", "test")

@@ -393,7 +393,7 @@ def evaluate(settings: Evaluate) -> None:
 
     controls = read_controls(ranker.source, ranker.bert.config, ranker.kind)
     compared = comparison.compare(ranker, with_progress(documents), controls)
-    table = summarised(compared.ways)
+    table = measures_shown(compared.ways)
     if compared.random:
         table[RANDOM] = {
             name: intervals.band([float(scores[name][0]) for scores in compared.random])
@@ -422,7 +422,9 @@ def evaluate(settings: Evaluate) -> None:
         write_json(settings.out, record)
 
 
-def summarised(ways: Mapping[str, Mapping[str, Array]]) -> dict[str, dict[str, intervals.Score]]:
+def measures_shown(
+    ways: Mapping[str, Mapping[str, Array]],
+) -> dict[str, dict[str, intervals.Score]]:
     """{way to rank: the measures that are shown, with intervals}"""
     return {
         way: {name: intervals.interval(scores[name]) for name in SHOWN if name in scores}
@@ -486,7 +488,7 @@ def rank_by_all_heads(
 ) -> results.RankedKeyphrases:
     controls = read_controls(ranker.source, ranker.bert.config, ranker.kind)
     compared = comparison.compare(ranker, with_progress(documents), controls)
-    (this, scores), *others = summarised(compared.ways).items()
+    (this, scores), *others = measures_shown(compared.ways).items()
     f1 = {way: of_way["F1@10"] for way, of_way in compared.ways.items()}
     examples = zip(documents, ranker.analyse(documents[:EXAMPLES]))
     return results.RankedKeyphrases(

@@ -37,13 +37,13 @@ from minibert.errors import InputError
 from minibert.heads.ablation import ablate, cumulative, masks_without
 from minibert.heads.costs import flops_of, seconds_of, take_turns
 from minibert.runtime import cli
+from minibert.runtime.device import DTYPES
 from minibert.training.memory import MIB, PLANS, predicted_peak
 from minibert.training.settings import TrainSettings
 from minibert.training.step import Stepper
 
 MINILM = replace(BERT_BASE, hidden_size=384, num_hidden_layers=6, intermediate_size=1536)
 SHAPES = {"MiniLM": MINILM, "BERT-base": BERT_BASE}
-DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)

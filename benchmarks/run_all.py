@@ -113,7 +113,7 @@ def _version(package: str) -> str:
         return ""
 
 
-def stored(path: Path, words: Sequence[str], here: Mapping[str, str]) -> Result | None:
+def read_result(path: Path, words: Sequence[str], here: Mapping[str, str]) -> Result | None:
     """The result in the file `path`; None if there is none, if it failed, and if it comes from
     another command, machine, version or source."""
     try:
@@ -162,7 +162,7 @@ def page(results: Mapping[Benchmark, Result], here: Mapping[str, str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def remaining(waiting: Sequence[Benchmark], ended: Mapping[Benchmark, Result]) -> float:
+def seconds_left(waiting: Sequence[Benchmark], ended: Mapping[Benchmark, Result]) -> float:
     """Seconds that the waiting benchmarks take, if they compare to their `seconds` as those that
     have ended."""
     expected = sum(benchmark.seconds for benchmark in ended)
@@ -178,11 +178,11 @@ def run(settings: Settings) -> None:
         for number, benchmark in enumerate(todo):
             path = settings.state / f"{benchmark.name}.json"
             begin = f"[{number + 1}/{len(todo)}] {benchmark.title}: "
-            result = stored(path, benchmark.words, here)
+            result = read_result(path, benchmark.words, here)
             if result:
                 print(f"{begin}measured before ({path})", flush=True)
             else:
-                left = remaining(todo[number:], results)
+                left = seconds_left(todo[number:], results)
                 print(f"{begin}{describe_seconds(left)} for what is left", flush=True)
                 result = measure(benchmark, here, settings.transformers4)
                 write_json(path, result)

@@ -228,21 +228,21 @@ def test_only_results_of_the_same_run_are_used_again(tmp_path, change, valid):
     words = ["forward"]
     result = run_all.Result(words, HERE, 3.0, "| a |", "")
     write_json(path, vars(result) | change)
-    assert run_all.stored(path, words, HERE) == (result if valid else None)
+    assert run_all.read_result(path, words, HERE) == (result if valid else None)
 
 
 def test_no_result_and_a_damaged_one(tmp_path):
     path = tmp_path / "forward.json"
-    assert run_all.stored(path, ["forward"], HERE) is None
+    assert run_all.read_result(path, ["forward"], HERE) is None
     path.write_text('{"words": ')
-    assert run_all.stored(path, ["forward"], HERE) is None
+    assert run_all.read_result(path, ["forward"], HERE) is None
 
 
 def test_estimate_follows_the_benchmarks_that_ended():
     first, second, third = (run_all.Benchmark(n, s, ()) for n, s in zip("abc", (10, 20, 30)))
-    assert run_all.remaining([first, second, third], {}) == 60
+    assert run_all.seconds_left([first, second, third], {}) == 60
     result = run_all.Result([], HERE, 25.0, "", "")
-    assert run_all.remaining([second, third], {first: result}) == 2.5 * 50
+    assert run_all.seconds_left([second, third], {first: result}) == 2.5 * 50
 
 
 def test_failed_benchmark_is_reported_and_measured_again(tmp_path, monkeypatch, capsys):

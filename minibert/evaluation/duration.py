@@ -21,7 +21,8 @@ def seconds_per_pass(
     model: BertForTokenClassification, windows: Sequence[Window], tokens: int = 1024
 ) -> float:
     """The seconds of one forward pass over all `windows`, `tokens` word pieces at a time. A few
-    batches, spread over the lengths, are timed; on a CPU small ones, which are as fast a piece."""
+    batches, spread over the lengths, are timed. On a CPU they are small: the time of a word piece
+    hardly depends on the size of its batch there."""
     on_cpu = model.classifier.weight.device.type == "cpu"
     batches = make_batches(windows, min(tokens, SMALL) if on_cpu else tokens)
     timed = batches[:: -(-len(batches) // TIMED)]  # rounded up

@@ -1,1 +1,1 @@
-"""What rank.py extract and train.py print of a text: JSON lines, and phrases for a reader."""
+"""Numbers, texts and figures as a terminal, a file or a page shows them."""

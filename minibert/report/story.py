@@ -133,7 +133,7 @@ def pruning_answers(models: Sequence[RunModel], measure: str) -> list[str]:
                 f"heads; {_beside_all(share)}."
             )
 
-    for chosen, random in _controlled(models):
+    for chosen, random in _control_pairs(models):
         assert chosen.pruned
         assert random.pruned
         change = _lead(chosen.pruned.resampled, random.pruned.resampled)
@@ -147,7 +147,7 @@ def _beside_all(share: Score) -> str:
     return f"the interval lies {'below' if share.high < 1 else 'above'} 100 %"
 
 
-def _controlled(models: Sequence[RunModel]) -> list[tuple[RunModel, RunModel]]:
+def _control_pairs(models: Sequence[RunModel]) -> list[tuple[RunModel, RunModel]]:
     """Pairs of a model whose heads were chosen, and its control: as many heads at random, after as
     many steps of training the weights, scored on the same documents."""
     chosen = [m for m in models if m.pruned and m.pruned.selection != "random"]
@@ -195,7 +195,7 @@ def keyphrase_answers(models: Sequence[RunModel]) -> list[str]:
             f"PageRank over the same attention has a higher F1@10 for: {names}, after correction."
         )
 
-    for chosen, random in _controlled(models):
+    for chosen, random in _control_pairs(models):
         if chosen.keyphrases and random.keyphrases:
             change = _lead(chosen.keyphrases.resampled, random.keyphrases.resampled)
             answers.append(_control_answer("F1@10", chosen, random, change))

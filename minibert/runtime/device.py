@@ -1,6 +1,7 @@
 """The device and the precision to compute in."""
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +11,7 @@ from minibert.errors import InputError
 from minibert.runtime.folder import recorded_precision
 
 Precision = Literal["auto", "float32", "bf16", "fp16"]
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(name: str) -> torch.device:
@@ -38,6 +40,11 @@ def choose_precision(
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     return "float32"
+
+
+def autocast(name: Precision, device: torch.device) -> AbstractContextManager:
+    """The context for passes in this precision: mixed precision in bf16 and fp16."""
+    return nullcontext() if name == "float32" else torch.autocast(device.type, DTYPES[name])
 
 
 def slow_precision(name: Precision, device: torch.device) -> str | None:

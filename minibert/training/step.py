@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from minibert.data.batches import Batch
 from minibert.errors import InputError
 from minibert.model import IGNORED, BertForTokenClassification, summed_loss
 from minibert.runtime import distributed
-from minibert.runtime.device import choose_precision
+from minibert.runtime.device import autocast, choose_precision
 from minibert.training.adamw import AdamWBf16
 from minibert.training.layerwise import LayerwisePasses
 from minibert.training.settings import StepSettings
@@ -52,9 +52,8 @@ class Stepper:
         self.names: dict[Tensor, str] = {p: name for name, p in named if p.requires_grad}
 
         # Gradients in fp16 underflow: the scaler multiplies the loss, and divides the gradients.
-        precision = choose_precision(settings.precision, self.device)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
-        self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+        self.precision = choose_precision(settings.precision, self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
         blocks = [model.bert.embeddings, *model.bert.layers, model.classifier]
         self.optimizers = [self._optimizer(block) for block in blocks]
@@ -104,7 +103,7 @@ class Stepper:
 
     def autocast(self) -> AbstractContextManager:
         """The context for forward passes: mixed precision if the settings ask for it."""
-        return torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext()
+        return autocast(self.precision, self.device)
 
     def scale(self, loss: Tensor) -> Tensor:
         """The loss to call `backward` on: scaled in fp16, the same otherwise."""
