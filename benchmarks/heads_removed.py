@@ -1,7 +1,7 @@
 """A forward pass with fewer heads, beside the whole model and the speed-up that FLOPs allow.
 
 python -m benchmarks.heads_removed. The same share of the heads of each layer is removed. What a
-task loses is in benchmarks/pruning.py, which needs trained taggers.
+task loses is in docs/study.md.
 """
 
 import sys

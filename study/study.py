@@ -1,329 +1,161 @@
 """The whole study: every experiment on every collection, and docs/study.md from the results.
 
-make study DATA=DIR, or python -m study.study --data DIR. DIR holds kpcrowd500, inspec, semeval2017
-and, for search, ir_cranfield and ir_scifact. Each experiment runs one of the scripts in its own
-process and with its own log. After a kill, the same command continues: it reads the results of
-finished experiments.
+make study DATA=DIR, or python -m study.study --data DIR. Each experiment runs in its own process,
+with its own log and one file of results. After a kill, the same command continues: it leaves out
+what has a result, and training goes on where it stopped. An experiment that fails leaves out those
+that need it. --quick makes every table from a part of the documents in half an hour.
 """
 
 import os
-import shutil
-import statistics
 import subprocess
 import sys
-import time
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
 
-from jinja2 import Environment, FileSystemLoader
 from tqdm import tqdm
 
-from minibert.errors import InputError
-from minibert.evaluation.intervals import Change, Score
-from minibert.files import read_json, write_text
-from minibert.keyphrases.choice import ALL_HEADS, NO_ATTENTION, RANDOM, UNIFORM, Kind
-from minibert.report import figures, tables
-from minibert.report.results import from_json, read_ablations
+from minibert.errors import InputError, check
+from minibert.evaluation.duration import describe_seconds
+from minibert.files import write_text
 from minibert.runtime import cli
-from study import tagger
+from study.folder import Study, split_file
+from study.page import make_page
+from study.plan import HERE, TASKS, Experiment, Settings, experiments, minutes
 
-HERE = Path(__file__).parent
-
-
-class Collection(NamedTuple):
-    """A collection and its options, which were chosen on dev."""
-
-    title: str
-
-    task: tagger.Name
-
-    kind: Kind
-    """The score of keyphrases is fitted to dev of all collections of a kind."""
-
-    ablated: int
-    """Documents of dev and of test to mask heads on: 5,000 to 7,000 words."""
-
-    marking: tuple[str, ...]
-    """Options of rank.py for a trained tagger."""
-
-    pruning: tuple[str, ...] = ()
-    """Options of benchmarks.pruning; without any, the taggers are not pruned."""
-
-
-BY_TAGGER = ("--candidates", "tagger")
-FEW = ("--documents", "30", "--batch-size", "2", "--learning-rate", "5e-5")
-COLLECTIONS = {
-    "kpcrowd500": Collection("500N-KPCrowd", "kpcrowd500", "tags", 15, (), FEW),
-    "inspec": Collection(
-        "Inspec", "inspec bio", "keyphrases", 60, BY_TAGGER, ("--documents", "200")
-    ),
-    "semeval2017": Collection("SemEval-2017", "semeval2017", "keyphrases", 40, BY_TAGGER),
-}
-KINDS: tuple[Kind, ...] = ("keyphrases", "tags")
-PRUNED = [name for name, collection in COLLECTIONS.items() if collection.pruning]
-SEARCHES = {"ir_cranfield": "Cranfield", "ir_scifact": "SciFact"}
+UNTRAINED = ("fit", "ranked", "searched")  # kinds of experiments without a tagger
+ENOUGH = 10  # minutes of work done, to tell the speed of the machine from
 
 
 @dataclass(frozen=True)
-class Settings:
-    data: Path
-    """Folder with the collections."""
-
-    out: Path = Path("runs/study")
-    """Folder for the runs."""
-
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of the taggers; the first one's heads are masked."""
-
-    pruned: int = 1
-    """Number of seeds whose taggers are pruned."""
-
-    points: int = 12
-    """Points of a curve."""
+class StudySettings(Settings):
+    """The command line of study/study.py."""
 
     processes: int = 2
     """Experiments at a time; they share the processor cores."""
 
-    page: Path = HERE.parent / "docs" / "study.md"
+    page_only: bool = False
+    """Write the page from the results that exist, and run nothing."""
 
 
-def run(settings: Settings) -> None:
+def run(settings: StudySettings) -> None:
     cli.require("report")
     cli.require("search")
-    names = tuple(collection.task for collection in COLLECTIONS.values())
-    tagger.run(tagger.Settings(settings.data, settings.out, settings.seeds, names))
-
-    began = time.monotonic()
+    check(settings.processes >= 1, "--processes must be at least 1")
     study = Study(settings)
-    run_experiments(study, settings.processes)
+
+    failures = []
+    if not settings.page_only:
+        check_collections(study)
+        study.make_e5()
+        study.copy_parts()
+        failures = run_experiments(study, plan(study), settings.processes)
     write_text(settings.page, make_page(study))
-    print(f"The study is in {settings.page}; {(time.monotonic() - began) / 60:.0f} minutes")
+    print(f"The study is in {settings.page}")
+    check(not failures, f"{len(failures)} experiments failed: {', '.join(failures)}")
 
 
-def run_experiments(study: "Study", processes: int) -> None:
-    with ThreadPoolExecutor(processes) as pool:
-        fits = [pool.submit(study.fit, kind) for kind in KINDS]
-        experiments = [pool.submit(study.prune, name) for name in PRUNED]
-        experiments += [pool.submit(study.ablate, name) for name in COLLECTIONS]
-        experiments += [pool.submit(study.mark, name) for name in COLLECTIONS]
-
-        for fit in fits:
-            fit.result()  # the next ones use the chosen heads
-        experiments += [pool.submit(study.rank, name) for name in COLLECTIONS]
-        experiments += [pool.submit(study.search, name) for name in SEARCHES]
-
-        try:
-            for experiment in tqdm(experiments, desc="experiments"):
-                experiment.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+def check_collections(study: Study) -> None:
+    """Raise InputError for the first file of a task that is missing."""
+    for task in TASKS.values():
+        for split in ("train", "dev", "test"):
+            file = split_file(study.data / task.data, split)
+            check(file.is_file(), f"{file}: no such file; --data names the folder of collections")
 
 
-def make_page(study: "Study") -> str:
-    loader = FileSystemLoader(HERE)
-    environment = Environment(loader=loader, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["spread"] = spread
-    return environment.get_template("study.md.j2").render(
-        study.results(),
-        collections=COLLECTIONS,
-        settings=study.settings,
-        search_rows=tables.search_rows,
-    )
+def plan(study: Study) -> list[Experiment]:
+    """The experiments, of the encoders and collections that exist."""
+    planned = []
+    for experiment in experiments(study.size, study.encoders):
+        if experiment.kind == "searched" and not (study.data / experiment.subject).is_dir():
+            print(f"{study.data / experiment.subject}: no such folder; left out", file=sys.stderr)
+            continue
+        planned.append(experiment)
+    return planned
 
 
-class Study:
-    """The experiments, which leave files, and the results read from these files."""
+def run_experiments(study: Study, planned: Sequence[Experiment], processes: int) -> list[str]:
+    """Run what has no result yet, so many at a time. Returns the names of those that failed.
+    Raises InputError for results of another version, before the work."""
+    done = finished_experiments(study, planned)
+    left = [experiment for experiment in planned if experiment.name not in done]
+    if not left:
+        return []
 
-    def __init__(self, settings: Settings):
-        self.settings = settings
-        self.out, self.data = settings.out.resolve(), settings.data.resolve()
+    expected = {experiment.name: minutes(experiment, study.size) for experiment in planned}
+    time_left = describe_seconds(60 * minutes_left(study, expected, done) / processes)
+    print(f"experiments: {len(planned)}, {len(left)} to run; {time_left}", flush=True)
 
-    def call(self, log: str, *words: object) -> None:
-        """Run `python WORDS` with its output in a log. Raises InputError if it fails."""
-        path = self.out / "logs" / f"{log}.log"
-        path.parent.mkdir(exist_ok=True)
+    failed: list[str] = []
+    running: dict[Future, str] = {}
+    bar = tqdm(total=round(sum(expected.values())), unit="min", disable=None)
+    bar.update(round(sum(expected[name] for name in done)))
+    with bar, ThreadPoolExecutor(processes) as pool:
+        while running or ready(left, done):
+            for experiment in ready(left, done)[: processes - len(running)]:
+                left.remove(experiment)
+                threads = max(1, (os.cpu_count() or 1) // processes)
+                running[pool.submit(call, study, experiment.name, threads)] = experiment.name
 
-        threads = max(1, (os.cpu_count() or 1) // self.settings.processes)
+            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                name = running.pop(future)
+                bar.update(round(expected[name]))
+                if error := future.exception():
+                    failed.append(name)
+                    tqdm.write(f"error: {error}", file=sys.stderr)
+                else:
+                    done.add(name)
+    return failed
+
+
+def finished_experiments(study: Study, planned: Sequence[Experiment]) -> set[str]:
+    """The names of those that have a result. A tagger whose run folder is gone counts as finished
+    only if no experiment that is left needs it: results may come from another machine."""
+    done = {e.name for e in planned if study.file(e.name).exists()}
+    for name in done:
+        study.record(name)
+
+    left = [e for e in planned if e.name not in done and e.kind not in UNTRAINED]
+    used = {study.tagger(experiment) for experiment in left}
+    for experiment in planned:
+        run = study.tagger(experiment)
+        if experiment.kind == "tagger" and run in used and not (run / "results.json").exists():
+            done.discard(experiment.name)
+    return done
+
+
+def minutes_left(study: Study, expected: Mapping[str, float], done: Collection[str]) -> float:
+    """The minutes of work that are left, at the speed of the work done."""
+    left = sum(expected[name] for name in expected.keys() - done)
+    before = sum(expected[name] for name in done)
+    taken = sum(study.record(name)["minutes"] for name in done)
+    return left * taken / before if before > ENOUGH else left
+
+
+def ready(left: Sequence[Experiment], done: Collection[str]) -> list[Experiment]:
+    """Those whose needs are done."""
+    return [e for e in left if e.needs is None or e.needs in done]
+
+
+def call(study: Study, name: str, threads: int) -> None:
+    """Run an experiment in a process of its own, with its output in a log. Raises InputError."""
+    path = study.folder / "logs" / f"{name}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    words = [sys.executable, "-m", "study.experiments", name, "--data", str(study.data)]
+    words += ["--quick"] * study.settings.quick
+    words += ["--out", str(study.folder)] if study.settings.out else []
+
+    with path.open("w", encoding="utf-8") as log:
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-        with path.open("w", encoding="utf-8") as file:
-            command = [sys.executable, *map(str, words)]
-            done = subprocess.run(
-                command, cwd=HERE.parent, stdout=file, stderr=file, env=environment
-            )
-        if done.returncode:
-            last = path.read_text(encoding="utf-8").strip().splitlines()[-1:]
-            raise InputError(f"{log} stopped: {''.join(last)} (the whole log: {path})")
-
-    def tagger(self, name: str, seed: int | None = None) -> Path:
-        """The run folder of the tagger of a collection."""
-        seed = self.settings.seeds[0] if seed is None else seed
-        task = COLLECTIONS[name].task.replace(" ", "-")
-        return self.out / f"{task}-{seed}"
-
-    # The experiments --------------------------------------------------------------------------
-
-    def ablate(self, name: str) -> None:
-        few = ["--documents", COLLECTIONS[name].ablated, "--points", self.settings.points]
-        orders = ["--orders", "single", "gradient", "entropy", "--random", 3]
-        self.call(f"ablate-{name}", "ablate.py", "--run", self.tagger(name), *few, *orders)
-
-    def prune(self, name: str) -> None:
-        runs = [self.tagger(name, seed) for seed in self.settings.seeds[: self.settings.pruned]]
-        how = [*COLLECTIONS[name].pruning, "--out", self.file("pruned", name)]
-        self.call(f"prune-{name}", "-m", "benchmarks.pruning", "--runs", *runs, *how)
-
-    def fit(self, kind: Kind) -> None:
-        """Choose heads of the untrained model, and fit the score, on dev documents of a kind."""
-        dev = [self.data / name / "dev.jsonl" for name, c in COLLECTIONS.items() if c.kind == kind]
-        self.once(self.file("fit", kind), "fit", *dev)
-
-    def rank(self, name: str) -> None:
-        """Score keyphrases by the heads that were chosen for the collection's kind."""
-        heads = self.file("fit", COLLECTIONS[name].kind)
-        test = self.data / name / "test.jsonl"
-        self.once(self.file("ranked", name), "evaluate", test, "--heads", heads)
-
-    def mark(self, name: str) -> None:
-        """Score keyphrases by the trained tagger."""
-        model = ["--model", self.tagger(name), "--weights", "tagger", *COLLECTIONS[name].marking]
-        self.once(self.file("marked", name), "evaluate", self.data / name / "test.jsonl", *model)
-
-    def search(self, name: str) -> None:
-        """Score search with weights by the heads for keyphrases, if the collection exists."""
-        if (self.data / name).exists():
-            heads = self.file("fit", "keyphrases")
-            self.once(self.file("searched", name), "search", self.data / name, "--heads", heads)
-
-    def once(self, out: Path, command: str, *words: object) -> None:
-        """Run a command of rank.py that writes the file `out`, unless it exists."""
-        if not out.exists():
-            self.call(out.stem, "rank.py", command, *words, "--out", out)
-
-    def file(self, experiment: str, name: str) -> Path:
-        return self.out / f"{experiment}-{name}.json"
-
-    # The results ------------------------------------------------------------------------------
-
-    def results(self) -> dict[str, Any]:
-        """The values in the page."""
-        return {
-            "taggers": {name: self.trained(name) for name in COLLECTIONS},
-            "ablation": {name: self.ablated(name) for name in COLLECTIONS},
-            "pruning": {name: self.pruned(name) for name in PRUNED},
-            "fits": {kind: read_json(self.file("fit", kind)) for kind in KINDS},
-            "ranked": {name: self.ranked(name) for name in COLLECTIONS},
-            "marked": {name: self.scores("marked", name)["tagger"] for name in COLLECTIONS},
-            "searched": {
-                title: self.scores("searched", name)
-                for name, title in SEARCHES.items()
-                if self.file("searched", name).exists()
-            },
-        }
-
-    def trained(self, name: str) -> dict[str, list[float]]:
-        """{system: AP by seed}."""
-        folders = [self.tagger(name, seed) for seed in self.settings.seeds]
-        scores = [read_json(folder / "results.json")["test"] for folder in folders]
-        return {
-            system: [100 * of_seed[system]["AP"]["value"] for of_seed in scores]
-            for system in scores[0]
-        }
-
-    def ablated(self, name: str) -> dict[str, Any]:
-        ablation = read_ablations(self.tagger(name))["ablation-zero"]
-        folder = self.tagger(name) / "ablation-zero"
-        return {
-            "answers": tables.ablation_answers(ablation),
-            "orders": tables.curve_rows(ablation.curves),
-            "heads": self.figure(folder / "heads.png", f"study-heads-{name}.png"),
-            "curves": self.figure(folder / "curves.png", f"study-curves-{name}.png"),
-        }
-
-    def pruned(self, name: str) -> dict[str, Any]:
-        """{"shares": {heads kept: {way: (share, low, high)}}, "chance": {heads kept: shares of
-        random draws}, "figure": its name}."""
-        shares: dict[int, dict[str, list[float]]] = defaultdict(dict)
-        chance: dict[int, list[float]] = defaultdict(list)
-        lines: dict[str, dict[int, Score]] = defaultdict(dict)
-
-        for keep, way, *share in read_json(self.file("pruned", name)):
-            if way.startswith("random"):
-                chance[keep].append(share[0])
-            else:
-                shares[keep][way] = share
-                lines[way][keep] = Score(*share)
-
-        figure = f"study-pareto-{name}.png"
-        figures.draw_kept(
-            self.settings.page.parent / figure,
-            dict(sorted(lines.items())),
-            chance,
-            1.0,
-            "share of the dense AP on test",
-        )
-        return {"shares": shares, "chance": chance, "figure": figure}
-
-    def ranked(self, name: str) -> dict[str, Any]:
-        """{"test": {way: {measure: Score}}, "above": {way: Change of F1@10}, "claims": see
-        `claims`, "alone": F1@10 of every head}."""
-        record = read_json(self.file("ranked", name))
-        test = self.scores("ranked", name)
-        above = from_json(dict[str, Change], record["F1@10 above"])
-        return {
-            "test": test,
-            "above": above,
-            "claims": claims(test, above),
-            "alone": [100 * f1 for f1 in record["f1_by_head"].values()],
-        }
-
-    def scores(self, experiment: str, name: str) -> dict[str, dict[str, Score | float]]:
-        """{way: {measure: Score, or a p-value as a number}} of rank.py on test."""
-        record = read_json(self.file(experiment, name))["test"]
-        return {
-            way: {m: v if isinstance(v, float) else from_json(Score, v) for m, v in values.items()}
-            for way, values in record.items()
-        }
-
-    def figure(self, source: Path, name: str) -> str:
-        """Copy a figure beside the page under this name, which is returned."""
-        self.settings.page.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, self.settings.page.parent / name)
-        return name
+        done = subprocess.run(words, cwd=HERE.parent, stdout=log, stderr=log, env=environment)
+    if done.returncode:
+        last = path.read_text(encoding="utf-8").strip().splitlines()[-1:]
+        raise InputError(f"{name} stopped: {''.join(last)} (the whole log: {path})")
 
 
-def claims(test: Mapping[str, Mapping[str, Any]], above: Mapping[str, Change]) -> dict[str, bool]:
-    """Whether each sentence about the chosen heads holds. `test`: {way: {measure: Score}}.
-    `above`: how much the F1@10 of these heads is above that of each way."""
-
-    def beats(*ways: str) -> bool:
-        return all(above[way].low > 0 for way in ways)
-
-    beats_draws = test["these heads"]["F1@10"].value > test[RANDOM]["F1@10"].high
-    pagerank = above["PageRank of these"]
-    return {
-        "attention adds to occurrences, position and length": beats(NO_ATTENTION),
-        "the choice of heads beats all heads, uniform weights and every draw of random heads": (
-            beats_draws and beats(ALL_HEADS, UNIFORM)
-        ),
-        "the score beats first candidates, frequency and TextRank": (
-            beats("first candidates", "frequency", "TextRank")
-        ),
-        "PageRank over the attention differs from its plain sum": pagerank.low * pagerank.high > 0,
-    }
-
-
-def spread(values: Sequence[float]) -> str:
-    """The mean, and in brackets the largest less the smallest value."""
-    return f"{statistics.mean(values):.1f} ({max(values) - min(values):.1f})"
-
-
-main = partial(cli.run, run, Settings, __doc__)
+main = partial(cli.run, run, StudySettings, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

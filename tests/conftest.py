@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(gpu)
-        if item.path.parent.name in ("scripts", "slow"):
+        if item.path.parent.name in ("scripts", "study", "slow"):
             item.add_marker(pytest.mark.slow)
 
 

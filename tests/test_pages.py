@@ -83,7 +83,7 @@ def test_every_command_names_a_script_that_imports():
     text = "\n".join([README, *PAGES.values()])
     modules = re.findall(r"python -m ([\w.]+)", text)
     scripts = re.findall(r"(?:python|--) (\w+\.py)", text)
-    assert {"train.py", "ablate.py", "study.tagger"} <= {*modules, *scripts}
+    assert {"train.py", "ablate.py", "benchmarks.memory"} <= {*modules, *scripts}
     for module in {*modules, *(script.removesuffix(".py") for script in scripts)}:
         assert callable(importlib.import_module(module).main)
 

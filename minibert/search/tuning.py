@@ -218,7 +218,14 @@ def summarise(comparison: Comparison) -> dict[str, dict[str, Score | float]]:
             table[way][f"p {measure}"] = randomisation_test(values, baseline.values[measure])
 
     if random:
-        row = table[RANDOM] = {}
-        for measure in MEASURES:
-            row[measure] = intervals.band([float(o.values[measure].mean()) for o in random])
+        draws = means_of_draws(comparison)
+        table[RANDOM] = {measure: intervals.band(means) for measure, means in draws.items()}
     return table
+
+
+def means_of_draws(comparison: Comparison) -> dict[str, list[float]]:
+    """{measure: its mean over queries for each draw of random heads}"""
+    return {
+        measure: [float(outcome.values[measure].mean()) for outcome in comparison.random]
+        for measure in MEASURES
+    }
