@@ -4,8 +4,10 @@ python -m study.experiments NAME --data DIR runs one of them, as study/study.py 
 """
 
 import json
+import os
 import random
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -47,6 +49,7 @@ from prune import PruneSettings
 from study.folder import Study
 from study.plan import (
     LEARNING_RATE,
+    PARENT,
     RECOVERED,
     SHARES,
     TASKS,
@@ -406,7 +409,16 @@ class ExperimentSettings(Settings):
     """Of the experiment, such as gates-minilm-inspec-bio-0."""
 
 
+def end_with(parent: int) -> None:
+    """End this process when its parent has ended, however it did."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
 def run(settings: ExperimentSettings) -> None:
+    if parent := os.environ.get(PARENT):
+        threading.Thread(target=end_with, args=[int(parent)], daemon=True).start()
     study = Study(settings)
     planned = {e.name: e for e in experiments(study.size, study.encoders)}
     check(settings.name in planned, f"{settings.name}: no experiment; one of {', '.join(planned)}")

@@ -3,13 +3,14 @@ experiment."""
 
 import json
 import sys
+from dataclasses import asdict
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from minibert.errors import check
-from minibert.files import read_object, write_json, write_text
+from minibert.files import read_object, write_text
 from minibert.hub import DEFAULT_MODEL
 from minibert.search.collection import collection_files
 from study import e5
@@ -68,7 +69,8 @@ class Study:
     def write(self, name: str, minutes: float, result: Any) -> None:
         """Write what an experiment computed, and how long that took."""
         size = {"version": VERSION, "quick": self.settings.quick, "minutes": round(minutes, 2)}
-        write_json(self.file(name), size | {"result": result})
+        record = json.dumps(size | {"result": result}, default=asdict)  # on one line: it is long
+        write_text(self.file(name), record + "\n")
 
     # Documents ----------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from minibert.evaluation.duration import GATE_STEP, STEP
 from minibert.keyphrases.choice import Kind
 
 HERE = Path(__file__).parent
+PARENT = "MINIBERT_STUDY"  # environment variable: the process that runs the experiments
 
 EncoderName = Literal["minilm", "e5"]
 ENCODERS: dict[EncoderName, str] = {"minilm": "MiniLM", "e5": "multilingual-e5-small"}

@@ -22,7 +22,7 @@ from minibert.files import write_text
 from minibert.runtime import cli
 from study.folder import Study, split_file
 from study.page import make_page
-from study.plan import HERE, TASKS, Experiment, Settings, experiments, minutes
+from study.plan import HERE, PARENT, TASKS, Experiment, Settings, experiments, minutes
 
 UNTRAINED = ("fit", "ranked", "searched")  # kinds of experiments without a tagger
 ENOUGH = 10  # minutes of work done, to tell the speed of the machine from
@@ -148,7 +148,7 @@ def call(study: Study, name: str, threads: int) -> None:
     words += ["--out", str(study.folder)] if study.settings.out else []
 
     with path.open("w", encoding="utf-8") as log:
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads), PARENT: str(os.getpid())}
         done = subprocess.run(words, cwd=HERE.parent, stdout=log, stderr=log, env=environment)
     if done.returncode:
         last = path.read_text(encoding="utf-8").strip().splitlines()[-1:]

@@ -1,5 +1,6 @@
 """How the study is run: order, resuming, and what is wrong."""
 
+import os
 import subprocess
 import sys
 
@@ -154,6 +155,25 @@ def test_experiments_get_the_settings_of_the_study(study, monkeypatch):
     assert words[:4] == [sys.executable, "-m", "study.experiments", "fit-minilm-tags-0"]
     assert words[4:] == ["--data", str(study.data), "--quick", "--out", str(study.folder)]
     assert rest["env"]["OMP_NUM_THREADS"] == "3"
+    assert rest["env"][plan.PARENT] == str(os.getpid())
+
+
+def test_an_experiment_ends_when_the_study_is_killed(tmp_path):
+    """A parent starts the watch in a child, says the child's number, and kills itself."""
+    program = (
+        "import os, subprocess, sys\n"
+        "child = 'import os, sys, time; from study.experiments import end_with; '\n"
+        "child += 'print(os.getpid(), flush=True); end_with(int(sys.argv[1]))'\n"
+        "process = subprocess.Popen([sys.executable, '-c', child, str(os.getpid())])\n"
+        "sys.stdin.readline()\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    command = [sys.executable, "-c", program]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=plan.HERE.parent, **pipes) as parent:
+        child = int(parent.stdout.readline())
+        os.kill(child, 0)  # it lives
+        parent.communicate("\n", timeout=60)  # returns when the child has closed the pipe too
 
 
 # What is wrong ----------------------------------------------------------------------------------
