@@ -77,7 +77,7 @@ def train_from_scratch(study: Study, experiment: Experiment) -> dict[str, Any]:
     leave with a sixth of the heads. All of its weights are random at the start."""
     run = study.tagger(experiment)
     dense, keep = load_run(run).model, budgets(experiment.encoder)[SHARES.index(1 / 6)]
-    order = [parse_head(name) for name in study.of("gates", experiment)["order"]]
+    order = order_by(study, experiment, "gates")
     config = without_heads(dense, order[:-keep]).config
 
     start, out = (run.with_name(f"{run.name}-{name}") for name in ("random-weights", "scratch"))
@@ -85,7 +85,7 @@ def train_from_scratch(study: Study, experiment: Experiment) -> dict[str, Any]:
     save_pretrained(Bert(config), start)
     Tokenizer.load(run, config.vocab_size).save(start)
     trained(study, experiment, str(start), out)
-    return {"models": {keep: {"test": test_scores(load_run(out))}}}
+    return {"models": {keep: {"test": scores_on_test(load_run(out))}}}
 
 
 def trained(study: Study, experiment: Experiment, model: str, out: Path) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def mask_pairs(study: Study, experiment: Experiment) -> dict[str, Any]:
     """
     tagger = load_run(study.tagger(experiment))
     dev, config = tagger.splits["dev"], tagger.model.config
-    heads = order_by(study, experiment, "importance")[: study.size.paired]
+    heads = order_by(study, experiment, "gradient")[: study.size.paired]
     pairs = list(combinations(range(len(heads)), 2))
 
     masked = [[head] for head in heads] + [[heads[a], heads[b]] for a, b in pairs]
@@ -180,14 +180,16 @@ def mask_pairs(study: Study, experiment: Experiment) -> dict[str, Any]:
 # Which heads can go? ----------------------------------------------------------------------------
 
 
-def order_by(study: Study, experiment: Experiment, kind: str, way: str = "") -> list[Head]:
-    """Heads from the least to the most important, from the results of an experiment with the same
-    tagger."""
-    result = study.of(kind, experiment, way)
-    if kind == "importance":
-        values = result["gradient"]
+def order_by(study: Study, experiment: Experiment, way: str) -> list[Head]:
+    """Heads from the least to the most important for the tagger of an experiment: by gates, by
+    gradients, or by masking each of them (zero, mean)."""
+    if way == "gates":
+        return [parse_head(name) for name in study.of("gates", experiment)["order"]]
+    if way == "gradient":
+        values = study.of("importance", experiment)["gradient"]
     else:
-        values = {head: change["value"] for head, change in result["dev"].items()}
+        effects = study.of("single", experiment, way)["dev"]
+        values = {head: change["value"] for head, change in effects.items()}
     return sorted(map(parse_head, values), key=lambda head: (values[head_name(head)], head))
 
 
@@ -218,10 +220,7 @@ def mask_in_order(study: Study, experiment: Experiment) -> dict[str, Any]:
             }
         }
 
-    if experiment.way == "gradient":
-        order = order_by(study, experiment, "importance")
-    else:
-        order = order_by(study, experiment, "single", experiment.way)
+    order = order_by(study, experiment, experiment.way)
     dense, *scores = masked_scores(tagger, order, keep, RESAMPLES)
     models = {number: {"test": rounded(values)} for number, values in zip(keep, scores)}
     return {"dense": rounded(dense), "models": models}
@@ -258,17 +257,24 @@ def rounded(values: Array) -> list[float]:
     return [round(float(value), DIGITS) for value in values]
 
 
-def train_gates(study: Study, experiment: Experiment) -> dict[str, Any]:
-    """{"models": {heads kept: see `scored`}, "order": all heads, those first that the fewest models
-    keep, and of these the one with the lowest gate in the smallest model}."""
-    settings = PruneSettings(
+def prune_settings(
+    study: Study, experiment: Experiment, shares: tuple[float, ...], **options: Any
+) -> PruneSettings:
+    """The settings of prune.py for the tagger of an experiment: keep these shares of its heads."""
+    return PruneSettings(
         run=study.tagger(experiment),
-        keep=tuple(budgets(experiment.encoder)),
-        steps=study.size.steps,
+        keep=tuple(budgets(experiment.encoder, shares)),
         batch_size=TASKS[experiment.subject].batch_size,
         precision="float32",
         seed=experiment.seed,
+        **options,
     )
+
+
+def train_gates(study: Study, experiment: Experiment) -> dict[str, Any]:
+    """{"models": {heads kept: see `scored`}, "order": all heads, those first that the fewest models
+    keep, and of these the one with the lowest gate in the smallest model}."""
+    settings = prune_settings(study, experiment, SHARES, steps=study.size.steps)
     dense = load_run(settings.run)
     gates = HardConcreteGates(dense.model.config)
     models = {}
@@ -287,33 +293,27 @@ def train_gates(study: Study, experiment: Experiment) -> dict[str, Any]:
 def fine_tune(study: Study, experiment: Experiment) -> dict[str, Any]:
     """{"models": {heads kept: see `scored`}}, each smaller model fine-tuned from the one before.
     `way`: what chose the heads of the dense tagger."""
-    settings = PruneSettings(
-        run=study.tagger(experiment),
-        keep=tuple(budgets(experiment.encoder, RECOVERED)),
-        recover=study.size.recover[experiment.subject],
-        learning_rate=LEARNING_RATE,
-        batch_size=TASKS[experiment.subject].batch_size,
-        precision="float32",
-        seed=experiment.seed,
+    steps = study.size.recover[experiment.subject]
+    settings = prune_settings(
+        study, experiment, RECOVERED, recover=steps, learning_rate=LEARNING_RATE
     )
     dense = load_run(settings.run)
-    order = {
-        "gates": lambda: [parse_head(h) for h in study.of("gates", experiment)["order"]],
-        "gradient": lambda: order_by(study, experiment, "importance"),
-        "random": lambda: random_order(dense.model.config, experiment.seed),
-    }[experiment.way]()
+    if experiment.way == "random":
+        order = random_order(dense.model.config, experiment.seed)
+    else:
+        order = order_by(study, experiment, experiment.way)
 
-    model, models, steps = dense.model, {}, 0
+    model, models, steps_done = dense.model, {}, 0
     gates = HardConcreteGates(model.config)  # unused: there is an order
     for keep in settings.keep:
         left = [head for head in order if head in model.config.present_heads]
         model, record = prune.make_smaller(model, gates, dense, left, keep, settings)
-        steps += record.weight_steps
-        models[keep] = scored(model, record, dense) | {"steps": steps}
+        steps_done += record.weight_steps
+        models[keep] = scored(model, record, dense) | {"steps": steps_done}
     return {"models": models}
 
 
-def test_scores(tagger: TrainedTagger) -> list[float]:
+def scores_on_test(tagger: TrainedTagger) -> list[float]:
     """(1 + R,) the main score on test."""
     predictions = predict(tagger.model.eval(), tagger.splits["test"])
     return rounded(main_scores(predictions, tagger, RESAMPLES)[:, 0])
@@ -327,7 +327,7 @@ def scored(
     return {
         "heads": record.heads,
         "recovered": record.recovered,
-        "test": test_scores(dense._replace(model=model)),
+        "test": scores_on_test(dense._replace(model=model)),
     }
 
 

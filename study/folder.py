@@ -44,7 +44,7 @@ class Study:
         """What loads an encoder: a name or a folder."""
         return DEFAULT_MODEL if name == "minilm" else str(self.folder / E5)
 
-    # Outcomes ------------------------------------------------------------------------------------
+    # Results ------------------------------------------------------------------------------------
 
     def file(self, name: str) -> Path:
         """Of an experiment."""

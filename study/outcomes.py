@@ -76,10 +76,6 @@ class Outcomes:
         cases = [Case(e.encoder, e.subject) for e in self.planned]
         return [case for case in dict.fromkeys(cases) if self.by_seed(kind, case, way)]
 
-    @property
-    def hours(self) -> float:
-        return sum(record["minutes"] for record in self.records.values()) / 60
-
     # Masking ------------------------------------------------------------------------------------
 
     def effects(self, case: Case, way: str) -> dict[str, float]:

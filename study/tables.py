@@ -18,6 +18,7 @@ from study.plan import ENCODERS, HEADS, KINDS, PRUNED_TASKS, SHARES, TASKS, budg
 
 Rows = list[list[str]]
 
+ORDERS = {"gradient": "gradients", "zero": "masking each", "mean": "mean ablation of each"}
 WAYS = ("gates", "gradient", "random")  # to choose the heads that are fine-tuned
 BASELINES = ("word prior", "no stop words", "commonest label")
 SPLITS = ("train", "dev", "test")
@@ -117,9 +118,6 @@ def frozen(outcomes: Outcomes, case: Case) -> Rows:
             draws = [100 * d for draws in outcomes.draws(case, share).values() for d in draws]
             cells.append(f"{min(draws):.1f} to {max(draws):.1f} ({len(draws)} draws)")
     return rows
-
-
-ORDERS = {"gradient": "gradients", "zero": "masking each", "mean": "mean ablation of each"}
 
 
 def tuned(outcomes: Outcomes, case: Case) -> Rows:
