@@ -26,6 +26,7 @@ from minibert.evaluation import intervals, metrics
 from minibert.evaluation.duration import GATE_STEP, STEP, describe_seconds, seconds_per_pass
 from minibert.evaluation.metrics import Array
 from minibert.evaluation.tagger import choose_threshold, dev_score, measures, predict
+from minibert.export import to_onnx
 from minibert.files import read_json, sha256, write_json, write_text
 from minibert.gates import HardConcreteGates
 from minibert.heads.ablation import ATTENTION, masks_without
@@ -99,6 +100,9 @@ class PruneSettings(StepSettings):
     export: bool = False
     """Also write each model at full shape, removed heads as zeros, for transformers."""
 
+    onnx: bool = False
+    """Also write each model as model.onnx, without its removed heads, for ONNX Runtime."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if bool(self.keep) == bool(self.l0):
@@ -150,6 +154,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(settings: PruneSettings) -> None:
     cli.require("report")
+    if settings.onnx:
+        cli.require("onnx")
     dense = load_run(settings.run)
     device = choose_device(settings.device)
     dense.model.to(device)
@@ -396,6 +402,8 @@ def save(model: BertForTokenClassification, settings: PruneSettings, folder: Pat
     for path, saved in models.items():
         tokenizer.save(path)
         save_pretrained(saved, path)
+    if settings.onnx:
+        to_onnx(model, folder / "model.onnx")
 
 
 def show(settings: PruneSettings) -> None:

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "minibert"
 # The one import rule: a file imports from its own folder and from what stands before it. "core" is
 # minibert/*.py, "scripts" the four scripts.
 FOLDERS = ["core", "runtime", "text", "data", "evaluation", "training", "heads", "phrases"]
-FOLDERS += ["keyphrases", "search", "output", "report"]
+FOLDERS += ["keyphrases", "search", "export", "output", "report"]
 # Inside the core: a file imports from the groups before its own.
 CORE = [
     ["errors"],
@@ -37,6 +37,8 @@ ONLY_IN = {
     "stopwordsiso": ["text.language"],
     "ir_measures": ["search.tuning"],
     "jinja2": ["report.page"],
+    "onnx": ["export.onnx_graph"],
+    "onnxruntime": ["export.onnx_file"],
     "matplotlib": ["output.plots"],
     "bm25s": [],  # the peer of our search: tests only
 }

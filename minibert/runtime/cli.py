@@ -18,7 +18,11 @@ from tyro.conf import Suppress as Suppress  # a field that the command line does
 from minibert.errors import InputError
 
 # The packages of each optional dependency of pyproject.toml that a script checks before it starts.
-EXTRAS = {"report": ("matplotlib", "jinja2"), "search": ("ir_measures",)}
+EXTRAS = {
+    "report": ("matplotlib", "jinja2"),
+    "search": ("ir_measures",),
+    "onnx": ("onnx", "onnxruntime"),
+}
 
 MISSING = tyro.MISSING  # the default of a field that must be given
 

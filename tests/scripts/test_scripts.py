@@ -14,6 +14,8 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
+from onnxruntime import InferenceSession
+from tokenizers import Tokenizer as PieceTokenizer
 
 import ablate
 import prune
@@ -517,6 +519,29 @@ def test_prune_writes_smaller_models_as_run_folders(run, arguments, capsys):
     (out / "keep-4" / "results.json").unlink()
     assert ablate.main(again) == 2
     assert "not finished; run the same prune.py again" in capsys.readouterr().err
+
+
+@torch.no_grad()
+def test_prune_writes_onnx_beside_its_tokenizer(run, capsys):
+    assert pruned(run, "--keep", "4", "0", "--random", "--onnx") == 0
+    for keep in (4, 0):
+        folder = run / "prune-random-0" / f"keep-{keep}"
+        encoding = PieceTokenizer.from_file(str(folder / "tokenizer.json")).encode("the sea")
+        ids = torch.tensor([encoding.ids])
+        ones, zeros = torch.ones_like(ids), torch.zeros_like(ids)
+        batch = {"input_ids": ids, "attention_mask": ones, "token_type_ids": zeros}
+        session = InferenceSession(folder / "model.onnx")
+        (logits,) = session.run(["logits"], {name: x.numpy() for name, x in batch.items()})
+        expected = load_pretrained(folder)(**batch).logits
+        torch.testing.assert_close(torch.from_numpy(logits), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_prune_names_the_extra_of_onnx_before_the_work(run, capsys, monkeypatch):
+    before = sorted(run.iterdir())
+    monkeypatch.setattr("minibert.runtime.cli.find_spec", lambda name: name != "onnx")
+    assert pruned(run, "--keep", "4", "--random", "--onnx") == 2
+    assert "needs onnx: pip install -e '.[onnx]'" in capsys.readouterr().err
+    assert sorted(run.iterdir()) == before
 
 
 def test_prune_resumes_in_the_recorded_precision(run, capsys):
