@@ -26,11 +26,11 @@ class Linear(nn.Linear):
         return activation(output) if activation else output
 
     def _has_kernel(self, x: Tensor) -> bool:
-        """Whether one kernel computes all of it: on a CPU, without gradient."""
+        """Whether one kernel computes all of it: on a CPU, without gradient, not in torch.compile."""
         fits = x.is_cpu and self.weight.is_cpu and x.dtype == self.weight.dtype and self.in_features
-        needs_torch = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
         exists = KERNEL_DTYPES.get(x.dtype) and torch.backends.mkldnn.enabled
-        return bool(fits and exists and not needs_torch)
+        needs_torch = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
+        return bool(fits and exists and not needs_torch and not torch.compiler.is_compiling())
 
 
 class Embedding(nn.Embedding):

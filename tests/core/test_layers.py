@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from tiny import TINY, randomise
 from torch.nn import functional as F
 
-from minibert import layers
+from minibert import Bert, layers
 from minibert.layers import Linear
 
 pytestmark = pytest.mark.numeric
@@ -123,3 +124,20 @@ def test_bf16_is_close_to_float32():
     torch.testing.assert_close(
         rounded(x.bfloat16(), F.gelu).float(), linear(x, F.gelu), atol=0.1, rtol=0.02
     )
+
+
+@needs_kernel
+@torch.no_grad()
+def test_compiled_model_leaves_the_kernel_to_the_compiler(batch):
+    """torch's own compiler fails at the kernel."""
+    operators = []
+
+    def compiler(graph, _):
+        operators.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    model = randomise(Bert(TINY)).eval()
+    compiled = torch.compile(model, backend=compiler)(**batch).last_hidden_state
+    torch.testing.assert_close(compiled, model(**batch).last_hidden_state, atol=1e-5, rtol=0)
+    assert any("linear" in name for name in operators)
+    assert not any("mkldnn" in name for name in operators)
