@@ -26,7 +26,7 @@ class Linear(nn.Linear):
         return activation(output) if activation else output
 
     def _has_kernel(self, x: Tensor) -> bool:
-        """Whether one kernel computes all of it: on a CPU, without gradient, not in torch.compile."""
+        """Whether one kernel computes all of it: on a CPU, without gradient, not compiled."""
         fits = x.is_cpu and self.weight.is_cpu and x.dtype == self.weight.dtype and self.in_features
         exists = KERNEL_DTYPES.get(x.dtype) and torch.backends.mkldnn.enabled
         needs_torch = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")

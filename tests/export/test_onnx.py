@@ -169,12 +169,17 @@ def test_wrong_file_is_not_written(model, path, monkeypatch, factor):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_tolerance_is_relative_above_one(model, monkeypatch):
+def test_tolerance_is_relative_above_one(model):
     content = onnx_graph.make_model(model).SerializeToString()
     with torch.no_grad():
         model.classifier.weight.mul_(1.5)
         model.classifier.bias.mul_(1.5)
         assert onnx_file.compare(model, content) == pytest.approx(1 / 3, abs=0.01)
+
+        model.classifier.weight.zero_()
+        model.classifier.bias.zero_()
+        logits = onnx_file.compare(model, content)
+        assert logits > 1  # of the file, compared with 0
 
 
 def test_folder_that_cannot_be_written_is_named(model, tmp_path):
