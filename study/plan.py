@@ -280,7 +280,8 @@ def with_minilm(size: Size) -> list[Experiment]:
     for seed in range(size.seeds["minilm"]):
         planned += add(PRUNED_TASKS, *MASKED, *PRUNED, seed=seed)
         planned += add(["semeval2017"], *MASKED, seed=seed)
-    planned += untrained("minilm", size)
+        if seed == 0:
+            planned += untrained("minilm", size)
     planned += add(KEYPHRASES, *SINGLE, ("marked", ""))
     planned += add(["inspec-pos"], *MASKED, *SINGLE)
     planned += add(["inspec-bio"], ("scratch", ""))
