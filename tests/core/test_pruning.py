@@ -7,7 +7,7 @@ from tiny import TINY, tagger_for
 from minibert import BertForTokenClassification, load_pretrained, save_pretrained
 from minibert import pruning as pruning_module
 from minibert.heads.ablation import masks_without
-from minibert.pruning import at_full_shape, keep_heads, prune, without_heads
+from minibert.pruning import at_full_shape, prune, with_heads, without_heads
 
 pytestmark = pytest.mark.numeric
 
@@ -30,8 +30,6 @@ def test_pruned_model_equals_masked_model_also_after_saving(tagger, batch, tmp_p
     save_pretrained(smaller, tmp_path)
     loaded = load_pretrained(tmp_path, dtype=torch.float64)
     assert torch.equal(loaded(**batch).logits, smaller(**batch).logits)
-    with pytest.raises(ValueError, match="not in tuple"):
-        keep_heads(smaller.bert.layers[0].attention, smaller.config, [1])
 
 
 def test_values_between_0_and_1_are_folded_into_the_output(tagger, batch):
