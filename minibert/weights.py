@@ -49,7 +49,6 @@ CLASSES = {"bert": "Bert", "distilbert": "DistilBert", "electra": "Electra"}
 # The beginnings of names that token classification does not use.
 PRETRAINING = ("cls.", "vocab_", "generator_", "discriminator_")
 UNUSED = ("embeddings.position_ids", "pooler.dense.", *PRETRAINING)
-TENSORFLOW = {"gamma": "weight", "beta": "bias"}
 Tensors = dict[str, Tensor]
 
 
@@ -190,8 +189,8 @@ def _read_model(folder: Path, config: BertConfig) -> Tensors:
     has_prefix = any(name.startswith(prefix) for name in stored)
     tensors: Tensors = {}
     for name, tensor in stored.items():
-        base, _, kind = name.removeprefix(prefix).rpartition(".")
-        bare = f"{base}.{TENSORFLOW.get(kind, kind)}"
+        bare = name.removeprefix(prefix)
+        bare = re.sub(r"\.beta\Z", ".bias", re.sub(r"\.gamma\Z", ".weight", bare))
         if bare.startswith(UNUSED):
             continue
         is_head = has_prefix or name.startswith("classifier.")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
-from tiny import SPECIAL, TINY, letter_tagger, randomise
+from tiny import FAMILIES, SPECIAL, TINY, letter_tagger, randomise
 from tokenizers.implementations import BertWordPieceTokenizer
 
 from minibert import BertConfig, BertForTokenClassification, save_pretrained
@@ -59,6 +59,20 @@ def batch() -> dict[str, torch.Tensor]:
         "attention_mask": mask,
         "token_type_ids": torch.randint(0, 3, (4, 11), generator=generator),
     }
+
+
+@pytest.fixture(params=FAMILIES)
+def family_tagger(request) -> BertForTokenClassification:
+    """As `tagger`, for each family of encoders."""
+    return randomise(BertForTokenClassification(FAMILIES[request.param]).double()).eval()
+
+
+@pytest.fixture
+def family_batch(family_tagger, batch) -> dict[str, torch.Tensor]:
+    """As `batch`, without token types where the family has none."""
+    if not family_tagger.config.type_vocab_size:
+        del batch["token_type_ids"]
+    return batch
 
 
 @pytest.fixture(scope="session")
