@@ -90,7 +90,16 @@ def pieces(tmp_path_factory) -> Tokenizer:
 @pytest.fixture(scope="session")
 def encoder_folder(tmp_path_factory, pieces) -> Path:
     """A model folder with a small random float32 encoder and a tokenizer for it."""
-    folder = tmp_path_factory.mktemp("encoder")
+    return write_encoder(tmp_path_factory.mktemp("encoder"), pieces, "bert")
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def family_folder(request, tmp_path_factory, pieces) -> Path:
+    """As `encoder_folder`, for each family of encoders."""
+    return write_encoder(tmp_path_factory.mktemp(request.param), pieces, request.param)
+
+
+def write_encoder(folder: Path, pieces: Tokenizer, family: str) -> Path:
     config = BertConfig(
         vocab_size=pieces.size,
         hidden_size=24,
@@ -98,6 +107,8 @@ def encoder_folder(tmp_path_factory, pieces) -> Path:
         num_attention_heads=3,
         intermediate_size=32,
         max_position_embeddings=128,
+        type_vocab_size=0 if family == "distilbert" else 2,
+        model_type=family,
     )
     torch.manual_seed(0)
     save_pretrained(BertForTokenClassification(config.with_labels(("O", "I"))).bert, folder)
