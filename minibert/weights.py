@@ -193,6 +193,7 @@ def _read_model(folder: Path, config: BertConfig) -> Tensors:
         bare = re.sub(r"\.beta\Z", ".bias", re.sub(r"\.gamma\Z", ".weight", bare))
         if bare.startswith(UNUSED):
             continue
+        # Where no name has the prefix, all tensors but the classifier's are of the encoder.
         is_head = has_prefix or name.startswith("classifier.")
         full = bare if is_head and not name.startswith(encoder) else prefix + bare
         check(full not in tensors, f"{folder}: {full} is in the file twice, under two names")

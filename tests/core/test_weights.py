@@ -234,6 +234,9 @@ def test_unused_tensors_are_dropped(folder, model, prefix):
         f"{prefix}pooler.dense.bias": torch.ones(30),
         "cls.predictions.bias": torch.ones(53),
         "cls.predictions.transform.LayerNorm.gamma": torch.ones(30),
+        "vocab_layer_norm.weight": torch.ones(30),  # of DistilBERT
+        "generator_lm_head.bias": torch.ones(53),  # of ELECTRA
+        "discriminator_predictions.dense.weight": torch.ones(30, 30),
     }
     change(folder, **extra)
     assert_equal(load_pretrained(folder), model)
