@@ -17,17 +17,17 @@ def with_heads(attention: SelfAttention, config: BertConfig, heads: Sequence[int
     with torch.device("meta"):
         other = SelfAttention(config, tuple(heads))
     common = [head for head in heads if head in attention.heads]
-    rows, other_rows = _rows(attention, common), _rows(other, common)
+    device = attention.output.weight.device
+    rows, other_rows = _rows(attention, common).to(device), _rows(other, common).to(device)
 
-    state = {}
-    for name, parameter in attention.state_dict().items():
-        state[name] = parameter.new_zeros(other.get_parameter(name).shape)
-        if name == "output.bias":
-            state[name].copy_(parameter)
-        elif name == "output.weight":
-            state[name][:, other_rows] = parameter[:, rows]
-        else:
-            state[name][other_rows] = parameter[rows]
+    state = attention.state_dict()
+    state["output.bias"] = state["output.bias"].clone()
+    for name in state.keys() - {"output.bias"}:
+        axis = 1 if name == "output.weight" else 0
+        state[name] = state[name].index_select(axis, rows)
+        if common != list(heads):
+            zeros = state[name].new_zeros(other.get_parameter(name).shape)
+            state[name] = zeros.index_copy(axis, other_rows, state[name])
 
     other.load_state_dict(state, assign=True)
     for source, copy in zip(attention.parameters(), other.parameters()):
