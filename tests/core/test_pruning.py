@@ -7,7 +7,7 @@ from tiny import TINY, tagger_for
 from minibert import BertForTokenClassification, load_pretrained, save_pretrained
 from minibert import pruning as pruning_module
 from minibert.heads.ablation import masks_without
-from minibert.pruning import at_full_shape, prune, without_heads
+from minibert.pruning import at_full_shape, prune, with_heads, without_heads
 
 pytestmark = pytest.mark.numeric
 
@@ -110,6 +110,17 @@ def test_full_shape_equals_pruned_and_loads_in_transformers(family_tagger, famil
     logits = theirs.double().eval()(**batch).logits
     real = batch["attention_mask"].bool()
     torch.testing.assert_close(logits[real].float(), wide(**batch).logits[real], rtol=0, atol=1e-4)
+
+
+def test_attention_with_fewer_heads_shares_no_memory(tagger):
+    attention = tagger.bert.layers[0].attention
+    before = {name: tensor.clone() for name, tensor in attention.state_dict().items()}
+    smaller = with_heads(attention, TINY, [1, 3])
+    assert smaller.heads == (1, 3)
+    for parameter in smaller.parameters():
+        parameter.data.zero_()
+    for name, tensor in attention.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
 
 
 @pytest.mark.filterwarnings("ignore")
