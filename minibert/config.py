@@ -68,7 +68,6 @@ def parse_head(name: str) -> Head:
 class BertConfig:
     """Sizes and labels of one encoder. Raises InputError for values that no encoder can have.
 
-    `type_vocab_size` is 0 for DistilBERT, which has no token types.
     `pruned_heads` maps a layer to its removed heads. `num_attention_heads` stays the original
     number, so head indices never shift.
     """
@@ -79,7 +78,7 @@ class BertConfig:
     num_attention_heads: int
     intermediate_size: int
     max_position_embeddings: int = 512
-    type_vocab_size: int = 2
+    type_vocab_size: int = 2  # 0 for DistilBERT, which has no token types
     hidden_act: str = "gelu"
     layer_norm_eps: float = 1e-12
     hidden_dropout_prob: float = 0.1
@@ -163,7 +162,8 @@ class BertConfig:
 
         model_type = raw.get("model_type", "bert")
         keys, constants = KEYS.get(model_type, {}), CONSTANTS.get(model_type, {})
-        raw |= {name: raw[key] for name, key in keys.items() if key in raw} | constants
+        renamed = {name: raw[key] for name, key in keys.items() if key in raw}
+        raw = {key: value for key, value in raw.items() if key not in keys} | renamed | constants
         required = [f.name for f in fields(cls) if f.default is f.default_factory is MISSING]
         missing = ", ".join(keys.get(name, name) for name in required if name not in raw)
         check(not missing, f"{path}: missing {missing}: is this a config.json of {model_type}?")

@@ -73,8 +73,9 @@ def test_all_fields_are_read(load):
 
 
 def test_keys_of_distilbert_are_read(load):
-    """transformers takes no other epsilon for it, and has no token types."""
-    config = load(DISTILBERT, layer_norm_eps=1e-5, type_vocab_size=2, sinusoidal_pos_embds=True)
+    """transformers ignores BERT's keys there. It has no other epsilon, and no token types."""
+    ignored = {"layer_norm_eps": 1e-5, "type_vocab_size": 2, "intermediate_size": 7}
+    config = load(DISTILBERT, **ignored, hidden_act="relu", sinusoidal_pos_embds=True)
     sizes = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3}
     sizes |= {"intermediate_size": 20, "vocab_size": 100, "type_vocab_size": 0}
     assert config == BertConfig(**sizes, model_type="distilbert")
@@ -84,12 +85,12 @@ def test_keys_of_distilbert_are_read(load):
     assert config.attention_probs_dropout_prob == 0.2
 
 
-@pytest.mark.parametrize("key", DISTILBERT.keys() - {"model_type"})
+@pytest.mark.parametrize("key", ["dim", "n_layers", "n_heads", "hidden_dim"])
 def test_missing_or_wrong_size_of_distilbert_is_rejected(key, load, tmp_path):
     with pytest.raises(InputError, match=r"config\.json: config: \w+ must be .*, not '12'"):
         load(DISTILBERT, **{key: "12"})
     (tmp_path / "config.json").write_text(
-        json.dumps({k: v for k, v in DISTILBERT.items() if k != key})
+        json.dumps(GOOD | {k: v for k, v in DISTILBERT.items() if k != key})
     )
     with pytest.raises(InputError, match=rf": missing {key}: is this a config.json of distilbert"):
         BertConfig.load(tmp_path / "config.json")
