@@ -1,4 +1,4 @@
-"""The sizes of a BERT encoder, under the field names of Hugging Face's config.json."""
+"""The sizes of an encoder, under the field names of BERT's config.json in transformers."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from reprlib import repr as short
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -25,15 +25,30 @@ ACTIVATIONS: dict[str, Activation] = {
     "relu": F.relu,
 }
 
+ModelType = Literal["bert", "distilbert", "electra"]
 # Keys that change the computation, each with the values that minibert supports.
 # transformers leaves out keys that have their default, so a missing key is always accepted.
 FIXED: dict[str, tuple] = {
-    "model_type": ("bert",),
+    "model_type": get_args(ModelType),
     "position_embedding_type": ("absolute", None),
     "is_decoder": (False, None),
     "add_cross_attention": (False, None),
     "quantization_config": (None,),
 }
+
+# Fields that config.json of another family names differently, and fields that it does not have.
+KEYS = {
+    "distilbert": {
+        "hidden_size": "dim",
+        "num_hidden_layers": "n_layers",
+        "num_attention_heads": "n_heads",
+        "intermediate_size": "hidden_dim",
+        "hidden_act": "activation",
+        "hidden_dropout_prob": "dropout",
+        "attention_probs_dropout_prob": "attention_dropout",
+    }
+}
+CONSTANTS = {"distilbert": {"type_vocab_size": 0, "layer_norm_eps": 1e-12}}
 
 Head = tuple[int, int]  # (layer, original head index), both from zero
 
@@ -51,7 +66,7 @@ def parse_head(name: str) -> Head:
 
 @dataclass(frozen=True)
 class BertConfig:
-    """Sizes and labels of one encoder. Raises InputError for values that no BERT can have.
+    """Sizes and labels of one encoder. Raises InputError for values that no encoder can have.
 
     `pruned_heads` maps a layer to its removed heads. `num_attention_heads` stays the original
     number, so head indices never shift.
@@ -63,7 +78,7 @@ class BertConfig:
     num_attention_heads: int
     intermediate_size: int
     max_position_embeddings: int = 512
-    type_vocab_size: int = 2
+    type_vocab_size: int = 2  # 0 for DistilBERT, which has no token types
     hidden_act: str = "gelu"
     layer_norm_eps: float = 1e-12
     hidden_dropout_prob: float = 0.1
@@ -72,6 +87,7 @@ class BertConfig:
     initializer_range: float = 0.02
     id2label: dict[int, str] = field(default_factory=dict)
     pruned_heads: dict[int, list[int]] = field(default_factory=dict)
+    model_type: ModelType = "bert"
 
     def __post_init__(self) -> None:
         check_fields(self, "config: ")
@@ -79,7 +95,11 @@ class BertConfig:
         self._check_heads_and_labels()
 
     def _check_numbers(self) -> None:
-        for name in (f.name for f in fields(self) if f.type is int):
+        constants = CONSTANTS.get(self.model_type, {})
+        for name, value in constants.items():
+            message = f"config: {name} must be {value} for {self.model_type}"
+            check(getattr(self, name) == value, f"{message}, not {getattr(self, name)}")
+        for name in (f.name for f in fields(self) if f.type is int and f.name not in constants):
             size = getattr(self, name)
             message = f"config: {name} must be from 1 to {MAX_SIZE}, not {short(size)}"
             check(1 <= size <= MAX_SIZE, message)
@@ -136,12 +156,20 @@ class BertConfig:
         is computed are ignored. Raises InputError."""
         raw = read_object(path)
         for key, allowed in FIXED.items():
-            message = f"{key} is {short(raw.get(key))}; minibert loads encoders with {allowed[0]!r}"
-            check(key not in raw or raw[key] in allowed, f"{path}: {message}")
+            choices = " or ".join(map(repr, allowed))
+            message = f"{key} is {short(raw.get(key))}; minibert loads encoders with {choices}"
+            check(raw.get(key, allowed[0]) in allowed, f"{path}: {message}")
 
+        model_type = raw.get("model_type", "bert")
+        keys, constants = KEYS.get(model_type, {}), CONSTANTS.get(model_type, {})
+        renamed = {name: raw[key] for name, key in keys.items() if key in raw}
+        raw = {key: value for key, value in raw.items() if key not in keys} | renamed | constants
         required = [f.name for f in fields(cls) if f.default is f.default_factory is MISSING]
-        missing = ", ".join(name for name in required if name not in raw)
-        check(not missing, f"{path}: missing {missing}: is this a BERT config.json?")
+        missing = ", ".join(keys.get(name, name) for name in required if name not in raw)
+        check(not missing, f"{path}: missing {missing}: is this a config.json of {model_type}?")
+        if model_type == "electra":
+            why = "embedding_size is not hidden_size; minibert loads base and large discriminators"
+            check(raw.get("embedding_size") == raw["hidden_size"], f"{path}: {why}")
 
         values = {f.name: raw[f.name] for f in fields(cls) if f.name in raw.keys() - changes.keys()}
         try:
@@ -153,8 +181,13 @@ class BertConfig:
 
     def to_json(self, architecture: str) -> str:
         """The text of a config.json that transformers' class `architecture` reads."""
-        values: dict[str, Any] = {"architectures": [architecture], "model_type": "bert"}
-        values |= {name: value for name, value in asdict(self).items() if value not in ({}, None)}
+        values: dict[str, Any] = {"architectures": [architecture], "model_type": self.model_type}
+        keys, constants = KEYS.get(self.model_type, {}), CONSTANTS.get(self.model_type, {})
+        for name, value in asdict(self).items():
+            if name not in constants and value not in ({}, None):
+                values[keys.get(name, name)] = value
+        if self.model_type == "electra":
+            values["embedding_size"] = self.hidden_size
         if self.id2label:
             values["label2id"] = {label: number for number, label in self.id2label.items()}
         return json.dumps(values, indent=2)

@@ -38,14 +38,18 @@ class Embeddings(nn.Module):
         super().__init__()
         self.word = Embedding(config.vocab_size, config.hidden_size)
         self.position = Embedding(config.max_position_embeddings, config.hidden_size)
-        self.token_type = Embedding(config.type_vocab_size, config.hidden_size)
+        types = config.type_vocab_size
+        self.token_type = Embedding(types, config.hidden_size) if types else None
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, words: Tensor, positions: Tensor, token_type_ids: Tensor) -> Tensor:
-        """Word vectors (T, D) and two (T,) tensors of indices -> (T, D)."""
-        embedded = words + self.token_type(token_type_ids) + self.position(positions)
-        return self.dropout(self.norm(embedded))
+    def forward(self, words: Tensor, positions: Tensor, types: Tensor | None = None) -> Tensor:
+        """Word vectors (T, D) and (T,) tensors of indices (default: all of type 0) -> (T, D)."""
+        if self.token_type:
+            words = words + self.token_type(torch.zeros_like(positions) if types is None else types)
+        elif types is not None:
+            raise ValueError("this model has no token types: leave out token_type_ids")
+        return self.dropout(self.norm(words + self.position(positions)))
 
 
 class SelfAttention(nn.Module):
@@ -140,7 +144,8 @@ class Bert(nn.Module):
         head_mask: (layers, heads), or (B, layers, heads) for one mask per sequence, by original
         head index; 1 keeps a head, 0 masks it, values between scale it.
         return_attentions: also return the probabilities, before dropout and head mask.
-        Raises ValueError for any other shape, and for sequences longer than the model's limit.
+        Raises ValueError for any other shape, for sequences that are too long, and for token types
+        that the model lacks.
         """
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         check_shapes(input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
@@ -169,16 +174,15 @@ class Bert(nn.Module):
         """The packing of an attention mask (B, L). Raises ValueError if L exceeds the limit."""
         length, limit = attention_mask.shape[1], self.config.max_position_embeddings
         if length > limit:
-            message = f"a sequence of {length} tokens is longer than the model's {limit}"
-            raise ValueError(f"{message}: cut it into windows (minibert.data)")
+            raise ValueError(f"{length} tokens exceed the model's {limit}: cut them into windows")
         return Packing.of(attention_mask)
 
     def start(
         self, input_ids: Tensor, packing: Packing, token_type_ids: Tensor | None = None
     ) -> Tensor:
         """(B, L) indices -> the first layer's input (T, D)."""
-        token_type_ids = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-        words, types = self.embeddings.word(packing.pack(input_ids)), packing.pack(token_type_ids)
+        words = self.embeddings.word(packing.pack(input_ids))
+        types = None if token_type_ids is None else packing.pack(token_type_ids)
         return self.embeddings(words, packing.positions, types)
 
     def hidden_states(

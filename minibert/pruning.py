@@ -5,43 +5,40 @@ from copy import deepcopy
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from minibert.config import BertConfig, Head
 from minibert.model import BertForTokenClassification, SelfAttention
 
 
-def keep_heads(attention: SelfAttention, config: BertConfig, heads: Sequence[int]) -> SelfAttention:
-    """The attention with these heads only, by original index: rows of query, key and value and
-    columns of the output are sliced. The result computes what `attention` computes if the other
-    heads are masked. The output bias stays, even without any head."""
-    rows = _rows(attention, heads)
+def with_heads(attention: SelfAttention, config: BertConfig, heads: Sequence[int]) -> SelfAttention:
+    """The attention with these heads, by original index: what `attention` computes if all others
+    are masked. Heads that it does not have become zeros. The output bias stays in any case."""
     with torch.device("meta"):
-        smaller = SelfAttention(config, tuple(heads))
+        other = SelfAttention(config, tuple(heads))
+    common = [head for head in heads if head in attention.heads]
+    device = attention.output.weight.device
+    rows, other_rows = _rows(attention, common).to(device), _rows(other, common).to(device)
 
-    for name in ("query", "key", "value"):
-        whole, part = getattr(attention, name), getattr(smaller, name)
-        part.weight = nn.Parameter(whole.weight.detach()[rows])
-        part.bias = nn.Parameter(whole.bias.detach()[rows])
-    smaller.output.weight = nn.Parameter(attention.output.weight.detach()[:, rows])
-    smaller.output.bias = nn.Parameter(attention.output.bias.detach().clone())
+    state = attention.state_dict()
+    state["output.bias"] = state["output.bias"].clone()
+    for name in state.keys() - {"output.bias"}:
+        axis = 1 if name == "output.weight" else 0
+        state[name] = state[name].index_select(axis, rows)
+        if common != list(heads):
+            zeros = state[name].new_zeros(other.get_parameter(name).shape)
+            state[name] = zeros.index_copy(axis, other_rows, state[name])
 
-    _copy_state(attention, smaller)
-    return smaller
+    other.load_state_dict(state, assign=True)
+    for source, copy in zip(attention.parameters(), other.parameters()):
+        copy.requires_grad_(source.requires_grad)
+    return other.train(attention.training)
 
 
 def _rows(attention: SelfAttention, heads: Sequence[int]) -> Tensor:
     """The rows of query, key and value, and the columns of the output, that belong to `heads`."""
     places = torch.tensor([attention.heads.index(head) for head in heads], dtype=torch.long)
-    rows = places[:, None] * attention.head_size + torch.arange(attention.head_size)
-    return rows.flatten().to(attention.output.weight.device)
-
-
-def _copy_state(attention: SelfAttention, other: SelfAttention) -> None:
-    """Freeze the same parameters in `other`, and put it in the same mode (train or eval)."""
-    for source, parameter in zip(attention.parameters(), other.parameters()):
-        parameter.requires_grad_(source.requires_grad)
-    other.train(attention.training)
+    return (places[:, None] * attention.head_size + torch.arange(attention.head_size)).flatten()
 
 
 @torch.no_grad()
@@ -67,7 +64,7 @@ def without_heads(
 
     config = replace(model.config, pruned_heads={n: sorted(pruned[n]) for n in sorted(pruned)})
     for number, layer in enumerate(smaller.bert.layers):
-        layer.attention = keep_heads(layer.attention, config, config.heads(number))
+        layer.attention = with_heads(layer.attention, config, config.heads(number))
     smaller.config = smaller.bert.config = config
     return smaller
 
@@ -118,18 +115,5 @@ def at_full_shape(model: BertForTokenClassification) -> BertForTokenClassificati
     wide = deepcopy(model)
     wide.config = wide.bert.config = config = replace(model.config, pruned_heads={})
     for number, layer in enumerate(wide.bert.layers):
-        narrow = layer.attention
-        with torch.device(narrow.output.weight.device):
-            attention = SelfAttention(config, config.heads(number)).to(narrow.output.weight)
-
-        rows = _rows(attention, narrow.heads)
-        for name in ("query", "key", "value"):
-            part, whole = getattr(narrow, name), getattr(attention, name)
-            whole.weight.zero_()[rows] = part.weight
-            whole.bias.zero_()[rows] = part.bias
-        attention.output.weight.zero_()[:, rows] = narrow.output.weight
-        attention.output.bias.copy_(narrow.output.bias)
-
-        _copy_state(narrow, attention)
-        layer.attention = attention
+        layer.attention = with_heads(layer.attention, config, config.heads(number))
     return wide

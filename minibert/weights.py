@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,32 +15,40 @@ from minibert.config import BertConfig
 from minibert.errors import InputError, check, fits
 from minibert.files import atomic_path, read_object, refuse_pointer, write_text
 from minibert.hub import find_model
-from minibert.layers import init_weights
 from minibert.model import Bert, BertForTokenClassification
 
-TAGGER = "BertForTokenClassification"  # a tagger's class in transformers
-
-# transformers' names and ours, between "bert." and ".weight" or ".bias". * is a layer's number.
-NAMES = {
-    "embeddings.word_embeddings": "embeddings.word",
-    "embeddings.position_embeddings": "embeddings.position",
-    "embeddings.token_type_embeddings": "embeddings.token_type",
-    "embeddings.LayerNorm": "embeddings.norm",
-    "encoder.layer.*.attention.self.query": "layers.*.attention.query",
-    "encoder.layer.*.attention.self.key": "layers.*.attention.key",
-    "encoder.layer.*.attention.self.value": "layers.*.attention.value",
-    "encoder.layer.*.attention.output.dense": "layers.*.attention.output",
-    "encoder.layer.*.attention.output.LayerNorm": "layers.*.attention_norm",
-    "encoder.layer.*.intermediate.dense": "layers.*.expand",
-    "encoder.layer.*.output.dense": "layers.*.contract",
-    "encoder.layer.*.output.LayerNorm": "layers.*.output_norm",
+# Our names of tensors and those of transformers, between "bert." and ".weight" or ".bias". * is a
+# layer's number. A tagger of another family has "distilbert." or "electra." in place of "bert.".
+BERT_NAMES = {
+    "embeddings.word": "embeddings.word_embeddings",
+    "embeddings.position": "embeddings.position_embeddings",
+    "embeddings.token_type": "embeddings.token_type_embeddings",
+    "embeddings.norm": "embeddings.LayerNorm",
+    "layers.*.attention.query": "encoder.layer.*.attention.self.query",
+    "layers.*.attention.key": "encoder.layer.*.attention.self.key",
+    "layers.*.attention.value": "encoder.layer.*.attention.self.value",
+    "layers.*.attention.output": "encoder.layer.*.attention.output.dense",
+    "layers.*.attention_norm": "encoder.layer.*.attention.output.LayerNorm",
+    "layers.*.expand": "encoder.layer.*.intermediate.dense",
+    "layers.*.contract": "encoder.layer.*.output.dense",
+    "layers.*.output_norm": "encoder.layer.*.output.LayerNorm",
     "classifier": "classifier",
 }
-THEIRS = {ours: theirs for theirs, ours in NAMES.items()}
-# Tensors that token classification does not use.
-DROPPED = re.compile(r"embeddings\.position_ids|pooler\.dense\.\w+|cls\..*", re.DOTALL)
-LAYER = re.compile(r"\.(\d+)\.")
-Model = TypeVar("Model", Bert, BertForTokenClassification)
+DISTILBERT_NAMES = BERT_NAMES | {
+    "layers.*.attention.query": "transformer.layer.*.attention.q_lin",
+    "layers.*.attention.key": "transformer.layer.*.attention.k_lin",
+    "layers.*.attention.value": "transformer.layer.*.attention.v_lin",
+    "layers.*.attention.output": "transformer.layer.*.attention.out_lin",
+    "layers.*.attention_norm": "transformer.layer.*.sa_layer_norm",
+    "layers.*.expand": "transformer.layer.*.ffn.lin1",
+    "layers.*.contract": "transformer.layer.*.ffn.lin2",
+    "layers.*.output_norm": "transformer.layer.*.output_layer_norm",
+}
+NAMES = {"bert": BERT_NAMES, "distilbert": DISTILBERT_NAMES, "electra": BERT_NAMES}
+CLASSES = {"bert": "Bert", "distilbert": "DistilBert", "electra": "Electra"}
+# The beginnings of names that token classification does not use.
+PRETRAINING = ("cls.", "vocab_", "generator_", "discriminator_")
+UNUSED = ("embeddings.position_ids", "pooler.dense.", *PRETRAINING)
 Tensors = dict[str, Tensor]
 
 
@@ -59,58 +67,42 @@ def load_pretrained(
     """
     _check_arguments(labels, dtype, changes)
     folder = find_model(source)
-    tensors = {k: v for k, v in read_weights(folder).items() if our_name(k) is not None}
-
-    if labels is None:
-        return _load_as_saved(folder, tensors, dtype, changes)
-    return _load_with_labels(folder, tensors, labels, dtype, changes)
-
-
-def _load_as_saved(
-    folder: Path, tensors: Tensors, dtype: torch.dtype, changes: dict[str, Any]
-) -> Bert | BertForTokenClassification:
     path = folder / "config.json"
-    if not _has_token_classifier(path, tensors):
-        # Labels in the file belong to a head that is dropped.
-        config = BertConfig.load(path, **changes, id2label={})
-        return _load(folder, Bert, config, _without_task_heads(tensors), dtype)
+    # Labels in the file may belong to a head that is dropped.
+    config = BertConfig.load(path, **changes, id2label=dict(enumerate(labels or ())))
+    tensors = _read_model(folder, config)
 
-    config = BertConfig.load(path, **changes)
-    if not config.labels and "classifier.weight" in tensors:
-        # transformers does not write its default label names.
-        count = tensors["classifier.weight"].numel() // config.hidden_size
-        config = config.with_labels([f"LABEL_{i}" for i in range(count)])
-    return _load(folder, BertForTokenClassification, config, tensors, dtype)
+    is_tagger = not labels and _has_token_classifier(path, config.model_type, tensors)
+    if is_tagger:
+        config = BertConfig.load(path, **changes)
+        if not config.labels and "classifier.weight" in tensors:
+            # transformers does not write its default label names.
+            count = tensors["classifier.weight"].numel() // config.hidden_size
+            config = config.with_labels([f"LABEL_{i}" for i in range(count)])
+    else:
+        tensors = _with_new_classifier(config, tensors, dtype)
+
+    model = _build(folder, config, tensors, dtype)
+    return model if is_tagger or labels else model.bert
 
 
-def _load_with_labels(
-    folder: Path, tensors: Tensors, labels: Sequence[str], dtype: torch.dtype, changes: dict
+def _with_new_classifier(config: BertConfig, tensors: Tensors, dtype: torch.dtype) -> Tensors:
+    """The encoder's tensors, and a classifier with random weights in place of the file's heads."""
+    encoder = {n: tensor for n, tensor in tensors.items() if n.startswith(f"{config.model_type}.")}
+    weight = torch.empty(len(config.labels), config.hidden_size, dtype=dtype)
+    weight.normal_(std=config.initializer_range)
+    return encoder | {"classifier.weight": weight, "classifier.bias": weight.new_zeros(len(weight))}
+
+
+def _build(
+    folder: Path, config: BertConfig, tensors: Tensors, dtype: torch.dtype
 ) -> BertForTokenClassification:
-    config = BertConfig.load(folder / "config.json", **changes, id2label=dict(enumerate(labels)))
-    encoder = _load(folder, Bert, config, _without_task_heads(tensors), dtype)
-
+    """A tagger of exactly these tensors."""
     with torch.device("meta"):
         model = BertForTokenClassification(config)
-    model.bert = encoder
-    model.classifier.to(dtype).to_empty(device="cpu")
-    init_weights(model.classifier, config.initializer_range)
-    return model.eval()
-
-
-def _load(
-    folder: Path, kind: type[Model], config: BertConfig, tensors: Tensors, dtype: torch.dtype
-) -> Model:
-    """Build a model from exactly these tensors."""
-    # A far too large config would take all memory.
-    numbers = sum(tensor.numel() for tensor in tensors.values())
-    fit = config.num_hidden_layers <= len(tensors) and config.hidden_size <= numbers
-    check(fit, f"{folder}: the weights do not fit the model: config.json describes a larger one")
-
-    with torch.device("meta"):
-        model = kind(config)
-    expected = model.state_dict()
-    names = _names_in_file(folder, expected, tensors)
-    _check_tensors(folder, {names[name]: tensor for name, tensor in expected.items()}, tensors)
+    names = {name: their_name(name, config.model_type) for name in model.state_dict()}
+    expected = {names[name]: tensor for name, tensor in model.state_dict().items()}
+    _check_tensors(folder, expected, tensors)
 
     tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
     _check_finite(folder, tensors)
@@ -122,51 +114,26 @@ def _check_arguments(labels: Any, dtype: Any, changes: Mapping[str, Any]) -> Non
     if labels is not None:
         are_names = isinstance(labels, list | tuple) and fits([*labels], list[str]) and labels
         check(are_names, f"labels must be a list of names, as ['O', 'KEY'], not {labels!r}")
-        unique = len(set(labels)) == len(labels)
-        check(unique, f"labels names a label twice: {', '.join(labels)}")
+        check(len(set(labels)) == len(labels), f"labels names a label twice: {', '.join(labels)}")
 
     is_float = isinstance(dtype, torch.dtype) and dtype.is_floating_point and dtype.itemsize > 1
     check(is_float, f"dtype must be torch.float32 or another float type, not {dtype!r}")
 
-    config_fields = {f.name for f in fields(BertConfig)} - {"id2label"}
+    config_fields = {f.name for f in fields(BertConfig)} - {"id2label", "model_type"}
     for name in sorted(changes.keys() - config_fields):
-        known = "labels=['O', 'KEY'], dtype=torch.float32 and fields of the config"
+        known = "the names of the labels, as labels=['O', 'KEY'], dtype=torch.float32, and "
+        known += "fields of the config, as hidden_dropout_prob=0.1"
         raise InputError(f"load_pretrained takes no {name}; it takes {known}")
 
 
-def _has_token_classifier(config: Path, names: Iterable[str]) -> bool:
+def _has_token_classifier(path: Path, model_type: str, names: Iterable[str]) -> bool:
     """Whether the file has a classifier, and one of tokens, not of whole texts."""
     if not any(name.startswith("classifier.") for name in names):
         return False
-    architectures = read_object(config).get("architectures") or [TAGGER]
-    check(fits(architectures, list[str]), f"{config}: architectures must be a list of names")
-    return TAGGER in architectures
-
-
-def _without_task_heads(tensors: Tensors) -> Tensors:
-    """Drop the classifier and, if the encoder's names begin with "bert.", unknown other names."""
-    prefix = "bert." if any(name.startswith("bert.") for name in tensors) else ""
-    names = [name for name in tensors if name.startswith(prefix) or our_name(name) != name]
-    return {name: tensors[name] for name in names if not name.startswith("classifier.")}
-
-
-def _names_in_file(folder: Path, ours: Iterable[str], theirs: Iterable[str]) -> dict[str, str]:
-    """{name of a tensor of the model: its name in the file, or the name expected there}."""
-    in_file: dict[str | None, str] = {}
-    for name in theirs:
-        translated = our_name(name)
-        twin = in_file.get(translated)
-        check(twin is None, f"{folder}: {twin} and {name} are the same tensor twice")
-        if translated != name or name.startswith("classifier."):
-            in_file[translated] = name
-
-    prefix = "bert." if any(name.startswith("bert.") for name in theirs) else ""
-    names = {}
-    for name in ours:
-        bare = name.removeprefix("bert.")
-        expected = bare if bare.startswith("classifier.") else prefix + bare
-        names[name] = in_file.get(bare) or their_name(expected)
-    return names
+    tagger = f"{CLASSES[model_type]}ForTokenClassification"
+    architectures = read_object(path).get("architectures") or [tagger]
+    check(fits(architectures, list[str]), f"{path}: architectures must be a list of names")
+    return tagger in architectures
 
 
 def _check_tensors(folder: Path, expected: Tensors, tensors: Tensors) -> None:
@@ -199,28 +166,39 @@ def _first_five(items: list[str], separator: str = ", ") -> str:
     return separator.join(items[:5]) + rest
 
 
-def our_name(name: str) -> str | None:
-    """transformers' name of a tensor -> ours. None if it is dropped; unknown names are kept."""
-    bare = name.removeprefix("bert.")
-    if DROPPED.fullmatch(bare):
-        return None
-    base, _, kind = bare.rpartition(".")
-    kind = {"gamma": "weight", "beta": "bias"}.get(kind, kind)  # TensorFlow's names
-    ours = _translate(base, NAMES)
-    return f"{ours}.{kind}" if ours and kind in ("weight", "bias") else name
-
-
-def their_name(name: str) -> str:
-    """Our name of a tensor -> transformers'. The "bert." of a tagger's encoder is kept."""
+def their_name(name: str, model_type: str = "bert") -> str:
+    """Our name of a tensor -> transformers'. A tagger's encoder has a prefix, such as "bert."."""
     bare = name.removeprefix("bert.")
     base, _, kind = bare.rpartition(".")
-    return f"{name.removesuffix(bare)}{_translate(base, THEIRS)}.{kind}"
+    layer = "".join(re.findall(r"\d+", base))
+    theirs = NAMES[model_type][re.sub(r"\d+", "*", base)].replace("*", layer)
+    return f"{theirs}.{kind}" if bare == name else f"{model_type}.{theirs}.{kind}"
 
 
-def _translate(base: str, table: Mapping[str, str]) -> str | None:
-    layer = LAYER.search(base)
-    name = table.get(LAYER.sub(".*.", base))
-    return name.replace("*", layer[1]) if name and layer else name
+def _read_model(folder: Path, config: BertConfig) -> Tensors:
+    """The tensors of a model folder under the names of a tagger that transformers writes today. In
+    the file the encoder may have no prefix, such as "bert.", and TensorFlow's gamma and beta."""
+    stored = read_weights(folder)
+    # A far too large config would take all memory.
+    numbers = sum(tensor.numel() for tensor in stored.values())
+    fit = config.num_hidden_layers <= len(stored) and config.hidden_size <= numbers
+    check(fit, f"{folder}: the weights do not fit the model: config.json describes a larger one")
+
+    prefix = f"{config.model_type}."
+    encoder = (prefix, "embeddings.", "encoder.", "transformer.")
+    has_prefix = any(name.startswith(prefix) for name in stored)
+    tensors: Tensors = {}
+    for name, tensor in stored.items():
+        bare = name.removeprefix(prefix)
+        bare = re.sub(r"\.beta\Z", ".bias", re.sub(r"\.gamma\Z", ".weight", bare))
+        if bare.startswith(UNUSED):
+            continue
+        # Where no name has the prefix, all tensors but the classifier's are of the encoder.
+        is_head = has_prefix or name.startswith("classifier.")
+        full = bare if is_head and not name.startswith(encoder) else prefix + bare
+        check(full not in tensors, f"{folder}: {full} is in the file twice, under two names")
+        tensors[full] = tensor
+    return tensors
 
 
 def read_weights(folder: str | Path) -> Tensors:
@@ -283,7 +261,8 @@ def write_tensors(
 def save_pretrained(model: Bert | BertForTokenClassification, folder: str | Path) -> None:
     """Write config.json and model.safetensors, which `load_pretrained` and transformers read."""
     folder = Path(folder)
-    architecture = TAGGER if isinstance(model, BertForTokenClassification) else "BertModel"
-    write_text(folder / "config.json", model.config.to_json(architecture))
-    tensors = {their_name(name): tensor for name, tensor in model.state_dict().items()}
+    model_type = model.config.model_type
+    task = "ForTokenClassification" if isinstance(model, BertForTokenClassification) else "Model"
+    write_text(folder / "config.json", model.config.to_json(CLASSES[model_type] + task))
+    tensors = {their_name(n, model_type): tensor for n, tensor in model.state_dict().items()}
     write_tensors(folder / "model.safetensors", tensors)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
-from tiny import SPECIAL, TINY, letter_tagger, randomise
+from tiny import FAMILIES, SPECIAL, TINY, letter_tagger, randomise
 from tokenizers.implementations import BertWordPieceTokenizer
 
 from minibert import BertConfig, BertForTokenClassification, save_pretrained
@@ -61,6 +61,20 @@ def batch() -> dict[str, torch.Tensor]:
     }
 
 
+@pytest.fixture(params=FAMILIES)
+def family_tagger(request) -> BertForTokenClassification:
+    """As `tagger`, for each family of encoders."""
+    return randomise(BertForTokenClassification(FAMILIES[request.param]).double()).eval()
+
+
+@pytest.fixture
+def family_batch(family_tagger, batch) -> dict[str, torch.Tensor]:
+    """As `batch`, without token types where the family has none."""
+    if not family_tagger.config.type_vocab_size:
+        del batch["token_type_ids"]
+    return batch
+
+
 @pytest.fixture(scope="session")
 def pieces(tmp_path_factory) -> Tokenizer:
     """A WordPiece tokenizer with all characters of the sample and a third of its words."""
@@ -76,7 +90,16 @@ def pieces(tmp_path_factory) -> Tokenizer:
 @pytest.fixture(scope="session")
 def encoder_folder(tmp_path_factory, pieces) -> Path:
     """A model folder with a small random float32 encoder and a tokenizer for it."""
-    folder = tmp_path_factory.mktemp("encoder")
+    return write_encoder(tmp_path_factory.mktemp("encoder"), pieces, "bert")
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def family_folder(request, tmp_path_factory, pieces) -> Path:
+    """As `encoder_folder`, for each family of encoders."""
+    return write_encoder(tmp_path_factory.mktemp(request.param), pieces, request.param)
+
+
+def write_encoder(folder: Path, pieces: Tokenizer, family: str) -> Path:
     config = BertConfig(
         vocab_size=pieces.size,
         hidden_size=24,
@@ -84,6 +107,8 @@ def encoder_folder(tmp_path_factory, pieces) -> Path:
         num_attention_heads=3,
         intermediate_size=32,
         max_position_embeddings=128,
+        type_vocab_size=0 if family == "distilbert" else 2,
+        model_type=family,
     )
     torch.manual_seed(0)
     save_pretrained(BertForTokenClassification(config.with_labels(("O", "I"))).bert, folder)

@@ -21,6 +21,11 @@ TINY = BertConfig(
     type_vocab_size=3,
     id2label={0: "O", 1: "B", 2: "I"},
 )
+FAMILIES = {
+    "bert": TINY,
+    "distilbert": replace(TINY, model_type="distilbert", type_vocab_size=0),
+    "electra": replace(TINY, model_type="electra"),
+}
 
 
 def randomise(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:

@@ -18,7 +18,7 @@ from minibert.config import BertConfig, Head
 from minibert.data.batches import TOKENS, Split, Window, embed_windows, make_batches
 from minibert.evaluation.tagger import Predictions, ProgressBar, Recorder
 from minibert.model import BertForTokenClassification
-from minibert.pruning import keep_heads
+from minibert.pruning import with_heads
 from minibert.runtime.distributed import local_windows
 
 ATTENTION = 1 / 3  # of a layer's arithmetic: 4 of its 12 D^2 weights
@@ -221,7 +221,7 @@ class EncoderTrace:
         # Later steps compute this layer without the head.
         places = [i for i in range(len(attention.heads)) if i != place]
         kept_heads = [attention.heads[i] for i in places]
-        self.attentions[layer] = keep_heads(attention, self.config, kept_heads)
+        self.attentions[layer] = with_heads(attention, self.config, kept_heads)
         self.contexts[layer] = self.contexts[layer][:, places]
 
 

@@ -89,9 +89,7 @@ class LayerwisePasses:
     def _run(self, state: PassState, stage: int, stage_input: Tensor) -> Tensor:
         """(T, D) -> (T, D). The input of stage 0 is the word embedding of each token."""
         if stage == 0:
-            positions = state.packing.positions
-            types = torch.zeros_like(positions)
-            return self.model.bert.embeddings(stage_input, positions, types)
+            return self.model.bert.embeddings(stage_input, state.packing.positions)
         layer, factor = self.model.bert.layers[stage - 1], state.leaves[stage - 1]
         return layer(stage_input, state.packing, factor)
 

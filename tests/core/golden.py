@@ -11,28 +11,48 @@ LAYERS, HEADS = 3, 5
 ONE = 1  # the layer whose attention output is recorded separately
 
 
-def theirs(hidden_act: str = "gelu", seed: int = 0):
-    """A tagger of transformers in float64, of odd sizes, all parameters from N(0, 0.3^2)."""
-    from transformers import AutoModelForTokenClassification, BertConfig
+# The output projection of a layer, and the norm after it.
+OUTPUT = {
+    "bert": (
+        "encoder.layer.{}.attention.output.dense",
+        "encoder.layer.{}.attention.output.LayerNorm",
+    ),
+    "distilbert": ("transformer.layer.{}.attention.out_lin", "transformer.layer.{}.sa_layer_norm"),
+}
+OUTPUT["electra"] = OUTPUT["bert"]
 
-    config = BertConfig(
+
+def theirs(hidden_act: str = "gelu", seed: int = 0, family: str = "bert"):
+    """A tagger of transformers in float64, of odd sizes, all parameters from N(0, 0.3^2)."""
+    from transformers import AutoConfig, AutoModelForTokenClassification
+
+    sizes = {
+        "hidden_size": 30,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "intermediate_size": 37,
+        "type_vocab_size": 3,
+        "hidden_act": hidden_act,
+    }
+    if family == "distilbert":
+        sizes = {"dim": 30, "n_layers": LAYERS, "n_heads": HEADS, "hidden_dim": 37}
+        sizes |= {"activation": hidden_act}
+    elif family == "electra":
+        sizes |= {"embedding_size": 30}
+    config = AutoConfig.for_model(
+        family,
+        **sizes,
         vocab_size=53,
-        hidden_size=30,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
-        intermediate_size=37,
         max_position_embeddings=19,
-        type_vocab_size=3,
-        hidden_act=hidden_act,
         id2label={0: "O", 1: "B", 2: "I"},
         label2id={"O": 0, "B": 1, "I": 2},
     )
-    config.architectures = ["BertForTokenClassification"]
     model = AutoModelForTokenClassification.from_config(config, attn_implementation="eager")
+    model.config.architectures = [type(model).__name__]
     return randomise(model.double().eval(), seed)
 
 
-def make_inputs(seed: int = 0) -> dict[str, Tensor]:
+def make_inputs(seed: int = 0, family: str = "bert") -> dict[str, Tensor]:
     """Padding on the right, nowhere, on the left, inside. Some tokens are not scored."""
     generator = torch.Generator().manual_seed(seed)
     mask = torch.ones(5, 11, dtype=torch.long)
@@ -44,7 +64,7 @@ def make_inputs(seed: int = 0) -> dict[str, Tensor]:
     scored = (torch.rand(5, 11, generator=generator) < 0.7) & (mask == 1)
     head_mask = torch.rand(LAYERS, HEADS, generator=generator, dtype=torch.float64)
     head_mask[0, 2], head_mask[1, 0], head_mask[2, 1:4] = 0, 1, 0
-    return {
+    inputs = {
         "input_ids": torch.randint(0, 53, (5, 11), generator=generator),
         "attention_mask": mask,
         "token_type_ids": torch.randint(0, 3, (5, 11), generator=generator),
@@ -52,11 +72,13 @@ def make_inputs(seed: int = 0) -> dict[str, Tensor]:
         "head_mask": head_mask,
         "head_masks": torch.rand(5, LAYERS, HEADS, generator=generator, dtype=torch.float64),
     }
+    return {k: v for k, v in inputs.items() if (k, family) != ("token_type_ids", "distilbert")}
 
 
 def masked(model, head_mask: Tensor, **inputs: Tensor):
     """transformers' output after scaling the columns of each head in the output projection."""
-    name = "bert.encoder.layer.{}.attention.output.dense.weight"
+    family = model.config.model_type
+    name = f"{family}.{OUTPUT[family][0]}.weight"
     size = model.config.hidden_size // model.config.num_attention_heads
     weights = dict(model.named_parameters())
     scaled = {
@@ -69,22 +91,22 @@ def masked(model, head_mask: Tensor, **inputs: Tensor):
 def expectations(model, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """All intermediate values of transformers, at the T real tokens only."""
     real = inputs["attention_mask"].bool()
-    names = ("input_ids", "attention_mask", "token_type_ids", "labels")
-    given = {name: inputs[name] for name in names}
+    given = {k: v for k, v in inputs.items() if not k.startswith("head_mask")}
     parts: dict[str, Tensor] = {}
 
-    def keep(name: str):
-        return lambda _, __, out: parts.update({name: out[0] if isinstance(out, tuple) else out})
+    def keep(name: str, of_input: bool = False):
+        def hook(_, arguments, output):
+            parts[name] = arguments[0] if of_input else output
 
-    attention = model.bert.encoder.layer[ONE].attention
+        return hook
+
+    base = model.base_model
+    projection, norm = (base.get_submodule(n.format(ONE)) for n in OUTPUT[model.config.model_type])
     hooks = [
-        module.register_forward_hook(keep(name))
-        for name, module in [
-            ("embeddings", model.bert.embeddings),
-            ("context", attention.self),
-            ("attention", attention.output.dense),
-            ("attention_norm", attention),
-        ]
+        base.embeddings.register_forward_hook(keep("embeddings")),
+        projection.register_forward_hook(keep("context", of_input=True)),
+        projection.register_forward_hook(keep("attention")),
+        norm.register_forward_hook(keep("attention_norm")),
     ]
     with torch.no_grad():
         out = model(**given, output_hidden_states=True, output_attentions=True)

@@ -1,12 +1,12 @@
 """config.json: fields that are read, values that are rejected, and messages with the key."""
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import get_type_hints
 
 import pytest
-from tiny import TINY
+from tiny import FAMILIES, TINY
 
 import ablate
 import prune
@@ -23,14 +23,23 @@ GOOD = {
     "num_attention_heads": 3,
     "intermediate_size": 20,
 }
+DISTILBERT = {
+    "model_type": "distilbert",
+    "vocab_size": 100,
+    "dim": 12,
+    "n_layers": 2,
+    "n_heads": 3,
+    "hidden_dim": 20,
+}
+ELECTRA = GOOD | {"model_type": "electra", "embedding_size": 12}
 REQUIRED = [key for key in GOOD if key != "model_type"]
 
 
 @pytest.fixture
 def load(tmp_path):
-    def load(**changes) -> BertConfig:
+    def load(base: dict = GOOD, **changes) -> BertConfig:
         path = tmp_path / "config.json"
-        path.write_text(json.dumps(GOOD | changes))
+        path.write_text(json.dumps(base | changes))
         return BertConfig.load(path)
 
     return load
@@ -61,6 +70,44 @@ def test_all_fields_are_read(load):
     assert {key: getattr(config, key) for key in changes} == changes
     assert config.labels == ("A", "B")
     assert (config.heads(0), config.heads(1)) == ((0, 1, 2), (1,))
+
+
+def test_keys_of_distilbert_are_read(load):
+    """transformers ignores BERT's keys there. It has no other epsilon, and no token types."""
+    ignored = {"layer_norm_eps": 1e-5, "type_vocab_size": 2, "intermediate_size": 7}
+    config = load(DISTILBERT, **ignored, hidden_act="relu", sinusoidal_pos_embds=True)
+    sizes = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3}
+    sizes |= {"intermediate_size": 20, "vocab_size": 100, "type_vocab_size": 0}
+    assert config == BertConfig(**sizes, model_type="distilbert")
+
+    config = load(DISTILBERT, activation="relu", dropout=0.3, attention_dropout=0.2)
+    assert (config.hidden_act, config.hidden_dropout_prob) == ("relu", 0.3)
+    assert config.attention_probs_dropout_prob == 0.2
+
+
+@pytest.mark.parametrize("key", ["dim", "n_layers", "n_heads", "hidden_dim"])
+def test_missing_or_wrong_size_of_distilbert_is_rejected(key, load, tmp_path):
+    with pytest.raises(InputError, match=r"config\.json: config: \w+ must be .*, not '12'"):
+        load(DISTILBERT, **{key: "12"})
+    (tmp_path / "config.json").write_text(
+        json.dumps(GOOD | {k: v for k, v in DISTILBERT.items() if k != key})
+    )
+    with pytest.raises(InputError, match=rf": missing {key}: is this a config.json of distilbert"):
+        BertConfig.load(tmp_path / "config.json")
+
+
+def test_electra_is_read_without_embedding_projection(load):
+    config = load(ELECTRA)
+    assert config == replace(load(), model_type="electra")
+    for size in (128, "12", None):
+        with pytest.raises(InputError, match="embedding_size is not hidden_size; minibert loads"):
+            load(ELECTRA, embedding_size=size)
+
+
+@pytest.mark.parametrize(("name", "value"), [("type_vocab_size", 2), ("layer_norm_eps", 1e-5)])
+def test_fields_that_distilbert_does_not_have_are_rejected(name, value):
+    with pytest.raises(InputError, match=f"{name} must be .* for distilbert, not {value}"):
+        replace(FAMILIES["distilbert"], **{name: value})
 
 
 def test_irrelevant_keys_are_ignored(load):
@@ -134,7 +181,7 @@ def test_wrong_value_is_rejected_by_name(key, value, load):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("model_type", "gpt2"),
+        *(("model_type", name) for name in ("roberta", "xlm-roberta", "albert", "mpnet", ["bert"])),
         ("model_type", None),
         ("position_embedding_type", "relative_key"),
         ("is_decoder", True),
@@ -145,6 +192,12 @@ def test_wrong_value_is_rejected_by_name(key, value, load):
 def test_unsupported_architecture_is_rejected(key, value, load):
     with pytest.raises(InputError, match=rf"config\.json: {key} is "):
         load(**{key: value})
+
+
+def test_refusal_lists_the_families_that_load(load):
+    known = "minibert loads encoders with 'bert' or 'distilbert' or 'electra'"
+    with pytest.raises(InputError, match=rf"config\.json: model_type is 'modernbert'; {known}$"):
+        load(model_type="modernbert")
 
 
 def test_defaults_written_by_transformers_are_accepted(load):
@@ -162,8 +215,11 @@ def test_defaults_written_by_transformers_are_accepted(load):
         {"id2label": {i: f"é{i}" for i in range(12)}},  # "10" sorts before "2"
     ],
 )
-def test_round_trip(changes, tmp_path):
-    config = BertConfig(**{**vars(TINY), **changes})
+@pytest.mark.parametrize("family", FAMILIES)
+def test_round_trip(family, changes, tmp_path):
+    if family == "distilbert":
+        changes = {k: v for k, v in changes.items() if k != "layer_norm_eps"}
+    config = replace(FAMILIES[family], **changes)
     path = tmp_path / "config.json"
     path.write_text(config.to_json("BertForTokenClassification"), encoding="utf-8")
     assert BertConfig.load(path) == config
@@ -176,6 +232,27 @@ def test_to_json_has_the_keys_of_transformers():
     assert text["id2label"] == {"0": "O", "1": "I"}
     assert text["label2id"] == {"O": 0, "I": 1}
     assert "pruned_heads" not in text
+
+
+def test_to_json_has_the_keys_of_each_family():
+    texts = {name: json.loads(config.to_json("X")) for name, config in FAMILIES.items()}
+    assert texts["electra"] == texts["bert"] | {"model_type": "electra", "embedding_size": 30}
+    assert texts["distilbert"] == {
+        "architectures": ["X"],
+        "model_type": "distilbert",
+        "vocab_size": 53,
+        "dim": 30,
+        "n_layers": 3,
+        "n_heads": 5,
+        "hidden_dim": 37,
+        "max_position_embeddings": 19,
+        "activation": "gelu",
+        "dropout": 0.1,
+        "attention_dropout": 0.1,
+        "initializer_range": 0.02,
+        "id2label": {"0": "O", "1": "B", "2": "I"},
+        "label2id": {"O": 0, "B": 1, "I": 2},
+    }
 
 
 @pytest.mark.parametrize(

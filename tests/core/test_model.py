@@ -263,6 +263,14 @@ def test_inputs_must_have_the_shape_of_the_ids(tagger, batch, name, shape):
         tagger(**batch)
 
 
+@pytest.mark.parametrize("family_tagger", ["distilbert"], indirect=True)
+def test_token_types_of_distilbert_are_rejected(family_tagger, family_batch):
+    types = torch.zeros(4, 11, dtype=torch.long)
+    for model in (family_tagger, family_tagger.bert):
+        with pytest.raises(ValueError, match="no token types: leave out token_type_ids"):
+            model(**family_batch, token_type_ids=types)
+
+
 @pytest.mark.parametrize("shape", [(11,), (4, 11, 1)])
 def test_token_ids_must_be_two_dimensional(tagger, shape):
     with pytest.raises(ValueError, match=re.escape(f"input_ids must be (B, L), not {shape}")):

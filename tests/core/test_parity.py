@@ -8,12 +8,13 @@ import golden
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny import TINY, randomise
+from tiny import TINY, assert_equal, randomise
 from torch import Tensor
 from torch.testing import assert_close
 
 from minibert import Bert, BertForTokenClassification, load_pretrained, save_pretrained
 from minibert.attention import Packing
+from minibert.config import CONSTANTS, KEYS
 from minibert.data.batches import collate, make_windows
 from minibert.data.corpus import SAMPLE, read_documents
 from minibert.hub import DEFAULT_MODEL, find_model
@@ -51,26 +52,30 @@ def ours(folder: Path, config: str, weights: dict[str, Tensor]) -> BertForTokenC
     return load_pretrained(folder, dtype=torch.float64)
 
 
-def live(act: str, seed: int) -> tuple:
+def live(act: str, seed: int, family: str) -> tuple:
     pytest.importorskip("transformers")
-    model = golden.theirs(act, seed)
-    return model, golden.make_inputs(seed)
+    return golden.theirs(act, seed, family), golden.make_inputs(seed, family)
 
 
-@pytest.fixture(scope="module", params=["golden", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu"])
+CASES = ["golden", "bert gelu", "bert gelu_new", "bert gelu_pytorch_tanh", "bert relu"]
+CASES += ["distilbert gelu", "distilbert relu", "electra gelu"]
+
+
+@pytest.fixture(scope="module", params=CASES)
 def case(request, tmp_path_factory) -> Case:
     folder = tmp_path_factory.mktemp("theirs")
     if request.param == "golden":
         groups, config = golden.read(golden.GOLDEN)
         model = ours(folder, config, groups["weights"])
         return Case(model, groups["inputs"], groups["expected"])
-    reference, inputs = live(request.param, seed=1)
+    family, act = request.param.split()
+    reference, inputs = live(act, 1, family)
     model = ours(folder, reference.config.to_json_string(), dict(reference.state_dict()))
     return Case(model, inputs, golden.expectations(reference, inputs))
 
 
 def test_embeddings(case):
-    inputs = (case.inputs["input_ids"], case.packing, case.inputs["token_type_ids"])
+    inputs = (case.inputs["input_ids"], case.packing, case.inputs.get("token_type_ids"))
     assert_close(case.model.bert.start(*inputs), case.expected["embeddings"], **EXACT)
 
 
@@ -97,7 +102,7 @@ def test_one_layer(case, i):
 
 def test_hidden_states_layer_by_layer(case):
     bert, packing = case.model.bert, case.packing
-    hidden = bert.start(case.inputs["input_ids"], packing, case.inputs["token_type_ids"])
+    hidden = bert.start(case.inputs["input_ids"], packing, case.inputs.get("token_type_ids"))
     assert len(bert.layers) == golden.LAYERS
     for layer, after in zip(bert.layers, case.expected["hidden_states"][1:]):
         hidden = layer(hidden, packing)
@@ -146,41 +151,45 @@ def test_golden_is_what_transformers_computes_today():
     assert_close(today, groups["expected"], **EXACT)
 
 
-def test_transformers_loads_saved_tagger(tagger, batch, tmp_path):
+def test_transformers_loads_saved_tagger(family_tagger, family_batch, tmp_path):
     transformers = pytest.importorskip("transformers")
-    save_pretrained(tagger, tmp_path)
+    save_pretrained(family_tagger, tmp_path)
     model, info = transformers.AutoModelForTokenClassification.from_pretrained(
         tmp_path, dtype=torch.float64, attn_implementation="eager", output_loading_info=True
     )
     assert not any(info.values()), info
-    assert type(model).__name__ == "BertForTokenClassification"
-    assert model.config.id2label == tagger.config.id2label
+    config = family_tagger.config
+    keys = KEYS.get(config.model_type, {})
     assert model.config.label2id == {"O": 0, "B": 1, "I": 2}
-    for name in vars(tagger.config).keys() - {"pruned_heads"}:
-        assert getattr(model.config, name) == getattr(tagger.config, name), name
-    real = batch["attention_mask"].bool()
-    assert_close(tagger(**batch).logits[real], model.eval()(**batch).logits[real], **EXACT)
+    for name in vars(config).keys() - {"pruned_heads", *CONSTANTS.get(config.model_type, {})}:
+        assert getattr(model.config, keys.get(name, name), None) == getattr(config, name), name
+
+    real = family_batch["attention_mask"].bool()
+    theirs = model.eval()(**family_batch).logits[real]
+    assert_close(family_tagger(**family_batch).logits[real], theirs, **EXACT)
+
+    # And back, from the files that transformers writes.
+    model.save_pretrained(tmp_path / "theirs")
+    again = load_pretrained(tmp_path / "theirs", dtype=torch.float64)
+    assert again.config == config
+    assert_equal(again, family_tagger)
 
 
-def test_transformers_loads_saved_encoder(tagger, batch, tmp_path):
+def test_transformers_loads_saved_encoder(family_tagger, family_batch, tmp_path):
     transformers = pytest.importorskip("transformers")
-    save_pretrained(tagger.bert, tmp_path)
+    bert = family_tagger.bert
+    save_pretrained(bert, tmp_path)
+    pooler = {"add_pooling_layer": False} if bert.config.model_type == "bert" else {}
     model, info = transformers.AutoModel.from_pretrained(
-        tmp_path, dtype=torch.float64, add_pooling_layer=False, output_loading_info=True
+        tmp_path, dtype=torch.float64, output_loading_info=True, **pooler
     )
     assert not any(info.values()), info
-    real = batch["attention_mask"].bool()
-    theirs = model.eval()(**batch).last_hidden_state[real]
-    assert_close(tagger.bert(**batch).last_hidden_state[real], theirs, **EXACT)
+    real = family_batch["attention_mask"].bool()
+    theirs = model.eval()(**family_batch).last_hidden_state[real]
+    assert_close(bert(**family_batch).last_hidden_state[real], theirs, **EXACT)
 
-
-def test_tagger_saved_by_transformers_loads(batch, tmp_path):
-    pytest.importorskip("transformers")
-    model = golden.theirs(seed=3)
-    model.save_pretrained(tmp_path)
-    real = batch["attention_mask"].bool()
-    logits = load_pretrained(tmp_path, dtype=torch.float64)(**batch).logits[real]
-    assert_close(logits, model(**batch).logits[real], **EXACT)
+    model.save_pretrained(tmp_path / "theirs")
+    assert_equal(load_pretrained(tmp_path / "theirs", dtype=torch.float64), bert)
 
 
 def test_default_labels_of_transformers_load(batch, tmp_path):

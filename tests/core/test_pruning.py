@@ -7,7 +7,7 @@ from tiny import TINY, tagger_for
 from minibert import BertForTokenClassification, load_pretrained, save_pretrained
 from minibert import pruning as pruning_module
 from minibert.heads.ablation import masks_without
-from minibert.pruning import at_full_shape, keep_heads, prune, without_heads
+from minibert.pruning import at_full_shape, prune, with_heads, without_heads
 
 pytestmark = pytest.mark.numeric
 
@@ -17,8 +17,8 @@ def model(pieces) -> BertForTokenClassification:
     return tagger_for(pieces)
 
 
-def test_pruned_model_equals_masked_model_also_after_saving(tagger, batch, tmp_path):
-    batch = {k: v.clamp(max=1) if k == "token_type_ids" else v for k, v in batch.items()}
+def test_pruned_model_equals_masked_model_also_after_saving(family_tagger, family_batch, tmp_path):
+    tagger, batch = family_tagger, family_batch
     removed = [(0, 1), (0, 2), (2, 0), (2, 1), (2, 2), (2, 3), (2, 4)]
     once = without_heads(tagger, removed[:3])
     smaller = without_heads(once, removed[3:])  # again, by original indices
@@ -29,9 +29,8 @@ def test_pruned_model_equals_masked_model_also_after_saving(tagger, batch, tmp_p
 
     save_pretrained(smaller, tmp_path)
     loaded = load_pretrained(tmp_path, dtype=torch.float64)
+    assert loaded.config == smaller.config
     assert torch.equal(loaded(**batch).logits, smaller(**batch).logits)
-    with pytest.raises(ValueError, match="not in tuple"):
-        keep_heads(smaller.bert.layers[0].attention, smaller.config, [1])
 
 
 def test_values_between_0_and_1_are_folded_into_the_output(tagger, batch):
@@ -97,11 +96,12 @@ def test_pruned_model_that_differs_from_masked_is_refused(tagger, monkeypatch):
         prune(tagger, masks_without(TINY, [[(0, 1)]])[0])
 
 
-def test_full_shape_equals_pruned_and_loads_in_transformers(tagger, batch, tmp_path):
+def test_full_shape_equals_pruned_and_loads_in_transformers(family_tagger, family_batch, tmp_path):
     transformers = pytest.importorskip("transformers")
+    tagger, batch = family_tagger, family_batch
     smaller = without_heads(tagger, [(0, 1), *((1, head) for head in range(5)), (2, 4)])
     wide = at_full_shape(smaller)
-    assert wide.config == TINY
+    assert wide.config == tagger.config
     torch.testing.assert_close(wide(**batch).logits, smaller(**batch).logits, rtol=0, atol=1e-10)
     assert smaller.config.pruned_heads  # a copy was changed
 
@@ -110,6 +110,17 @@ def test_full_shape_equals_pruned_and_loads_in_transformers(tagger, batch, tmp_p
     logits = theirs.double().eval()(**batch).logits
     real = batch["attention_mask"].bool()
     torch.testing.assert_close(logits[real].float(), wide(**batch).logits[real], rtol=0, atol=1e-4)
+
+
+def test_attention_with_fewer_heads_shares_no_memory(tagger):
+    attention = tagger.bert.layers[0].attention
+    before = {name: tensor.clone() for name, tensor in attention.state_dict().items()}
+    smaller = with_heads(attention, TINY, [1, 3])
+    assert smaller.heads == (1, 3)
+    for parameter in smaller.parameters():
+        parameter.data.zero_()
+    for name, tensor in attention.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
 
 
 @pytest.mark.filterwarnings("ignore")

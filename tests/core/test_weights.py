@@ -23,7 +23,7 @@ from minibert import (
     weights,
 )
 from minibert.files import write_json
-from minibert.weights import our_name, their_name
+from minibert.weights import their_name
 
 WORD = "bert.embeddings.word_embeddings.weight"
 NORM = "bert.encoder.layer.1.attention.output.LayerNorm"
@@ -54,20 +54,23 @@ def change(folder: Path, **changes) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_save_load_is_bit_equal(model, tmp_path, dtype):
-    model = model.to(dtype)
+def test_save_load_is_bit_equal(family_tagger, tmp_path, dtype):
+    model = family_tagger.to(dtype)
     save_pretrained(model, tmp_path)
     loaded = load_pretrained(tmp_path, dtype=dtype)
     assert isinstance(loaded, BertForTokenClassification)
-    assert loaded.config == TINY
+    assert loaded.config == model.config
     assert_equal(loaded, model)
 
 
-def test_saved_encoder_loads_as_encoder(model, tmp_path):
+def test_saved_encoder_loads_as_encoder(family_tagger, tmp_path):
+    model = family_tagger.float()
     save_pretrained(model.bert, tmp_path)
     loaded = load_pretrained(tmp_path)
     assert isinstance(loaded, Bert)
+    assert loaded.config == replace(model.config, id2label={})
     assert_equal(loaded, model.bert)
+    assert_equal(load_pretrained(tmp_path, ["O", "I"]).bert, model.bert)
 
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element")
@@ -146,9 +149,11 @@ def test_folder_may_be_str_or_path(model, tmp_path, kind):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_labels": 4}, r"no num_labels; it takes labels=\['O', 'KEY'\]"),
+        ({"num_labels": 4}, r"no num_labels; it takes the names .*, as labels=\['O', 'KEY'\]"),
         ({"torch_dtype": torch.float16}, "no torch_dtype; .* dtype=torch.float32"),
-        ({"id2label": {0: "O", 1: "I"}}, "no id2label; it takes labels="),
+        ({"id2label": {0: "O", 1: "I"}}, "no id2label; .* labels="),
+        ({"model_type": "electra"}, "no model_type; .* as hidden_dropout_prob=0.1"),
+        ({"dropout": 0.2}, "no dropout; .* as hidden_dropout_prob=0.1"),  # DistilBERT's name of it
         ({"labels": 4}, "labels must be a list of names, .* not 4"),
         ({"labels": "B-KEY"}, "labels must be a list of names, .* not 'B-KEY'"),
         ({"labels": []}, r"labels must be a list of names, .* not \[\]"),
@@ -170,44 +175,12 @@ def test_wrong_arguments_are_rejected_by_name(folder, arguments, message):
 # Names ------------------------------------------------------------------------------------------
 
 
-def test_name_round_trip(model):
-    for tagger in (model, model.bert):
-        for name in tagger.state_dict():
-            assert our_name(their_name(name)) == name.removeprefix("bert.")
-            assert their_name(name).startswith("bert.") == name.startswith("bert.")
-
-
 def test_names_equal_transformers(model):
     groups, _ = golden.read(golden.GOLDEN)
     assert {their_name(name) for name in model.state_dict()} == groups["weights"].keys()
-
-
-def test_layer_numbers_of_any_length():
-    theirs = "encoder.layer.123.attention.self.key.bias"
-    assert our_name(theirs) == "layers.123.attention.key.bias"
-    assert their_name("layers.123.attention.key.bias") == theirs
-
-
-@pytest.mark.parametrize(
-    ("theirs", "ours"),
-    [
-        ("embeddings.LayerNorm.gamma", "embeddings.norm.weight"),
-        ("bert.embeddings.LayerNorm.beta", "embeddings.norm.bias"),
-        ("bert.encoder.layer.7.output.LayerNorm.gamma", "layers.7.output_norm.weight"),
-        ("encoder.layer.7.attention.output.LayerNorm.beta", "layers.7.attention_norm.bias"),
-        ("classifier.weight", "classifier.weight"),
-        *(
-            (prefix + name, None)
-            for prefix in ("", "bert.")
-            for name in ("embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias")
-        ),
-        ("cls.predictions.bias", None),
-        ("cls.predictions.transform.LayerNorm.gamma", None),
-        ("cls.seq_relationship.weight", None),
-    ],
-)
-def test_names_table(theirs, ours):
-    assert our_name(theirs) == ours
+    assert (
+        their_name("layers.123.attention.key.bias") == "encoder.layer.123.attention.self.key.bias"
+    )
 
 
 @pytest.mark.parametrize(
@@ -222,8 +195,11 @@ def test_names_table(theirs, ours):
         "encoder.layer.0.attention.self.distance_embedding.weight",
         "bert.bert.embeddings.LayerNorm.weight",
         "roberta.embeddings.LayerNorm.weight",
+        "distilbert.transformer.layer.0.attention.q_lin.weight",  # of another family
+        "transformer.layer.0.attention.q_lin.weight",
         "embeddings.LayerNorm.running_mean",
         "qa_outputs.weight",
+        "pre_classifier.weight",
         "classifier.dense.weight",
         "pooler.weight",
         "weight",
@@ -231,8 +207,10 @@ def test_names_table(theirs, ours):
         "embeddings.LayerNorm",  # a name of the table, but of no tensor
     ],
 )
-def test_unknown_name_is_kept(name):
-    assert our_name(name) == name
+def test_unknown_name_is_unexpected(folder, name):
+    change(folder, **{name: torch.ones(1)})
+    text = complaint(folder)
+    assert text.endswith((f"unexpected {name}", f"unexpected bert.{name}"))
 
 
 @pytest.mark.parametrize(
@@ -256,6 +234,9 @@ def test_unused_tensors_are_dropped(folder, model, prefix):
         f"{prefix}pooler.dense.bias": torch.ones(30),
         "cls.predictions.bias": torch.ones(53),
         "cls.predictions.transform.LayerNorm.gamma": torch.ones(30),
+        "vocab_layer_norm.weight": torch.ones(30),  # of DistilBERT
+        "generator_lm_head.bias": torch.ones(53),  # of ELECTRA
+        "discriminator_predictions.dense.weight": torch.ones(30, 30),
     }
     change(folder, **extra)
     assert_equal(load_pretrained(folder), model)
@@ -292,6 +273,24 @@ def test_unexpected_tensor_is_named(folder):
 def test_tensor_of_no_module_is_unexpected(folder, name):
     change(folder, **{f"bert.{name}": torch.ones(30)})
     assert "unexpected" in complaint(folder)
+
+
+@pytest.mark.parametrize("prefix", ["", "electra."])
+@pytest.mark.parametrize("family_tagger", ["electra"], indirect=True)
+def test_tensor_inside_the_encoder_is_unexpected(family_tagger, tmp_path, prefix):
+    """Where the encoder has no prefix, any tensor may be inside it."""
+    save_pretrained(family_tagger.bert, tmp_path)
+    extra = {f"{prefix}embeddings_project.weight": torch.ones(30, 30)}
+    change(tmp_path, _rename=lambda name: name if name in extra else prefix + name, **extra)
+    for labels in (None, ["O", "I"]):
+        with pytest.raises(InputError, match=r"unexpected electra\.embeddings_project\.weight"):
+            load_pretrained(tmp_path, labels)
+
+
+def test_duplicate_tensor_of_an_encoder_is_rejected(folder):
+    change(folder, **{WORD.removeprefix("bert."): torch.ones(53, 30)})
+    with pytest.raises(InputError, match="twice"):
+        load_pretrained(folder, ["O", "I"])
 
 
 def test_our_names_in_a_file_are_unexpected(model, folder):
@@ -335,8 +334,8 @@ def test_unsupported_dtype_is_rejected(folder, dtype):
 def test_duplicate_tensor_is_rejected_by_name(folder, twin):
     change(folder, **{twin: torch.ones(30)})
     text = complaint(folder)
-    assert "twice" in text
-    assert f"and {twin} are" in text or f" {twin} and" in text
+    name = f"bert.{twin.removeprefix('bert.')}".replace("gamma", "weight").replace("beta", "bias")
+    assert f": {name} is in the file twice" in text
 
 
 def test_message_counts_further_problems(folder):
@@ -399,18 +398,22 @@ def test_tagger_with_another_head_is_rejected(folder, model):
     assert_equal(load_pretrained(folder, ["O", "I"]).bert, model.bert)
 
 
-def test_heads_of_all_transformers_tasks_are_dropped(folder, model, tmp_path):
+@pytest.mark.parametrize("family", ["Bert", "DistilBert", "Electra"])
+def test_heads_of_all_transformers_tasks_are_dropped(family, tmp_path):
+    """The file of each task holds the same encoder."""
     transformers = pytest.importorskip("transformers")
-    sizes = {k: v for k, v in vars(TINY).items() if k not in ("id2label", "pruned_heads")}
-    kinds = [k for k in dir(transformers) if k.startswith("BertFor") and "Token" not in k]
-    assert len(kinds) >= 6
+    theirs = golden.theirs(family=family.lower())
+    theirs.save_pretrained(tmp_path / "tagger")
+    encoder = load_pretrained(tmp_path / "tagger").bert
+
+    kinds = [k for k in dir(transformers) if k.startswith(f"{family}For") and "Token" not in k]
+    assert len(kinds) >= 4
+    theirs.config.num_labels = 2  # which question answering requires
     for kind in kinds:
-        other = getattr(transformers, kind)(transformers.BertConfig(**sizes))
-        other.base_model.load_state_dict(
-            {their_name(k): v for k, v in model.bert.state_dict().items()}, strict=False
-        )
+        other = getattr(transformers, kind)(theirs.config).double()
+        other.base_model.load_state_dict(theirs.base_model.state_dict(), strict=False)
         other.save_pretrained(tmp_path / kind)
-        assert_equal(load_pretrained(tmp_path / kind), model.bert)
+        assert_equal(load_pretrained(tmp_path / kind), encoder)
 
 
 BROKEN_LABELS = [{"0": "O", "2": "B"}, {"0": "O", "1": "O"}, {"0": 0, "1": 1}, {"O": 0}, ["O"]]
@@ -423,7 +426,7 @@ def test_labels_replace_broken_labels_of_the_file(folder, id2label):
     assert load_pretrained(folder, labels=["O", "I"]).config.labels == ("O", "I")
 
 
-def test_messages_use_names_of_the_file(folder):
+def test_messages_use_names_of_transformers_today(folder):
     """The file has no "bert." prefix, and TensorFlow's gamma."""
     change(
         folder, _rename=lambda name: name.removeprefix("bert.").replace("Norm.weight", "Norm.gamma")
@@ -431,13 +434,13 @@ def test_messages_use_names_of_the_file(folder):
     norm = f"{NORM}.gamma".removeprefix("bert.")
     change(folder, **{norm: torch.ones(31), QUERY.removeprefix("bert."): None})
     text = complaint(folder)
-    assert f"missing {QUERY.removeprefix('bert.')}" in text
-    assert f"{norm} is (31,), not (30,)" in text
+    assert f"missing {QUERY};" in text
+    assert f"{NORM}.weight is (31,), not (30,)" in text
     change(
         folder,
         **{norm: torch.full((30,), torch.nan), QUERY.removeprefix("bert."): torch.ones(30, 30)},
     )
-    assert f"{norm} is not finite" in complaint(folder)
+    assert f"{NORM}.weight is not finite" in complaint(folder)
 
 
 def test_config_of_another_size_is_rejected(folder):

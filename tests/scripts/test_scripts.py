@@ -80,6 +80,29 @@ def test_train_writes_run_folder_and_prints_scores(arguments, tmp_path, capsys):
     assert json.loads((run / "run.json").read_text())["settings"]["epochs"] == 2
 
 
+@pytest.mark.parametrize("family_folder", ["distilbert", "electra"], indirect=True)
+def test_scripts_take_each_family_of_encoders(arguments, family_folder, tmp_path, capsys):
+    transformers = pytest.importorskip("transformers")
+    run = tmp_path / "run"
+    short = ["--plan", "layerwise", "--epochs", "1"]
+    assert train.main([*arguments, "--model", str(family_folder), *short]) == 0
+    assert ablate.main(["--run", str(run), "--orders", "single", "--device", "cpu"]) == 0
+    assert pruned(run, "--keep", "2", "--random", "--export") == 0
+
+    smaller = run / "prune-random-0" / "keep-2"
+    model = load_pretrained(smaller)
+    assert model.config.model_type == load_pretrained(family_folder).config.model_type
+    exported = transformers.AutoModelForTokenClassification.from_pretrained(smaller / "full-shape")
+    ids = torch.arange(20)[None]
+    torch.testing.assert_close(exported(ids).logits, model(ids).logits, atol=1e-5, rtol=0)
+
+    path = tmp_path / "text.txt"
+    path.write_text("Attention heads of small models.")
+    capsys.readouterr()
+    assert rank.main(["extract", str(path), "--model", str(smaller)]) == 0
+    assert "text.txt" in capsys.readouterr().out
+
+
 def test_finished_run_is_shown_without_training(arguments, tmp_path, capsys):
     assert train.main(arguments) == 0
     weights = (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns

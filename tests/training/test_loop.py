@@ -104,14 +104,14 @@ def test_step_is_adamw_on_clipped_mean_loss(split, model):
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_all_plans_give_the_same_update(split, encoder_folder, frozen):
+def test_all_plans_give_the_same_update(split, family_folder, frozen):
     """Two steps of three micro-batches, with dropout and gates, for trained and frozen weights."""
     results = []
     for name in PLANS:
         torch.manual_seed(3)
         model = randomise(
             load_pretrained(
-                encoder_folder, ("O", "I"), torch.float64, hidden_dropout_prob=0.2,
+                family_folder, ("O", "I"), torch.float64, hidden_dropout_prob=0.2,
                 attention_probs_dropout_prob=0.1,
             )
         )  # fmt: skip
