@@ -65,7 +65,9 @@ class OnnxTagger(BertForTokenClassification):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, head_mask: None = None) -> Output:
         ids, mask = input_ids.numpy(), attention_mask.numpy()
-        batch = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+        batch = {"input_ids": ids, "attention_mask": mask}
+        if self.config.type_vocab_size:
+            batch["token_type_ids"] = np.zeros_like(ids)
         logits = torch.from_numpy(self.session.run(["logits"], batch)[0])
         return Output(torch.empty(0), logits)
 

@@ -282,10 +282,11 @@ def with_minilm(size: Size) -> list[Experiment]:
         planned += add(["semeval2017"], *MASKED, seed=seed)
         if seed == 0:
             planned += untrained("minilm", size)
-    planned += add(KEYPHRASES, *SINGLE, ("marked", ""))
+            planned += add(["semeval2017"], *SINGLE, *MEAN)
+    planned += add(PRUNED_TASKS, *SINGLE)
+    planned += add(KEYPHRASES, ("marked", ""))
     planned += add(["inspec-pos"], *MASKED, *SINGLE)
     planned += add(["inspec-bio"], ("scratch", ""))
-    planned += add(["semeval2017"], *MEAN)
     return planned + add(PRUNED_TASKS, ("recovered", "gradient"))
 
 

@@ -50,8 +50,10 @@ def compare(model: Bert | BertForTokenClassification, content: bytes) -> float:
     batch = {
         "input_ids": torch.randint(config.vocab_size, shape, generator=generator),
         "attention_mask": attention_mask,
-        "token_type_ids": torch.randint(config.type_vocab_size, shape, generator=generator),
     }
+    if config.type_vocab_size:
+        token_types = torch.randint(config.type_vocab_size, shape, generator=generator)
+        batch["token_type_ids"] = token_types
 
     output = model(**batch)
     expected = output.last_hidden_state if output.logits is None else output.logits

@@ -31,13 +31,16 @@ ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
 def make_model(model: Bert | BertForTokenClassification) -> onnx.ModelProto:
     """The graph of a float32 model on the CPU.
 
-    Inputs, as optimum names them: input_ids, attention_mask and token_type_ids, (B, L) of int64.
+    Inputs, as optimum names them: input_ids, attention_mask and, where the model has token types,
+    token_type_ids; (B, L) of int64.
     Output: logits (B, L, labels), or last_hidden_state (B, L, D) of an encoder. The metadata holds
     JSON: "labels", a list; "heads", the original indices of each layer's heads; "max_length".
     """
     config = model.config
     bert = model.bert if isinstance(model, BertForTokenClassification) else model
-    inputs = ["input_ids", "attention_mask", "token_type_ids"]
+    inputs = ["input_ids", "attention_mask"]
+    if config.type_vocab_size:
+        inputs.append("token_type_ids")
 
     graph = Graph()
     hidden = embed(graph, bert.embeddings)
@@ -110,15 +113,13 @@ def norm(graph: Graph, x: str, module: nn.LayerNorm) -> str:
     return graph.node("LayerNormalization", x, weight, bias, axis=-1, epsilon=module.eps)
 
 
+def look_up(graph: Graph, table: nn.Embedding, ids: str) -> str:
+    return graph.node("Gather", graph.constant(table.weight.detach()), ids)
+
+
 def embed(graph: Graph, embeddings: Embeddings) -> str:
     """-> (B, L, D)."""
-    words, types = (
-        graph.node("Gather", graph.constant(table.weight.detach()), ids)
-        for table, ids in (
-            (embeddings.word, "input_ids"),
-            (embeddings.token_type, "token_type_ids"),
-        )
-    )
+    words = look_up(graph, embeddings.word, "input_ids")
     table = graph.constant(embeddings.position.weight.detach())
     length = graph.node("Shape", "input_ids", start=1, end=2)
     positions = graph.node("Slice", table, graph.constant([0]), length)
@@ -126,7 +127,10 @@ def embed(graph: Graph, embeddings: Embeddings) -> str:
     # The slice of a longer sequence is too short for this sum. The error message names the node.
     limit = f"at most {embeddings.position.num_embeddings} tokens"
     embedded = graph.node("Add", words, positions, name=limit)
-    return norm(graph, graph.node("Add", embedded, types), embeddings.norm)
+    if embeddings.token_type:
+        types = look_up(graph, embeddings.token_type, "token_type_ids")
+        embedded = graph.node("Add", embedded, types)
+    return norm(graph, embedded, embeddings.norm)
 
 
 def attention_bias(graph: Graph) -> str:

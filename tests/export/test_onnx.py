@@ -58,6 +58,14 @@ def test_logits_equal_those_of_the_model(path, batch, act):
 
 
 @torch.no_grad()
+def test_each_family_has_its_inputs(family_tagger, family_batch, path):
+    to_onnx(family_tagger, path)
+    model = family_tagger.float()
+    expected = model(**family_batch).logits
+    assert_equal_outputs(run(path, family_batch), expected, family_batch["attention_mask"])
+
+
+@torch.no_grad()
 def test_onnx_reference_computes_the_same(model, path, batch):
     """Which needs operators of the standard only."""
     to_onnx(model, path)
