@@ -43,8 +43,8 @@ from minibert.text.tokenizer import Tokenizer
 from minibert.training.loop import fine_tune
 from minibert.training.memory import MIB, choose_plan, stepping_down
 from minibert.training.settings import StepSettings
-from minibert.training.trained import TrainedTagger, load_run
-from minibert.weights import load_pretrained, save_pretrained
+from minibert.training.trained import TrainedTagger, load_run, load_tagger
+from minibert.weights import save_pretrained
 
 Selection = Literal["gates", "order", "random"]
 
@@ -215,13 +215,13 @@ def make_models(settings: PruneSettings, dense: TrainedTagger, order: Sequence[H
             record = replace(record, weight_steps=weight_steps + record.weight_steps)
             save(smaller, settings, folder)
             write_json(results, asdict(record) | compare(dense, smaller, dense_scores))
+        export(settings, folder)
 
         # The next target starts from the files, so that a run that was killed gives the same.
         weight_steps = read_pruned(results).weight_steps
         if settings.joint or settings.recover:
-            pruned = load_pretrained(folder)
-            assert isinstance(pruned, BertForTokenClassification)  # `save` wrote it
-            model, gates = pruned.to(device), HardConcreteGates(pruned.config).to(device)
+            model = load_tagger(folder).to(device)
+            gates = HardConcreteGates(model.config).to(device)
         else:
             gates.warm_start(read_json(results)["log_alpha"])
 
@@ -395,15 +395,19 @@ def save(model: BertForTokenClassification, settings: PruneSettings, folder: Pat
     if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
         raise InputError("the weights are no longer finite: try a lower --learning-rate")
     inherit(settings.run, folder, settings)
-    tokenizer = Tokenizer.load(settings.run, model.config.vocab_size)
-    models = {folder: model}
-    if settings.export:
-        models[folder / "full-shape"] = at_full_shape(model)
-    for path, saved in models.items():
-        tokenizer.save(path)
-        save_pretrained(saved, path)
-    if settings.onnx:
-        to_onnx(model, folder / "model.onnx")
+    Tokenizer.load(settings.run, model.config.vocab_size).save(folder)
+    save_pretrained(model, folder)
+
+
+def export(settings: PruneSettings, folder: Path) -> None:
+    """Write the forms of a finished model that the settings ask for, where they are missing."""
+    full_shape, onnx = folder / "full-shape", folder / "model.onnx"
+    if settings.export and not (full_shape / "model.safetensors").exists():
+        model = load_tagger(folder)
+        Tokenizer.load(folder, model.config.vocab_size).save(full_shape)
+        save_pretrained(at_full_shape(model), full_shape)
+    if settings.onnx and not onnx.exists():
+        to_onnx(load_tagger(folder), onnx)
 
 
 def show(settings: PruneSettings) -> None:

@@ -76,7 +76,7 @@ def run(settings: Settings) -> None:
     dense = load_run(settings.run)
     models = {"dense": dense.model, "pruned": load_tagger(settings.pruned)}
     shape = (settings.batch_size, settings.length)
-    ids = torch.randint(1000, dense.model.config.vocab_size, shape)
+    ids = torch.randint(dense.model.config.vocab_size, shape)
     batch = (ids, torch.ones_like(ids))
 
     names, sizes, taggers, flops = [], {}, {}, {}
@@ -113,7 +113,7 @@ def write_files(model: BertForTokenClassification, folder: Path) -> dict[str, Pa
     logging.disable(logging.WARNING)  # quantisation advises to optimise first
     paths = {name: folder / f"{name}.onnx" for name in ("float32", "int8")}
     to_onnx(model, paths["float32"])
-    # Reduced range: without VNNI, the sums of products of whole bytes overflow.
+    # Reduced range: without VNNI, the sums of 8-bit products overflow.
     quantize_dynamic(paths["float32"], paths["int8"], per_channel=True, reduce_range=True)
     return paths
 

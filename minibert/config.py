@@ -37,18 +37,16 @@ FIXED: dict[str, tuple] = {
 }
 
 # Fields that config.json of another family names differently, and fields that it does not have.
-KEYS = {
-    "distilbert": {
-        "hidden_size": "dim",
-        "num_hidden_layers": "n_layers",
-        "num_attention_heads": "n_heads",
-        "intermediate_size": "hidden_dim",
-        "hidden_act": "activation",
-        "hidden_dropout_prob": "dropout",
-        "attention_probs_dropout_prob": "attention_dropout",
-    }
-}
-CONSTANTS = {"distilbert": {"type_vocab_size": 0, "layer_norm_eps": 1e-12}}
+DISTILBERT_KEYS = {
+    "hidden_size": "dim", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads",
+    "intermediate_size": "hidden_dim", "hidden_act": "activation", "hidden_dropout_prob": "dropout",
+    "attention_probs_dropout_prob": "attention_dropout",
+}  # fmt: skip
+DISTILBERT_CONSTANTS = {"type_vocab_size": 0, "layer_norm_eps": 1e-12}
+KEYS: dict[str, dict] = {"bert": {}, "electra": {}, "distilbert": DISTILBERT_KEYS}
+CONSTANTS: dict[str, dict] = {"bert": {}, "electra": {}, "distilbert": DISTILBERT_CONSTANTS}
+# Of DistilBERT, transformers reads these fields under BERT's names too, which take precedence.
+ALIASES = {"hidden_size", "num_hidden_layers", "num_attention_heads"}
 
 Head = tuple[int, int]  # (layer, original head index), both from zero
 
@@ -95,7 +93,7 @@ class BertConfig:
         self._check_heads_and_labels()
 
     def _check_numbers(self) -> None:
-        constants = CONSTANTS.get(self.model_type, {})
+        constants = CONSTANTS[self.model_type]
         for name, value in constants.items():
             message = f"config: {name} must be {value} for {self.model_type}"
             check(getattr(self, name) == value, f"{message}, not {getattr(self, name)}")
@@ -156,20 +154,24 @@ class BertConfig:
         is computed are ignored. Raises InputError."""
         raw = read_object(path)
         for key, allowed in FIXED.items():
-            choices = " or ".join(map(repr, allowed))
-            message = f"{key} is {short(raw.get(key))}; minibert loads encoders with {choices}"
+            choices = ", ".join(map(repr, allowed))
+            message = f"{key} is {short(raw.get(key))}; minibert loads {choices}"
             check(raw.get(key, allowed[0]) in allowed, f"{path}: {message}")
 
         model_type = raw.get("model_type", "bert")
-        keys, constants = KEYS.get(model_type, {}), CONSTANTS.get(model_type, {})
+        keys, constants = KEYS[model_type], CONSTANTS[model_type]
         renamed = {name: raw[key] for name, key in keys.items() if key in raw}
-        raw = {key: value for key, value in raw.items() if key not in keys} | renamed | constants
+        ignored = keys.keys() - ALIASES
+        raw = renamed | {k: value for k, value in raw.items() if k not in ignored} | constants
         required = [f.name for f in fields(cls) if f.default is f.default_factory is MISSING]
         missing = ", ".join(keys.get(name, name) for name in required if name not in raw)
         check(not missing, f"{path}: missing {missing}: is this a config.json of {model_type}?")
         if model_type == "electra":
-            why = "embedding_size is not hidden_size; minibert loads base and large discriminators"
-            check(raw.get("embedding_size") == raw["hidden_size"], f"{path}: {why}")
+            size = raw.get("embedding_size")
+            message = (
+                f"embedding_size is {short(size)}, not hidden_size: minibert loads base, large"
+            )
+            check(size == raw["hidden_size"], f"{path}: {message}")
 
         values = {f.name: raw[f.name] for f in fields(cls) if f.name in raw.keys() - changes.keys()}
         try:
@@ -182,7 +184,7 @@ class BertConfig:
     def to_json(self, architecture: str) -> str:
         """The text of a config.json that transformers' class `architecture` reads."""
         values: dict[str, Any] = {"architectures": [architecture], "model_type": self.model_type}
-        keys, constants = KEYS.get(self.model_type, {}), CONSTANTS.get(self.model_type, {})
+        keys, constants = KEYS[self.model_type], CONSTANTS[self.model_type]
         for name, value in asdict(self).items():
             if name not in constants and value not in ({}, None):
                 values[keys.get(name, name)] = value

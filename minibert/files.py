@@ -31,10 +31,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     what a killed one left. Two processes must not write one path at the same time.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
 
     with as_input_error(path):
         check(path.is_file() or not path.exists(), f"{path}: cannot be written (not a file)")
+        temporary = path.with_name(f".{path.name}.tmp")  # "." has no name
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.unlink(missing_ok=True)
         temporary.touch()

@@ -67,10 +67,10 @@ def load_pretrained(
     """
     _check_arguments(labels, dtype, changes)
     folder = find_model(source)
-    path = folder / "config.json"
+    stored, path = read_weights(folder), folder / "config.json"
     # Labels in the file may belong to a head that is dropped.
     config = BertConfig.load(path, **changes, id2label=dict(enumerate(labels or ())))
-    tensors = _read_model(folder, config)
+    tensors = _as_tagger(folder, config, stored)
 
     is_tagger = not labels and _has_token_classifier(path, config.model_type, tensors)
     if is_tagger:
@@ -82,7 +82,7 @@ def load_pretrained(
     else:
         tensors = _with_new_classifier(config, tensors, dtype)
 
-    model = _build(folder, config, tensors, dtype)
+    model = _build(folder, config, tensors, dtype)  # of an encoder, with a classifier of no labels
     return model if is_tagger or labels else model.bert
 
 
@@ -170,33 +170,34 @@ def their_name(name: str, model_type: str = "bert") -> str:
     """Our name of a tensor -> transformers'. A tagger's encoder has a prefix, such as "bert."."""
     bare = name.removeprefix("bert.")
     base, _, kind = bare.rpartition(".")
-    layer = "".join(re.findall(r"\d+", base))
+    layer = re.sub(r"\D", "", base)
     theirs = NAMES[model_type][re.sub(r"\d+", "*", base)].replace("*", layer)
     return f"{theirs}.{kind}" if bare == name else f"{model_type}.{theirs}.{kind}"
 
 
-def _read_model(folder: Path, config: BertConfig) -> Tensors:
-    """The tensors of a model folder under the names of a tagger that transformers writes today. In
-    the file the encoder may have no prefix, such as "bert.", and TensorFlow's gamma and beta."""
-    stored = read_weights(folder)
+def _as_tagger(folder: Path, config: BertConfig, stored: Tensors) -> Tensors:
+    """The tensors of a file under the names of a tagger that transformers writes today. In the file
+    the encoder may have no prefix, such as "bert.", and TensorFlow's gamma and beta."""
     # A far too large config would take all memory.
     numbers = sum(tensor.numel() for tensor in stored.values())
     fit = config.num_hidden_layers <= len(stored) and config.hidden_size <= numbers
     check(fit, f"{folder}: the weights do not fit the model: config.json describes a larger one")
 
     prefix = f"{config.model_type}."
-    encoder = (prefix, "embeddings.", "encoder.", "transformer.")
     has_prefix = any(name.startswith(prefix) for name in stored)
     tensors: Tensors = {}
+    stored_names: dict[str, str] = {}
     for name, tensor in stored.items():
         bare = name.removeprefix(prefix)
         bare = re.sub(r"\.beta\Z", ".bias", re.sub(r"\.gamma\Z", ".weight", bare))
         if bare.startswith(UNUSED):
             continue
         # Where no name has the prefix, all tensors but the classifier's are of the encoder.
-        is_head = has_prefix or name.startswith("classifier.")
-        full = bare if is_head and not name.startswith(encoder) else prefix + bare
-        check(full not in tensors, f"{folder}: {full} is in the file twice, under two names")
+        in_encoder = not has_prefix and not name.startswith("classifier.")
+        in_encoder |= name.startswith((prefix, "embeddings.", "encoder.", "transformer."))
+        full = prefix + bare if in_encoder else bare
+        twin = stored_names.setdefault(full, name)
+        check(twin == name, f"{folder}: {twin} and {name} are the same tensor twice")
         tensors[full] = tensor
     return tensors
 

@@ -10,6 +10,7 @@ from minibert.files import atomic_path
 from minibert.model import Bert, BertForTokenClassification
 from minibert.runtime import cli
 
+LIMIT = 2**31 - 1  # bytes of a file in the format of ONNX
 TOLERANCE = 1e-4  # of the largest difference, relative to the largest output if that is above 1
 
 
@@ -18,12 +19,17 @@ def to_onnx(model: Bert | BertForTokenClassification, path: str | Path) -> None:
     """Write the model in float32 at its true shape (minibert/export/onnx_graph.py).
 
     Raises InputError if the packages of the extra "onnx" are missing, if `model` is not a model of
-    minibert, or if `path` cannot be written; RuntimeError if ONNX Runtime computes other outputs.
+    minibert, has no labels or is too large, or if `path` cannot be written; RuntimeError if ONNX
+    Runtime computes other outputs.
     """
     cli.require("onnx")
     is_model = isinstance(model, Bert | BertForTokenClassification)
     advice = "load_pretrained makes one, and prune folds gates or a head mask into it"
     check(is_model, f"to_onnx takes a model, not {type(model).__name__}: {advice}")
+    has_output = isinstance(model, Bert) or model.config.labels
+    check(has_output, "a tagger needs labels; export the encoder: to_onnx(model.bert, path)")
+    fits = 4 * sum(parameter.numel() for parameter in model.parameters()) <= LIMIT
+    check(fits, f"{path}: the model is too large; an ONNX file holds at most 2 GiB")
 
     from minibert.export.onnx_graph import make_model  # here: an extra
 
@@ -55,7 +61,8 @@ def compare(model: Bert | BertForTokenClassification, content: bytes) -> float:
         token_types = torch.randint(config.type_vocab_size, shape, generator=generator)
         batch["token_type_ids"] = token_types
 
-    output = model(**batch)
+    with torch.autocast("cpu", enabled=False):
+        output = model(**batch)
     expected = output.last_hidden_state if output.logits is None else output.logits
     session = InferenceSession(content, providers=["CPUExecutionProvider"])
     feed = {name: tensor.numpy() for name, tensor in batch.items()}

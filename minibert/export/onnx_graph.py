@@ -43,22 +43,22 @@ def make_model(model: Bert | BertForTokenClassification) -> onnx.ModelProto:
         inputs.append("token_type_ids")
 
     graph = Graph()
-    hidden = embed(graph, bert.embeddings)
-    bias = attention_bias(graph)
+    hidden = add_embeddings(graph, bert.embeddings)
+    bias = add_attention_bias(graph)
     for layer in bert.layers:
-        hidden = encode(graph, hidden, bias, layer, ACTIVATIONS[config.hidden_act])
+        hidden = add_layer(graph, hidden, bias, layer, ACTIVATIONS[config.hidden_act])
     output, width = "last_hidden_state", config.hidden_size
     if isinstance(model, BertForTokenClassification):
         output, width = "logits", len(config.labels)
-        hidden = linear(graph, hidden, model.classifier)
+        hidden = add_linear(graph, hidden, model.classifier)
     graph.node("Identity", hidden, name=output)
 
     proto = helper.make_model(
         helper.make_graph(
             graph.nodes,
             "minibert",
-            [describe(name, TensorProto.INT64, "batch", "length") for name in inputs],
-            [describe(output, TensorProto.FLOAT, "batch", "length", width)],
+            [tensor_info(name, TensorProto.INT64, "batch", "length") for name in inputs],
+            [tensor_info(output, TensorProto.FLOAT, "batch", "length", width)],
             graph.constants,
         ),
         producer_name="minibert",
@@ -75,7 +75,7 @@ def make_model(model: Bert | BertForTokenClassification) -> onnx.ModelProto:
     return proto
 
 
-def describe(name: str, kind: int, *shape: str | int) -> onnx.ValueInfoProto:
+def tensor_info(name: str, kind: int, *shape: str | int) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, kind, shape)
 
 
@@ -100,26 +100,26 @@ class Graph:
         return name
 
 
-# The parts of the model. Each takes names of tensors and returns the name of its output. ----------
+# The parts of the model. Each takes names of tensors and returns the name of its output ---------
 
 
-def linear(graph: Graph, x: str, module: nn.Linear) -> str:
+def add_linear(graph: Graph, x: str, module: nn.Linear) -> str:
     product = graph.node("MatMul", x, graph.constant(module.weight.detach().T))
     return graph.node("Add", product, graph.constant(module.bias.detach()))
 
 
-def norm(graph: Graph, x: str, module: nn.LayerNorm) -> str:
+def add_norm(graph: Graph, x: str, module: nn.LayerNorm) -> str:
     weight, bias = graph.constant(module.weight.detach()), graph.constant(module.bias.detach())
     return graph.node("LayerNormalization", x, weight, bias, axis=-1, epsilon=module.eps)
 
 
-def look_up(graph: Graph, table: nn.Embedding, ids: str) -> str:
+def add_lookup(graph: Graph, table: nn.Embedding, ids: str) -> str:
     return graph.node("Gather", graph.constant(table.weight.detach()), ids)
 
 
-def embed(graph: Graph, embeddings: Embeddings) -> str:
+def add_embeddings(graph: Graph, embeddings: Embeddings) -> str:
     """-> (B, L, D)."""
-    words = look_up(graph, embeddings.word, "input_ids")
+    words = add_lookup(graph, embeddings.word, "input_ids")
     table = graph.constant(embeddings.position.weight.detach())
     length = graph.node("Shape", "input_ids", start=1, end=2)
     positions = graph.node("Slice", table, graph.constant([0]), length)
@@ -128,32 +128,32 @@ def embed(graph: Graph, embeddings: Embeddings) -> str:
     limit = f"at most {embeddings.position.num_embeddings} tokens"
     embedded = graph.node("Add", words, positions, name=limit)
     if embeddings.token_type:
-        types = look_up(graph, embeddings.token_type, "token_type_ids")
+        types = add_lookup(graph, embeddings.token_type, "token_type_ids")
         embedded = graph.node("Add", embedded, types)
-    return norm(graph, embedded, embeddings.norm)
+    return add_norm(graph, embedded, embeddings.norm)
 
 
-def attention_bias(graph: Graph) -> str:
+def add_attention_bias(graph: Graph) -> str:
     """-> (B, 1, 1, L): 0 for real tokens, MASKED for padding."""
     mask = graph.node("Unsqueeze", "attention_mask", graph.constant([1, 2]))
     is_real = graph.node("Cast", mask, to=TensorProto.BOOL)
     return graph.node("Where", is_real, graph.constant(0.0), graph.constant(MASKED))
 
 
-def encode(
+def add_layer(
     graph: Graph, hidden: str, bias: str, layer: Layer, activation: tuple[str, dict[str, Any]]
 ) -> str:
     """(B, L, D) -> (B, L, D)."""
-    attended = attend(graph, hidden, bias, layer.attention)
-    hidden = norm(graph, graph.node("Add", hidden, attended), layer.attention_norm)
+    attended = add_attention(graph, hidden, bias, layer.attention)
+    hidden = add_norm(graph, graph.node("Add", hidden, attended), layer.attention_norm)
 
     operator, attributes = activation
-    expanded = graph.node(operator, linear(graph, hidden, layer.expand), **attributes)
-    contracted = linear(graph, expanded, layer.contract)
-    return norm(graph, graph.node("Add", hidden, contracted), layer.output_norm)
+    expanded = graph.node(operator, add_linear(graph, hidden, layer.expand), **attributes)
+    contracted = add_linear(graph, expanded, layer.contract)
+    return add_norm(graph, graph.node("Add", hidden, contracted), layer.output_norm)
 
 
-def attend(graph: Graph, hidden: str, bias: str, attention: SelfAttention) -> str:
+def add_attention(graph: Graph, hidden: str, bias: str, attention: SelfAttention) -> str:
     """(B, L, D) -> (B, L, D), or (D,) if the layer has no heads."""
     heads, size = len(attention.heads), attention.head_size
     if not heads:
@@ -162,7 +162,7 @@ def attend(graph: Graph, hidden: str, bias: str, attention: SelfAttention) -> st
     def split(module: nn.Linear, order: list[int]) -> str:
         """(B, L, D) -> (B, L, H, K), with its axes in this order."""
         shape = graph.constant([0, 0, heads, size])  # 0 keeps an axis
-        parts = graph.node("Reshape", linear(graph, hidden, module), shape)
+        parts = graph.node("Reshape", add_linear(graph, hidden, module), shape)
         return graph.node("Transpose", parts, perm=order)
 
     query = split(attention.query, [0, 2, 1, 3])  # (B, H, L, K)
@@ -175,4 +175,4 @@ def attend(graph: Graph, hidden: str, bias: str, attention: SelfAttention) -> st
 
     context = graph.node("Transpose", context, perm=[0, 2, 1, 3])  # (B, L, H, K)
     joined = graph.node("Reshape", context, graph.constant([0, 0, heads * size]))
-    return linear(graph, joined, attention.output)
+    return add_linear(graph, joined, attention.output)

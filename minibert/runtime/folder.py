@@ -16,9 +16,9 @@ from minibert.errors import InputError, check
 from minibert.files import as_input_error, read_json, to_json, write_json, write_text
 from minibert.runtime import distributed
 
-# Settings that may change when a run continues, such as those that save memory. `run` and `order`
-# name files, whose checksums are compared instead.
-FREE = ("out", "show", "device", "tokens", "plan", "memory_limit", "run", "order")
+# Settings that may change when a run continues, such as those that save memory, or write further
+# files. `run` and `order` name files, whose checksums are compared instead.
+FREE = ("out", "show", "device", "tokens", "plan", "memory_limit", "export", "onnx", "run", "order")
 
 PRUNED = "pruned"  # in run.json: how prune.py made this model from that of the recorded run
 

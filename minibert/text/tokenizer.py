@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from tokenizers import Encoding
 from tokenizers import Tokenizer as PieceTokenizer
 from tokenizers.implementations import BertWordPieceTokenizer
+from tokenizers.processors import BertProcessing
 
 from minibert.errors import InputError, check
 from minibert.files import read_object, refuse_pointer, write_json, write_text
@@ -62,6 +63,10 @@ class Tokenizer:
         self.special = _special_names(ids, source)
         required = self.special[:4]
         self.pad_id, self.unk_id, self.cls_id, self.sep_id = (ids[token] for token in required)
+        if pieces.post_processor is None:
+            # What is saved adds the special tokens for other programs too, as our windows do.
+            sep, cls = ((self.special[i], ids[self.special[i]]) for i in (3, 2))
+            pieces.post_processor = BertProcessing(sep, cls)
 
     @classmethod
     def load(cls, folder: str | Path, vocab_size: int | None = None) -> "Tokenizer":

@@ -334,8 +334,8 @@ def test_unsupported_dtype_is_rejected(folder, dtype):
 def test_duplicate_tensor_is_rejected_by_name(folder, twin):
     change(folder, **{twin: torch.ones(30)})
     text = complaint(folder)
-    name = f"bert.{twin.removeprefix('bert.')}".replace("gamma", "weight").replace("beta", "bias")
-    assert f": {name} is in the file twice" in text
+    assert "twice" in text
+    assert f"and {twin} are" in text or f" {twin} and" in text
 
 
 def test_message_counts_further_problems(folder):

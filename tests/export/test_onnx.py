@@ -156,6 +156,24 @@ def test_only_models_are_written(path, wrong, name):
     assert not path.exists()
 
 
+def test_tagger_without_labels_is_refused(path):
+    with pytest.raises(InputError, match="a tagger needs labels"):
+        to_onnx(BertForTokenClassification(replace(TINY, id2label={})), path)
+
+
+def test_model_beyond_the_limit_of_the_format_is_refused(model, path, monkeypatch):
+    monkeypatch.setattr(onnx_file, "LIMIT", 4 * sum(p.numel() for p in model.parameters()) - 1)
+    with pytest.raises(InputError, match="an ONNX file holds at most 2 GiB"):
+        to_onnx(model, path)
+    assert not path.exists()
+
+
+def test_autocast_does_not_change_the_check(model, path):
+    with torch.autocast("cpu", torch.bfloat16):
+        to_onnx(model, path)
+    assert path.exists()
+
+
 def test_missing_package_is_named_with_its_extra(model, path, monkeypatch):
     monkeypatch.setattr("minibert.runtime.cli.find_spec", lambda name: name != "onnxruntime")
     with pytest.raises(InputError, match=r"needs onnxruntime: pip install -e '.\[onnx\]'"):
@@ -165,12 +183,12 @@ def test_missing_package_is_named_with_its_extra(model, path, monkeypatch):
 @pytest.mark.parametrize("factor", [1.01, float("nan")])
 def test_wrong_file_is_not_written(model, path, monkeypatch, factor):
     path.write_text("before")
-    linear = onnx_graph.linear
+    add_linear = onnx_graph.add_linear
 
     def wrong(graph, x, module):
-        return graph.node("Mul", linear(graph, x, module), graph.constant(factor))
+        return graph.node("Mul", add_linear(graph, x, module), graph.constant(factor))
 
-    monkeypatch.setattr(onnx_graph, "linear", wrong)
+    monkeypatch.setattr(onnx_graph, "add_linear", wrong)
     with pytest.raises(RuntimeError, match="differs from the torch model"):
         to_onnx(model, path)
     assert path.read_text() == "before"

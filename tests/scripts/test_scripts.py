@@ -21,7 +21,7 @@ import ablate
 import prune
 import rank
 import train
-from minibert import hub, load_pretrained
+from minibert import InputError, hub, load_pretrained
 from minibert.data.corpus import SAMPLE
 from minibert.report.page import write_report
 from minibert.runtime import distributed
@@ -557,6 +557,25 @@ def test_prune_writes_onnx_beside_its_tokenizer(run, capsys):
         (logits,) = session.run(["logits"], {name: x.numpy() for name, x in batch.items()})
         expected = load_pretrained(folder)(**batch).logits
         torch.testing.assert_close(torch.from_numpy(logits), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_further_forms_of_finished_models_are_written_later(run, capsys, monkeypatch):
+    sweep = ["--keep", "4", "2", "--random"]
+    folders = [run / "prune-random-0" / f"keep-{keep}" for keep in (4, 2)]
+    assert pruned(run, *sweep) == 0
+    results = [(folder / "results.json").read_bytes() for folder in folders]
+
+    def fail(model, path):
+        raise InputError(f"{path}: no space")
+
+    monkeypatch.setattr(prune, "to_onnx", fail)
+    assert pruned(run, *sweep, "--onnx") == 2
+    monkeypatch.undo()
+    assert pruned(run, *sweep, "--onnx", "--export") == 0
+    for folder in folders:
+        assert (folder / "model.onnx").stat().st_size > 1000
+        assert len(load_pretrained(folder / "full-shape").config.present_heads) == 6
+    assert [(folder / "results.json").read_bytes() for folder in folders] == results
 
 
 def test_prune_names_the_extra_of_onnx_before_the_work(run, capsys, monkeypatch):

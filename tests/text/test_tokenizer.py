@@ -542,6 +542,19 @@ def test_saved_tokenizer_encodes_the_same(tmp_path, small):
     assert encode(again, text) == encode(small, text)
 
 
+def test_saved_tokenizer_adds_special_tokens_for_other_programs(folder, tmp_path):
+    Tokenizer.load(folder, len(SMALL)).save(folder)
+    raw = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    raw["post_processor"] = None
+    (folder / "tokenizer.json").write_text(json.dumps(raw), encoding="utf-8")
+
+    tokenizer = Tokenizer.load(folder, len(SMALL))
+    tokenizer.save(tmp_path / "new")
+    encoding = PieceTokenizer.from_file(str(tmp_path / "new" / "tokenizer.json")).encode("the")
+    assert encoding.tokens == ["[CLS]", "the", "[SEP]"]
+    assert encode(tokenizer, "the") == [("the", 0)]
+
+
 def test_tokenizer_json_takes_precedence(folder, pieces):
     pieces.save(folder)
     assert Tokenizer.load(folder, pieces.size).size == pieces.size != len(SMALL)
