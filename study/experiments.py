@@ -48,7 +48,6 @@ from minibert.weights import save_pretrained
 from prune import PruneSettings
 from study.folder import Study
 from study.plan import (
-    LEARNING_RATE,
     PARENT,
     RECOVERED,
     SHARES,
@@ -293,9 +292,9 @@ def train_gates(study: Study, experiment: Experiment) -> dict[str, Any]:
 def fine_tune(study: Study, experiment: Experiment) -> dict[str, Any]:
     """{"models": {heads kept: see `scored`}}, each smaller model fine-tuned from the one before.
     `way`: what chose the heads of the dense tagger."""
-    steps = study.size.recover[experiment.subject]
+    steps, learning_rate = study.size.recover[experiment.subject]
     settings = prune_settings(
-        study, experiment, RECOVERED, recover=steps, learning_rate=LEARNING_RATE
+        study, experiment, RECOVERED, recover=steps, learning_rate=learning_rate
     )
     dense = load_run(settings.run)
     if experiment.way == "random":

@@ -66,6 +66,14 @@ class Counts(NamedTuple):
     test: int | None = None
 
 
+class Recovery(NamedTuple):
+    """The fine-tuning of a pruned tagger, for each number of heads. Chosen on dev: docs/log.md."""
+
+    steps: int
+
+    learning_rate: float
+
+
 class Size(NamedTuple):
     """How much is measured."""
 
@@ -84,8 +92,8 @@ class Size(NamedTuple):
     steps: int
     """Of gate training for each number of heads, at most."""
 
-    recover: dict[str, int]
-    """By task: of fine-tuning for each number of heads."""
+    recover: dict[str, Recovery]
+    """By task."""
 
     searched: dict[EncoderName, tuple[str, ...]]
     """Collections to search."""
@@ -100,7 +108,7 @@ FULL = Size(
     draws=20,
     paired=20,
     steps=200,
-    recover={"kpcrowd500": 75, "inspec-bio": 200},
+    recover={"kpcrowd500": Recovery(300, 1e-4), "inspec-bio": Recovery(200, 5e-4)},
     searched={"minilm": ("ir_cranfield", "ir_scifact"), "e5": ("ir_cranfield",)},
     corpus=None,
 )
@@ -116,7 +124,7 @@ QUICK = Size(
     draws=4,
     paired=6,
     steps=5,
-    recover={"kpcrowd500": 2, "inspec-bio": 2},
+    recover=dict.fromkeys(PRUNED_TASKS, Recovery(2, 5e-4)),
     searched={"minilm": ("ir_cranfield",), "e5": ()},
     corpus=300,
 )
@@ -124,7 +132,6 @@ QUICK = Size(
 # Shares of the heads that are kept: 36, 18, 12 and 6 of 72 heads.
 SHARES = (1 / 2, 1 / 4, 1 / 6, 1 / 12)
 RECOVERED = SHARES[1:]  # those that are fine-tuned
-LEARNING_RATE = 5e-4  # of this fine-tuning, chosen on dev: see docs/log.md
 
 
 def budgets(encoder: EncoderName, shares: tuple[float, ...] = SHARES) -> list[int]:
@@ -194,7 +201,7 @@ def minutes(experiment: "Experiment", size: Size) -> float:
         dev, test = 0.4 * dev, 0.4 * test
     epoch_share = TASKS[task].batch_size / WINDOWS.get(task, 1)
     is_random = experiment.way == "random"
-    steps = size.recover.get(task, 0)
+    steps = size.recover[task].steps if task in size.recover else 0
     passes = {
         "tagger": (STEP + 0.3) * TASKS[task].epochs * train,
         "scratch": (STEP + 0.3) * TASKS[task].epochs * train,
@@ -263,7 +270,8 @@ NEEDS = {
 
 # The experiments with one tagger.
 MASKED = (TAGGER, GRADIENTS, ("frozen", "gradient"))
-PRUNED = (GATES, ("recovered", "gates"), ("recovered", "random"), ("frozen", "random"))
+PRUNED = (GATES, ("recovered", "gates"))
+RANDOM = (("frozen", "random"), ("recovered", "random"))
 SINGLE = (("single", "zero"), ("frozen", "zero"))
 MEAN = (("single", "mean"), ("frozen", "mean"), ("pairs", ""))
 
@@ -276,13 +284,19 @@ def experiments(size: Size, encoders: Sequence[EncoderName]) -> list[Experiment]
 
 def with_minilm(size: Size) -> list[Experiment]:
     add = partial(of_tasks, "minilm")
-    planned: list[Experiment] = []
-    for seed in range(size.seeds["minilm"]):
+    first, *others = range(size.seeds["minilm"])
+    planned = add(PRUNED_TASKS, *MASKED, *PRUNED, seed=first)
+    planned += add(["semeval2017"], *MASKED, seed=first)
+    planned += untrained("minilm", size)
+    planned += add(PRUNED_TASKS, *RANDOM, seed=first)
+    planned += add(["semeval2017"], *SINGLE, *MEAN)
+
+    for seed in others:
         planned += add(PRUNED_TASKS, *MASKED, *PRUNED, seed=seed)
         planned += add(["semeval2017"], *MASKED, seed=seed)
-        if seed == 0:
-            planned += untrained("minilm", size)
-            planned += add(["semeval2017"], *SINGLE, *MEAN)
+    for seed in others:
+        planned += add(PRUNED_TASKS, *RANDOM, seed=seed)
+
     planned += add(PRUNED_TASKS, *SINGLE)
     planned += add(KEYPHRASES, ("marked", ""))
     planned += add(["inspec-pos"], *MASKED, *SINGLE)

@@ -21,7 +21,7 @@ from study.experiments import KINDS
 from study.folder import Study, split_file
 from study.outcomes import Case, Outcomes
 from study.page import make_page
-from study.plan import TASKS, Experiment, Settings, Size
+from study.plan import TASKS, Experiment, Recovery, Settings, Size
 
 LAYERS, WIDTH = 6, 2  # heads of a layer
 SEEDS = 2
@@ -31,7 +31,7 @@ TINY = Size(
     draws=3,
     paired=3,
     steps=3,
-    recover={"kpcrowd500": 2, "inspec-bio": 1},
+    recover={"kpcrowd500": Recovery(2, 5e-4), "inspec-bio": Recovery(1, 5e-4)},
     searched={"minilm": ("ir_cranfield",), "e5": ()},
     corpus=10,
 )
