@@ -285,9 +285,9 @@ def experiments(size: Size, encoders: Sequence[EncoderName]) -> list[Experiment]
 def with_minilm(size: Size) -> list[Experiment]:
     add = partial(of_tasks, "minilm")
     first, *others = range(size.seeds["minilm"])
-    planned = add(PRUNED_TASKS, *MASKED, *PRUNED, seed=first)
+    planned = untrained("minilm", size)
+    planned += add(PRUNED_TASKS, *MASKED, *PRUNED, seed=first)
     planned += add(["semeval2017"], *MASKED, seed=first)
-    planned += untrained("minilm", size)
     planned += add(PRUNED_TASKS, *RANDOM, seed=first)
     planned += add(["semeval2017"], *SINGLE, *MEAN)
 
