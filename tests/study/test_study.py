@@ -230,7 +230,7 @@ def test_an_unknown_experiment_is_named(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Study, "encoders", ["minilm"])
     out = str(tmp_path / "out")
     assert module.main(["gates", "--data", str(data), "--out", out]) == 2
-    assert "gates: no experiment; one of tagger-minilm" in capsys.readouterr().err
+    assert "gates: no experiment; one of fit-minilm-keyphrases-0" in capsys.readouterr().err
 
 
 def test_where_the_study_writes():
