@@ -400,7 +400,7 @@ def save(model: BertForTokenClassification, settings: PruneSettings, folder: Pat
 
 
 def export(settings: PruneSettings, folder: Path) -> None:
-    """Write the forms of a finished model that the settings ask for, where they are missing."""
+    """Write the further files of a finished model that the settings ask for, if missing."""
     full_shape, onnx = folder / "full-shape", folder / "model.onnx"
     if settings.export and not (full_shape / "model.safetensors").exists():
         model = load_tagger(folder)

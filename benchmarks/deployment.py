@@ -29,7 +29,7 @@ from minibert.evaluation.tagger import measures, predict
 from minibert.export import to_onnx
 from minibert.heads.costs import flops_of, take_turns
 from minibert.model import Output
-from minibert.report.tables import percent
+from minibert.output.numbers import percent
 from minibert.runtime import cli
 from minibert.training.memory import MIB
 from minibert.training.trained import load_run, load_tagger
@@ -79,31 +79,33 @@ def run(settings: Settings) -> None:
     ids = torch.randint(dense.model.config.vocab_size, shape)
     batch = (ids, torch.ones_like(ids))
 
-    names, sizes, taggers, flops = [], {}, {}, {}
+    sizes, taggers, flops = {}, {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for model_name, model in models.items():
+            heads = len(model.config.present_heads)
+            flops_of_model = flops_of(partial(model, *batch))
             for precision, path in write_files(model, Path(folder) / model_name).items():
-                heads = len(model.config.present_heads)
                 name = f"{model_name}, {heads} heads, {precision}"
-                names.append(name)
                 sizes[name] = path.stat().st_size / MIB
                 taggers[name] = OnnxTagger(model.config, path, settings.threads)
-                flops[name] = flops_of(partial(model, *batch))
+                flops[name] = flops_of_model
 
     jobs: dict[str, Callable] = {n: partial(tagger, *batch) for n, tagger in taggers.items()}
     seconds = take_turns(jobs, settings.rounds)
     ap = {name: average_precision(tagger, dense.splits["test"]) for name, tagger in taggers.items()}
 
-    first = names[0]
+    first = next(iter(taggers))
     rows = [["model", "MiB", "faster", "FLOPs allow", "AP, %", "of dense AP, %"]]
-    for name in names:
+    for name in taggers:
         faster = median(a / b for a, b in zip(seconds[first], seconds[name]))
         scores = [ap[name], ap[name] / ap[first]]
         cells = [f"{sizes[name]:.1f}", f"{faster:.2f}", f"{flops[first] / flops[name]:.2f}"]
         rows.append([name, *cells, *(percent(intervals.interval(score)) for score in scores)])
 
     documents = len(dense.splits["test"].documents)
-    what = f"{settings.batch_size} sequences of {settings.length} pieces, {settings.threads} thread"
+    what = (
+        f"{settings.batch_size} sequences of {settings.length} pieces, {settings.threads} thread(s)"
+    )
     print(f"{machine()}; {what}, medians of {settings.rounds} rounds; {documents} test documents\n")
     print(markdown(rows))
 

@@ -168,9 +168,8 @@ class BertConfig:
         check(not missing, f"{path}: missing {missing}: is this a config.json of {model_type}?")
         if model_type == "electra":
             size = raw.get("embedding_size")
-            message = (
-                f"embedding_size is {short(size)}, not hidden_size: minibert loads base, large"
-            )
+            why = "minibert loads the base and the large model"
+            message = f"embedding_size is {short(size)}, not hidden_size: {why}"
             check(size == raw["hidden_size"], f"{path}: {message}")
 
         values = {f.name: raw[f.name] for f in fields(cls) if f.name in raw.keys() - changes.keys()}

@@ -15,6 +15,7 @@ from minibert.config import BertConfig
 from minibert.errors import InputError, check, fits
 from minibert.files import atomic_path, read_object, refuse_pointer, write_text
 from minibert.hub import find_model
+from minibert.layers import Linear, init_weights
 from minibert.model import Bert, BertForTokenClassification
 
 # Our names of tensors and those of transformers, between "bert." and ".weight" or ".bias". * is a
@@ -82,16 +83,16 @@ def load_pretrained(
     else:
         tensors = _with_new_classifier(config, tensors, dtype)
 
-    model = _build(folder, config, tensors, dtype)  # of an encoder, with a classifier of no labels
+    model = _build(folder, config, tensors, dtype)  # an encoder gets a classifier without labels
     return model if is_tagger or labels else model.bert
 
 
 def _with_new_classifier(config: BertConfig, tensors: Tensors, dtype: torch.dtype) -> Tensors:
     """The encoder's tensors, and a classifier with random weights in place of the file's heads."""
     encoder = {n: tensor for n, tensor in tensors.items() if n.startswith(f"{config.model_type}.")}
-    weight = torch.empty(len(config.labels), config.hidden_size, dtype=dtype)
-    weight.normal_(std=config.initializer_range)
-    return encoder | {"classifier.weight": weight, "classifier.bias": weight.new_zeros(len(weight))}
+    classifier = Linear(config.hidden_size, len(config.labels), dtype=dtype)
+    init_weights(classifier, config.initializer_range)
+    return encoder | {f"classifier.{n}": tensor for n, tensor in classifier.state_dict().items()}
 
 
 def _build(

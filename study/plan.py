@@ -39,7 +39,7 @@ class Task(NamedTuple):
     """Windows in a step of gates, and of fine-tuning after pruning."""
 
     candidates: str = "content"
-    """Of the tagger as a ranker of keyphrases."""
+    """The candidates, as rank.py names them, when the tagger ranks keyphrases."""
 
 
 TASKS = {
@@ -188,7 +188,7 @@ OF_ENCODER = {"fit": 12, "ranked": 4, "searched": 20}  # minutes
 
 
 def minutes(experiment: "Experiment", size: Size) -> float:
-    """What an experiment takes, about, of the full study; all those of a quick one count alike."""
+    """About how long an experiment of the full study takes. In the quick one all count alike."""
     kind, encoder, task = experiment.kind, experiment.encoder, experiment.subject
     layers = HEADS[encoder] / HEADS["minilm"]
     if size is QUICK:
@@ -305,7 +305,7 @@ def with_minilm(size: Size) -> list[Experiment]:
 
 
 def with_e5(size: Size) -> list[Experiment]:
-    """Those that twice the layers leave time for."""
+    """Fewer experiments, because the second encoder has twice the layers."""
     add = partial(of_tasks, "e5")
     planned = untrained("e5", size)
     planned += add(["semeval2017"], *MASKED, *SINGLE)

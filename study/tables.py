@@ -10,6 +10,7 @@ import numpy as np
 from minibert.evaluation.intervals import Change, Score, interval
 from minibert.evaluation.metrics import Array, main_measure
 from minibert.keyphrases.choice import ALL_HEADS, BEST_HEAD, NO_ATTENTION, THESE
+from minibert.output.numbers import percent
 from minibert.report import figures
 from minibert.report.results import from_json
 from study.claims import change
@@ -51,7 +52,7 @@ def seeds_cell(scores: Sequence[Mapping[str, float]]) -> str:
     score = Score(*(statistics.mean(s[end] for s in scores) for end in ("value", "low", "high")))
     values = [f"{100 * s['value']:.1f}" for s in scores]
     span = f"; {min(values)} to {max(values)}" if min(values) != max(values) else ""
-    return score_cell(score) + span
+    return percent(score) + span
 
 
 def documents(outcomes: Outcomes) -> Rows:
@@ -143,15 +144,11 @@ def share_cell(by_seed: Mapping[int, Array]) -> str:
     seeds = [100 * values[0] for values in by_seed.values()]
     several = f"; {len(seeds)} seeds, {min(seeds):.1f} to {max(seeds):.1f}"
     span = several if len(seeds) > 1 else "; 1 seed"
-    return score_cell(interval(mean_of(by_seed))) + span
+    return percent(interval(mean_of(by_seed))) + span
 
 
 def mean_of(by_seed: Mapping[int, Array]) -> Array:
     return np.mean([*by_seed.values()], axis=0)
-
-
-def score_cell(score: Score) -> str:
-    return f"{100 * score.value:.1f} [{100 * score.low:.1f}, {100 * score.high:.1f}]"
 
 
 def draw_kept(outcomes: Outcomes, case: Case, folder: Path) -> str:
@@ -198,7 +195,7 @@ def ranked(outcomes: Outcomes, case: Case) -> Rows:
     above = outcomes.above(case)
     for way, scores in outcomes.ranked(case).items():
         difference = change(above[way]).text if way in above else ""
-        rows.append([way, *(score_cell(scores[measure]) for measure in SHOWN), difference])
+        rows.append([way, *(percent(scores[measure]) for measure in SHOWN), difference])
     return rows
 
 
@@ -226,7 +223,7 @@ def published(outcomes: Outcomes) -> Rows:
     for what, figure, task, measure, way in PUBLISHED:
         case = Case("minilm", task)
         if case in outcomes.ranked_cases and way in outcomes.ranked(case):
-            rows.append([what, figure, score_cell(outcomes.ranked(case)[way][measure]), way])
+            rows.append([what, figure, percent(outcomes.ranked(case)[way][measure]), way])
     return rows + published_prunings(outcomes)
 
 
