@@ -83,7 +83,7 @@ class PruneSettings(StepSettings):
 
     recover: int = 0
     """Optimizer steps of fine-tuning after pruning, on the labels and on the dense model's
-    predictions. Undone where the score on dev does not rise."""
+    predictions and last hidden states. Undone where the score on dev does not rise."""
 
     steps: int = 200
     """Maximum number of optimizer steps of the gates."""

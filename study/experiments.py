@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -257,13 +257,13 @@ def rounded(values: Array) -> list[float]:
 
 
 def prune_settings(
-    study: Study, experiment: Experiment, shares: tuple[float, ...], **options: Any
+    study: Study, experiment: Experiment, shares: tuple[float, ...], batch_size: int, **options: Any
 ) -> PruneSettings:
     """The settings of prune.py for the tagger of an experiment: keep these shares of its heads."""
     return PruneSettings(
         run=study.tagger(experiment),
         keep=tuple(budgets(experiment.encoder, shares)),
-        batch_size=TASKS[experiment.subject].batch_size,
+        batch_size=batch_size,
         precision="float32",
         seed=experiment.seed,
         **options,
@@ -273,7 +273,8 @@ def prune_settings(
 def train_gates(study: Study, experiment: Experiment) -> dict[str, Any]:
     """{"models": {heads kept: see `scored`}, "order": all heads, those first that the fewest models
     keep, and of these the one with the lowest gate in the smallest model}."""
-    settings = prune_settings(study, experiment, SHARES, steps=study.size.steps)
+    batch_size = TASKS[experiment.subject].batch_size
+    settings = prune_settings(study, experiment, SHARES, batch_size, steps=study.size.steps)
     dense = load_run(settings.run)
     gates = HardConcreteGates(dense.model.config)
     models = {}
@@ -292,10 +293,8 @@ def train_gates(study: Study, experiment: Experiment) -> dict[str, Any]:
 def fine_tune(study: Study, experiment: Experiment) -> dict[str, Any]:
     """{"models": {heads kept: see `scored`}}, each smaller model fine-tuned from the one before.
     `way`: what chose the heads of the dense tagger."""
-    steps, learning_rate = study.size.recover[experiment.subject]
-    settings = prune_settings(
-        study, experiment, RECOVERED, recover=steps, learning_rate=learning_rate
-    )
+    all_steps, learning_rate, batch_size = study.size.recover[experiment.subject]
+    settings = prune_settings(study, experiment, RECOVERED, batch_size, learning_rate=learning_rate)
     dense = load_run(settings.run)
     if experiment.way == "random":
         order = random_order(dense.model.config, experiment.seed)
@@ -304,9 +303,10 @@ def fine_tune(study: Study, experiment: Experiment) -> dict[str, Any]:
 
     model, models, steps_done = dense.model, {}, 0
     gates = HardConcreteGates(model.config)  # unused: there is an order
-    for keep in settings.keep:
+    for keep, steps in zip(settings.keep, all_steps, strict=True):
         left = [head for head in order if head in model.config.present_heads]
-        model, record = prune.make_smaller(model, gates, dense, left, keep, settings)
+        with_steps = replace(settings, recover=steps)
+        model, record = prune.make_smaller(model, gates, dense, left, keep, with_steps)
         steps_done += record.weight_steps
         models[keep] = scored(model, record, dense) | {"steps": steps_done}
     return {"models": models}

@@ -36,7 +36,7 @@ class Task(NamedTuple):
     learning_rate: float = 2e-4
 
     batch_size: int = 4
-    """Windows in a step of gates, and of fine-tuning after pruning."""
+    """Windows in a step of gates."""
 
     candidates: str = "content"
     """The candidates, as rank.py names them, when the tagger ranks keyphrases."""
@@ -67,11 +67,16 @@ class Counts(NamedTuple):
 
 
 class Recovery(NamedTuple):
-    """The fine-tuning of a pruned tagger, for each number of heads. Chosen on dev: docs/log.md."""
+    """The fine-tuning of a pruned tagger. Chosen on dev: docs/log.md."""
 
-    steps: int
+    steps: tuple[int, ...]
+    """For each number of heads of RECOVERED: the most for the first one, which starts from heads
+    that are removed with the weights as they were."""
 
     learning_rate: float
+
+    batch_size: int
+    """Windows in a step."""
 
 
 class Size(NamedTuple):
@@ -108,7 +113,10 @@ FULL = Size(
     draws=20,
     paired=20,
     steps=200,
-    recover={"kpcrowd500": Recovery(300, 1e-4), "inspec-bio": Recovery(200, 5e-4)},
+    recover={
+        "kpcrowd500": Recovery((150, 50, 50), 2e-4, 8),
+        "inspec-bio": Recovery((150, 50, 50), 5e-4, 8),
+    },
     searched={"minilm": ("ir_cranfield", "ir_scifact"), "e5": ("ir_cranfield",)},
     corpus=None,
 )
@@ -124,7 +132,7 @@ QUICK = Size(
     draws=4,
     paired=6,
     steps=5,
-    recover=dict.fromkeys(PRUNED_TASKS, Recovery(2, 5e-4)),
+    recover=dict.fromkeys(PRUNED_TASKS, Recovery((2, 1, 1), 5e-4, 2)),
     searched={"minilm": ("ir_cranfield",), "e5": ()},
     corpus=300,
 )
@@ -201,7 +209,8 @@ def minutes(experiment: "Experiment", size: Size) -> float:
         dev, test = 0.4 * dev, 0.4 * test
     epoch_share = TASKS[task].batch_size / WINDOWS.get(task, 1)
     is_random = experiment.way == "random"
-    steps = size.recover[task].steps if task in size.recover else 0
+    recovery = size.recover.get(task, Recovery((), 0.0, 0))
+    recovered = sum(recovery.steps) * recovery.batch_size / WINDOWS.get(task, 1)
     passes = {
         "tagger": (STEP + 0.3) * TASKS[task].epochs * train,
         "scratch": (STEP + 0.3) * TASKS[task].epochs * train,
@@ -209,7 +218,7 @@ def minutes(experiment: "Experiment", size: Size) -> float:
         "single": layers * 38 * dev + 5 * test,
         "pairs": 105 * dev,
         "gates": len(SHARES) * size.steps * epoch_share * GATE_STEP * train,
-        "recovered": len(RECOVERED) * steps * epoch_share * (STEP + 1) * train + 6 * dev,
+        "recovered": recovered * (STEP + 1) * train + 6 * dev,
         "frozen": 2.9 * test * (size.draws / size.seeds[encoder] if is_random else 1),
         "marked": 3 * test,
     }

@@ -17,7 +17,6 @@ from minibert.text.tokenizer import Tokenizer
 
 TOKENS = 4096  # word pieces computed at a time by default: eight windows of 512
 
-
 # Documents and words that are computed together: memory does not grow with the input.
 CHUNK, CHUNK_WORDS = 64, 20_000
 
@@ -163,6 +162,13 @@ class Batch(NamedTuple):
     windows: list[Window]
     packing: Packing  # of attention_mask
 
+    def to(self, device: torch.device) -> "Batch":
+        """A GPU copies from pinned memory, without making the CPU wait."""
+        used = [self.input_ids, self.labels]
+        pinned = [x.pin_memory() for x in used] if device.type == "cuda" else used
+        ids, labels = (x.to(device, non_blocking=True) for x in pinned)
+        return self._replace(input_ids=ids, labels=labels, packing=self.packing.to(device))
+
 
 def collate(windows: Sequence[Window], targets: Sequence[Sequence[int]] | None = None) -> Batch:
     """Pad windows to one batch; `targets` holds a label id for every word of every document."""
@@ -183,7 +189,5 @@ def collate(windows: Sequence[Window], targets: Sequence[Sequence[int]] | None =
 
 def embed_windows(bert: Bert, windows: Sequence[Window]) -> tuple[Tensor, Packing]:
     """The first layer's input (T, D) of some windows on the model's device, and their packing."""
-    device = bert.embeddings.word.weight.device
-    batch = collate(windows)
-    packing = batch.packing.to(device)
-    return bert.start(batch.input_ids.to(device), packing), packing
+    batch = collate(windows).to(bert.embeddings.word.weight.device)
+    return bert.start(batch.input_ids, batch.packing), batch.packing

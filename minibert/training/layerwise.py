@@ -60,7 +60,8 @@ class LayerwisePasses:
     def forward(
         self, batch: Batch, head_mask: Tensor | None, loss_of: Callable[[Tensor], Tensor]
     ) -> tuple[PassState, Tensor]:
-        """Compute `loss_of(logits)`; returns what `backward` needs, and the loss, detached.
+        """Compute `loss_of(hidden)` of the encoder's output (B, L, D); returns what `backward`
+        needs, and the loss, detached.
 
         The gradient of the classifier is added here, that of the encoder in `backward`.
         """
@@ -79,9 +80,7 @@ class LayerwisePasses:
 
         # The classifier is small: its graph is built and differentiated at once.
         hidden.requires_grad_()
-        with self.autocast():
-            logits = self.model.classify(packing.unpack(hidden))
-        loss = loss_of(logits)
+        loss = loss_of(packing.unpack(hidden))
         self.scale(loss).backward()
         state.gradients.append(hidden.grad)
         return state, loss.detach()

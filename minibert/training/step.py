@@ -20,6 +20,9 @@ from minibert.training.layerwise import LayerwisePasses
 from minibert.training.settings import StepSettings
 from minibert.weights import read_tensors, write_tensors
 
+DISTANCE = 5  # weight in `teaching_loss`; chosen on dev: docs/log.md
+TINY = torch.finfo(torch.float32).tiny
+
 HeadMasks = Callable[[int], Tensor]  # B -> (B, layers, heads), a head mask for each sequence
 
 
@@ -27,7 +30,8 @@ class Stepper:
     """A model with its AdamW, its learning rate schedule and its loss scaler.
 
     `step` makes a whole optimizer step. train.py writes the plain case of `queue` out from the
-    other methods. With a `teacher` the model also learns the teacher's label distributions.
+    other methods. With a `teacher` the model also learns the teacher's label distributions and the
+    hidden states of its last layer.
 
     Weights without `requires_grad` do not change. The gradient is clipped and applied in blocks
     (the embeddings, each layer, the classifier), so that a plan that never has more than one
@@ -95,11 +99,7 @@ class Stepper:
             # draws the same dropout. A CPU's generator takes 32 bits and drops the rest.
             seed = self.settings.seed * 1_000_003 + step + number * 2_654_435_761
             torch.manual_seed(seed % 2**32)
-            yield batch._replace(
-                input_ids=_to_device(batch.input_ids, self.device),
-                labels=_to_device(batch.labels, self.device),
-                packing=batch.packing.to(self.device),
-            )
+            yield batch.to(self.device)
 
     def autocast(self) -> AbstractContextManager:
         """The context for forward passes: mixed precision if the settings ask for it."""
@@ -166,8 +166,8 @@ class Stepper:
                 states.append(state)
             else:
                 with self.autocast():
-                    logits = _logits(self.model, batch, head_mask)
-                loss = loss_of(logits)
+                    hidden = _encode(self.model, batch, head_mask)
+                loss = loss_of(hidden)
                 self.scale(loss).backward()
             total = total + loss.detach()
 
@@ -180,17 +180,21 @@ class Stepper:
         return total
 
     def _loss_of(self, batch: Batch, scored: int) -> Callable[[Tensor], Tensor]:
-        """The function from logits to the loss, summed over the micro-batch and divided by
-        `scored`. The teacher runs here, before the student's activations fill the memory."""
-        answers = None
+        """The function from the encoder's output (B, L, D) to the loss, summed over the micro-batch
+        and divided by `scored`. The teacher runs here, before the student's activations fill the
+        memory."""
+        states = None
         if self.teacher:
             with torch.no_grad(), self.autocast():
-                answers = _logits(self.teacher, batch)
+                states = _encode(self.teacher, batch)
+                answers = self.teacher.classify(states)
 
-        def loss_of(logits: Tensor) -> Tensor:
+        def loss_of(hidden: Tensor) -> Tensor:
+            with self.autocast():
+                logits = self.model.classify(hidden)
             loss = summed_loss(logits, batch.labels)
-            if answers is not None:
-                loss = loss + divergence(logits, answers, batch.labels)
+            if states is not None:
+                loss = loss + teaching_loss(hidden, logits, states, answers, batch.labels)
             return loss / scored
 
         return loss_of
@@ -236,24 +240,24 @@ def scored_words(batches: Sequence[Batch]) -> int:
     return max(1, sum(len(window.words) for batch in batches for window in batch.windows))
 
 
-def divergence(logits: Tensor, answers: Tensor, labels: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of a student's logits (B, L, labels) from a teacher's `answers`,
-    summed over the positions whose label (B, L) is not IGNORED (Hinton et al. 2015, at temperature
-    1)."""
+def teaching_loss(
+    hidden: Tensor, logits: Tensor, states: Tensor, answers: Tensor, labels: Tensor
+) -> Tensor:
+    """What a student's hidden states (B, L, D) and logits (B, L, labels) lack to a teacher's
+    `states` and `answers`, summed over the positions whose label (B, L) is not IGNORED: the
+    Kullback-Leibler divergence of the labels (Hinton et al. 2015, at temperature 1), and DISTANCE
+    times the squared distance of the states (Jiao et al. 2020) as a share of the teacher's squared
+    length."""
     dtype = torch.promote_types(logits.dtype, torch.float32)
-    student, teacher = (x.to(dtype).log_softmax(-1) for x in (logits, answers))
-    divergences = (teacher.exp() * (teacher - student)).sum(-1)  # (B, L)
-    return divergences.masked_fill(labels == IGNORED, 0).sum()
+    hidden, states, logits, answers = (x.to(dtype) for x in (hidden, states, logits, answers))
+    lengths = states.square().sum(-1).clamp_min(TINY)  # 0 at padding
+    distances = (hidden - states).square().sum(-1) / lengths  # (B, L)
+    student, teacher = logits.log_softmax(-1), answers.log_softmax(-1)
+    divergences = (teacher.exp() * (teacher - student)).sum(-1)
+    return (divergences + DISTANCE * distances).masked_fill(labels == IGNORED, 0).sum()
 
 
-def _logits(
+def _encode(
     model: BertForTokenClassification, batch: Batch, head_mask: Tensor | None = None
 ) -> Tensor:
-    hidden = model.bert.encode(batch.input_ids, batch.packing, head_mask=head_mask)
-    return model.classify(hidden.last_hidden_state)
-
-
-def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A GPU copies from pinned memory, without making the CPU wait."""
-    source = tensor.pin_memory() if device.type == "cuda" else tensor
-    return source.to(device, non_blocking=True)
+    return model.bert.encode(batch.input_ids, batch.packing, head_mask=head_mask).last_hidden_state

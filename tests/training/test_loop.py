@@ -515,17 +515,18 @@ def test_ignored_labels_do_not_change_loss(split, model):
 
 
 @pytest.mark.parametrize("plan", PLANS)
-def test_teacher_adds_divergence_to_loss(split, model, plan):
-    """Against a sum over words of cross-entropy and KL divergence, and its gradient."""
+def test_teacher_adds_divergence_and_distance_to_loss(split, model, plan):
+    """Against a sum over words of cross-entropy, KL divergence and distance, and its gradient."""
     teacher = randomise(copy.deepcopy(model), seed=5).eval()
     groups = [collate(g, split.targets) for g in make_batches(split.windows, 150)]
     by_hand, words = torch.zeros((), dtype=torch.float64), 0
     for batch in groups:
-        student = model(batch.input_ids, batch.attention_mask).logits
-        answers = teacher(batch.input_ids, batch.attention_mask).logits.detach()
+        student, answers = (m(batch.input_ids, batch.attention_mask) for m in (model, teacher))
         for row, column in (batch.labels != IGNORED).nonzero().tolist():
-            p, q = answers[row, column].softmax(0), student[row, column].softmax(0)
+            p, q = (out.logits[row, column].softmax(0) for out in (answers, student))
             by_hand = by_hand - q[batch.labels[row, column]].log() + (p * (p / q).log()).sum()
+            goal, state = (out.last_hidden_state[row, column] for out in (answers, student))
+            by_hand = by_hand + 5 * (state - goal) @ (state - goal) / (goal @ goal)
             words += 1
     expected = torch.autograd.grad(by_hand / words, list(model.parameters()))
 
