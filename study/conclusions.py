@@ -102,7 +102,9 @@ def tuned(outcomes: Outcomes) -> list[Claim]:
     gradients = Claim("After fine-tuning, heads chosen by gates keep more than heads by gradients")
     scratch = Claim("A sixth of the heads, fine-tuned, are better than a tagger from scratch")
     goals = {
-        share: Claim(f"{name} of the heads, fine-tuned, keep at least {goal:.0%} of the score")
+        share: Claim(
+            f"{name} of the heads, fine-tuned, keep at least {100 * goal:.0f} % of the score"
+        )
         for share, (name, goal) in GOALS.items()
     }
 
