@@ -70,8 +70,8 @@ class Recovery(NamedTuple):
     """The fine-tuning of a pruned tagger. Chosen on dev: docs/log.md."""
 
     steps: tuple[int, ...]
-    """For each number of heads of RECOVERED: the most for the first one, which starts from heads
-    that are removed with the weights as they were."""
+    """For each number of heads of RECOVERED. The first model needs the most steps: it starts from
+    the weights of the dense tagger, the others from a model that is already fine-tuned."""
 
     learning_rate: float
 
@@ -210,7 +210,7 @@ def minutes(experiment: "Experiment", size: Size) -> float:
     epoch_share = TASKS[task].batch_size / WINDOWS.get(task, 1)
     is_random = experiment.way == "random"
     recovery = size.recover.get(task, Recovery((), 0.0, 0))
-    recovered = sum(recovery.steps) * recovery.batch_size / WINDOWS.get(task, 1)
+    recovery_epochs = sum(recovery.steps) * recovery.batch_size / WINDOWS.get(task, 1)
     passes = {
         "tagger": (STEP + 0.3) * TASKS[task].epochs * train,
         "scratch": (STEP + 0.3) * TASKS[task].epochs * train,
@@ -218,7 +218,7 @@ def minutes(experiment: "Experiment", size: Size) -> float:
         "single": layers * 38 * dev + 5 * test,
         "pairs": 105 * dev,
         "gates": len(SHARES) * size.steps * epoch_share * GATE_STEP * train,
-        "recovered": recovered * (STEP + 1) * train + 6 * dev,
+        "recovered": recovery_epochs * (STEP + 1) * train + 6 * dev,
         "frozen": 2.9 * test * (size.draws / size.seeds[encoder] if is_random else 1),
         "marked": 3 * test,
     }

@@ -163,7 +163,7 @@ class Batch(NamedTuple):
     packing: Packing  # of attention_mask
 
     def to(self, device: torch.device) -> "Batch":
-        """A GPU copies from pinned memory, without making the CPU wait."""
+        """All but `attention_mask` on `device`. A GPU copies pinned memory without a wait."""
         used = [self.input_ids, self.labels]
         pinned = [x.pin_memory() for x in used] if device.type == "cuda" else used
         ids, labels = (x.to(device, non_blocking=True) for x in pinned)

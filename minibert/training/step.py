@@ -243,11 +243,11 @@ def scored_words(batches: Sequence[Batch]) -> int:
 def teaching_loss(
     hidden: Tensor, logits: Tensor, states: Tensor, answers: Tensor, labels: Tensor
 ) -> Tensor:
-    """What a student's hidden states (B, L, D) and logits (B, L, labels) lack to a teacher's
-    `states` and `answers`, summed over the positions whose label (B, L) is not IGNORED: the
-    Kullback-Leibler divergence of the labels (Hinton et al. 2015, at temperature 1), and DISTANCE
-    times the squared distance of the states (Jiao et al. 2020) as a share of the teacher's squared
-    length."""
+    """How far a student's hidden states (B, L, D) and logits (B, L, labels) are from a teacher's
+    `states` and `answers`: the Kullback-Leibler divergence of the labels (Hinton et al. 2015, at
+    temperature 1), plus DISTANCE times the squared distance of the states, divided by the squared
+    length of the teacher's (after Jiao et al. 2020). Summed over the positions whose label (B, L)
+    is not IGNORED."""
     dtype = torch.promote_types(logits.dtype, torch.float32)
     hidden, states, logits, answers = (x.to(dtype) for x in (hidden, states, logits, answers))
     lengths = states.square().sum(-1).clamp_min(TINY)  # 0 at padding
