@@ -115,7 +115,7 @@ FULL = Size(
     steps=200,
     recover={
         "kpcrowd500": Recovery((150, 50, 50), 2e-4, 8),
-        "inspec-bio": Recovery((150, 50, 50), 5e-4, 8),
+        "inspec-bio": Recovery((250, 50, 50), 5e-4, 8),
     },
     searched={"minilm": ("ir_cranfield", "ir_scifact"), "e5": ("ir_cranfield",)},
     corpus=None,
