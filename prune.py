@@ -39,9 +39,10 @@ from minibert.report.results import read_pruned
 from minibert.runtime import cli
 from minibert.runtime.device import autocast, choose_device, choose_precision, slow_precision
 from minibert.runtime.folder import inherit, open_run
+from minibert.runtime.peak import MIB
 from minibert.text.tokenizer import Tokenizer
 from minibert.training.loop import fine_tune
-from minibert.training.memory import MIB, choose_plan, stepping_down
+from minibert.training.memory import choose_plan, stepping_down
 from minibert.training.settings import StepSettings
 from minibert.training.trained import TrainedTagger, load_run, load_tagger
 from minibert.weights import save_pretrained

@@ -31,7 +31,7 @@ from minibert.heads.costs import flops_of, take_turns
 from minibert.model import Output
 from minibert.output.numbers import percent
 from minibert.runtime import cli
-from minibert.training.memory import MIB
+from minibert.runtime.peak import MIB
 from minibert.training.trained import load_run, load_tagger
 
 

@@ -38,7 +38,8 @@ from minibert.heads.ablation import ablate, cumulative, masks_without
 from minibert.heads.costs import flops_of, seconds_of, take_turns
 from minibert.runtime import cli
 from minibert.runtime.device import DTYPES
-from minibert.training.memory import MIB, PLANS, predicted_peak
+from minibert.runtime.peak import MIB
+from minibert.training.memory import PLANS, predicted_peak
 from minibert.training.settings import TrainSettings
 from minibert.training.step import Stepper
 

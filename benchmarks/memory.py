@@ -16,7 +16,8 @@ from benchmarks.workload import BERT_BASE, DTYPES, markdown
 from minibert import BertForTokenClassification
 from minibert.data.batches import Window, collate
 from minibert.runtime import cli
-from minibert.training.memory import MIB, PLANS, predicted_peak
+from minibert.runtime.peak import MIB
+from minibert.training.memory import PLANS, predicted_peak
 from minibert.training.settings import TrainSettings
 from minibert.training.step import Stepper
 

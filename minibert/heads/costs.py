@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from minibert.data.batches import Window, collate
 from minibert.layers import HAS_KERNEL
 from minibert.model import BertForTokenClassification
-from minibert.training.memory import PeakMeter
+from minibert.runtime.peak import PeakMeter
 
 
 @dataclass(frozen=True)

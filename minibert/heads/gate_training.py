@@ -117,18 +117,19 @@ def learn_gates(
     """Train `gates` in place on a split, from the values that they have, and with them the weights
     that require a gradient. Yields after every step.
 
-    After a share SETTLE of the steps each gate is pushed to 0 or 1. Training ends before
-    `steps` when the kept heads no longer change and nearly no gate is undecided. Raises InputError
-    if the loss is not finite.
+    After a share SETTLE of the steps each gate is pushed to 0 or 1. Training ends before `steps`
+    when the kept heads no longer change and nearly no gate is undecided. If no weight is trained,
+    the logits get the moments of those without gates (`with_moments_of`). Raises InputError if the
+    loss is not finite.
     """
-    stepper = Stepper(model, settings, steps)
+    trains_weights = any(parameter.requires_grad for parameter in model.parameters())
+    stepper = Stepper(model, settings, steps, teacher=None if trains_weights else model)
     optimizer = torch.optim.Adam([gates.log_alpha], lr=GATE_RATE)
-    last_kept: Tensor | None = None
-    last_change = 0
+    last_kept, last_change = goal.head_mask(gates) > 0.5, 0
 
     for step, batches in zip(range(steps), endless(split, settings)):
         kept_heads = goal.head_mask(gates) > 0.5
-        if last_kept is None or not torch.equal(kept_heads, last_kept):
+        if not torch.equal(kept_heads, last_kept):
             last_kept, last_change = kept_heads, step
 
         price = goal.price(step / steps, gates.expected())

@@ -22,6 +22,7 @@ from minibert.weights import read_tensors, write_tensors
 
 DISTANCE = 5  # weight in `teaching_loss`; chosen on dev: docs/log.md
 TINY = torch.finfo(torch.float32).tiny
+EPSILON = 1e-5  # of a variance: a sequence with one word has none
 
 HeadMasks = Callable[[int], Tensor]  # B -> (B, layers, heads), a head mask for each sequence
 
@@ -30,8 +31,9 @@ class Stepper:
     """A model with its AdamW, its learning rate schedule and its loss scaler.
 
     `step` makes a whole optimizer step. train.py writes the plain case of `queue` out from the
-    other methods. With a `teacher` the model also learns the teacher's label distributions and the
-    hidden states of its last layer.
+    other methods. With a `teacher` the weights also learn the teacher's label distributions and the
+    hidden states of its last layer. If only gates are trained, the logits get the teacher's moments
+    instead: see `with_moments_of`.
 
     Weights without `requires_grad` do not change. The gradient is clipped and applied in blocks
     (the embeddings, each layer, the classifier), so that a plan that never has more than one
@@ -183,18 +185,20 @@ class Stepper:
         """The function from the encoder's output (B, L, D) to the loss, summed over the micro-batch
         and divided by `scored`. The teacher runs here, before the student's activations fill the
         memory."""
-        states = None
-        if self.teacher:
+        teacher, labels = self.teacher, batch.labels
+        if teacher:
             with torch.no_grad(), self.autocast():
-                states = _encode(self.teacher, batch)
-                answers = self.teacher.classify(states)
+                states = _encode(teacher, batch)
+                answers = teacher.classify(states)
 
         def loss_of(hidden: Tensor) -> Tensor:
             with self.autocast():
                 logits = self.model.classify(hidden)
-            loss = summed_loss(logits, batch.labels)
-            if states is not None:
-                loss = loss + teaching_loss(hidden, logits, states, answers, batch.labels)
+            if teacher and not self.names:
+                logits = with_moments_of(answers, logits, labels)
+            loss = summed_loss(logits, labels)
+            if teacher and self.names:
+                loss = loss + teaching_loss(hidden, logits, states, answers, labels)
             return loss / scored
 
         return loss_of
@@ -255,6 +259,28 @@ def teaching_loss(
     student, teacher = logits.log_softmax(-1), answers.log_softmax(-1)
     divergences = (teacher.exp() * (teacher - student)).sum(-1)
     return (divergences + DISTANCE * distances).masked_fill(labels == IGNORED, 0).sum()
+
+
+def with_moments_of(answers: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    """Logits (B, L, labels), shifted and scaled so that in each sequence the mean of every label,
+    and the standard deviation around these means, are those of a teacher's `answers`. Counted are
+    the positions whose label (B, L) is not IGNORED.
+
+    Masked heads shift and shrink the logits of all words alike. That raises the loss, though it
+    does not change which words score higher than others.
+    """
+    scored = (labels != IGNORED).unsqueeze(-1)
+    words = scored.sum(1, keepdim=True).clamp_min(1)
+
+    def standardised(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        mean = (x * scored).sum(1, keepdim=True) / words
+        variance = ((x - mean) * scored).square().sum((1, 2), keepdim=True) / words
+        deviation = (variance + EPSILON).sqrt()
+        return (x - mean) / deviation, mean, deviation
+
+    _, mean, deviation = standardised(answers)
+    return standardised(logits)[0] * deviation + mean
 
 
 def _encode(

@@ -23,7 +23,8 @@ from minibert.data.batches import Window, collate, make_split
 from minibert.data.corpus import SAMPLE, read_documents
 from minibert.heads.ablation import ablate, cumulative, masks_without
 from minibert.hub import DEFAULT_MODEL, find_model
-from minibert.training.memory import MIB, PLANS, predicted_peak
+from minibert.runtime.peak import MIB
+from minibert.training.memory import PLANS, predicted_peak
 from minibert.training.settings import TrainSettings
 from minibert.training.step import Stepper
 from minibert.weights import save_pretrained

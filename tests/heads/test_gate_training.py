@@ -15,7 +15,7 @@ from minibert.heads import gate_training
 from minibert.heads.gate_training import Budget, Penalty, learn_gates, step_gates
 from minibert.pruning import at_full_shape, prune, without_heads
 from minibert.runtime import distributed
-from minibert.training.loop import fine_tune
+from minibert.training.loop import endless, fine_tune
 from minibert.training.settings import TrainSettings
 from minibert.training.step import Stepper
 
@@ -65,6 +65,17 @@ def test_joint_training_changes_weights_and_keeps_pruned_heads_closed(model, spl
     assert any(not torch.equal(before[n], v) for n, v in smaller.state_dict().items())
     assert gates.fixed()[0, 0] == gates.fixed()[2, 1] == 0
     assert Budget(4, 13).head_mask(gates)[[0, 2], [0, 1]].sum() == 0
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_fixed_weights_alone_have_the_model_without_gates_as_teacher(model, split, frozen):
+    model.requires_grad_(not frozen)
+    gates, batches = HardConcreteGates(model.config), next(endless(split, SETTINGS))
+    teacher = model if frozen else None
+    stepper = Stepper(copy.deepcopy(model), SETTINGS, 3, teacher)
+    expected = stepper.step(0, batches, gates.sample)
+    first = next(learn_gates(model, split, gates, Penalty(0.1), SETTINGS, 3))
+    assert first.loss == pytest.approx(expected, abs=1e-12)
 
 
 def test_prices_follow_their_definitions():

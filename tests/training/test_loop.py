@@ -549,6 +549,45 @@ def test_teacher_adds_divergence_and_distance_to_loss(split, model, plan):
     assert all(torch.equal(before[name], p) for name, p in teacher.named_parameters())
 
 
+@pytest.mark.parametrize("plan", PLANS)
+def test_logits_of_fixed_weights_get_the_moments_of_the_teacher(split, model, plan):
+    """Loss and gradient of the head masks, against a sum over words."""
+    teacher = randomise(copy.deepcopy(model), seed=5).eval()
+    groups = [collate(g, split.targets) for g in make_batches(split.windows, 150)]
+    config = model.config
+    shape = (config.num_hidden_layers, config.num_attention_heads)
+    generator = torch.Generator().manual_seed(3)
+    masks = [torch.rand(len(b.input_ids), *shape, generator=generator) for b in groups]
+    masks = [mask.double().requires_grad_() for mask in masks]
+
+    by_hand, words = torch.zeros((), dtype=torch.float64), 0
+    for batch, mask in zip(groups, masks):
+        student = model(batch.input_ids, batch.attention_mask, head_mask=mask).logits
+        answers = teacher(batch.input_ids, batch.attention_mask).logits
+        for row, labels in enumerate(batch.labels):
+            columns = labels != IGNORED
+            (values, mean), (goal, goal_mean) = (
+                (x[row, columns], x[row, columns].mean(0)) for x in (student, answers)
+            )
+            spread, goal_spread = (
+                ((x - m).square().sum() / len(x) + 1e-5).sqrt()
+                for x, m in ((values, mean), (goal, goal_mean))
+            )
+            moved = (values - mean) * goal_spread / spread + goal_mean
+            chosen = moved.log_softmax(-1)[range(len(moved)), labels[columns]]
+            by_hand = by_hand - chosen.sum()
+            words += len(moved)
+    expected = torch.autograd.grad(by_hand / words, masks)
+
+    settings = dataclasses.replace(SETTINGS, plan=plan)
+    stepper = Stepper(model.eval().requires_grad_(False), settings, steps=10, teacher=teacher)
+    drawn = iter(masks)
+    loss = stepper.step(0, groups, lambda count: next(drawn))
+    assert loss == pytest.approx(by_hand.item() / words, abs=1e-10)
+    for mask, gradient in zip(masks, expected):
+        torch.testing.assert_close(mask.grad, gradient, rtol=0, atol=1e-10)
+
+
 def test_checkpoint_before_the_first_update_can_be_loaded(model, tmp_path):
     """AdamW has no moments yet, as after steps that an overflow in fp16 skipped."""
     path = tmp_path / "checkpoint.safetensors"

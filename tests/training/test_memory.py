@@ -10,35 +10,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from minibert import BertForTokenClassification, InputError
 from minibert.attention import Packing
 from minibert.data.batches import Batch, Window
-from minibert.training.memory import (
-    MIB,
-    PLANS,
-    PeakMeter,
-    choose_plan,
-    predicted_peak,
-    stepping_down,
-)
+from minibert.runtime.peak import MIB, PeakMeter
+from minibert.training.memory import PLANS, choose_plan, predicted_peak, stepping_down
 from minibert.training.settings import TrainSettings
 from minibert.training.step import Stepper
-
-
-def test_peak_counts_live_tensors():
-    before = torch.zeros(256)  # 1024 bytes
-    with PeakMeter([before, before.view(2, 128)]) as meter:
-        assert meter.now == 1024
-        first = torch.ones(1024)  # 4096
-        first.add_(1)  # in place
-        part = first[3:].view(-1)  # the same memory
-        assert meter.now == 5120
-        del first
-        assert meter.now == 5120  # the view holds it
-        del part
-        assert meter.now == 1024
-        tiny = torch.ones(1)  # a block of 512
-        assert meter.now == 1536
-        torch.ones(2048)
-        assert tiny.shape == (1,)
-    assert (meter.now, meter.peak) == (1536, 1536 + 8192)
 
 
 def peak_of_two_steps(plan: str) -> int:
