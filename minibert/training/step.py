@@ -266,8 +266,8 @@ def with_moments_of(answers: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
     and the standard deviation around these means, are those of a teacher's `answers`. Counted are
     the positions whose label (B, L) is not IGNORED.
 
-    Masked heads shift and shrink the logits of all words alike. That raises the loss, though it
-    does not change which words score higher than others.
+    Masked heads shift and shrink all logits. Alone that would raise the loss, though the same words
+    would score higher than others.
     """
     scored = (labels != IGNORED).unsqueeze(-1)
     words = scored.sum(1, keepdim=True).clamp_min(1)
