@@ -53,7 +53,8 @@ def predicted_peak(
         torch.set_default_dtype(dtype)
         model = BertForTokenClassification(config).requires_grad_(not frozen)
         head_masks = HardConcreteGates(config).sample if gates else None
-        stepper = Stepper(model.train(not frozen), settings, steps=10)
+        teacher = model if frozen and gates else None  # as in gate training
+        stepper = Stepper(model.train(not frozen), settings, steps=10, teacher=teacher)
         if settings.plan == "layerwise" and device != "cpu":
             stepper.passes.offload_device = torch.device("meta")  # which PeakMeter skips
 

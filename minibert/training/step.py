@@ -269,18 +269,19 @@ def with_moments_of(answers: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
     Masked heads shift and shrink all logits. Alone that would raise the loss, though the same words
     would score higher than others.
     """
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    logits, answers = logits.to(dtype), answers.to(dtype)
     scored = (labels != IGNORED).unsqueeze(-1)
     words = scored.sum(1, keepdim=True).clamp_min(1)
 
-    def standardised(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
+    def moments(x: Tensor) -> tuple[Tensor, Tensor]:
         mean = (x * scored).sum(1, keepdim=True) / words
         variance = ((x - mean) * scored).square().sum((1, 2), keepdim=True) / words
-        deviation = (variance + EPSILON).sqrt()
-        return (x - mean) / deviation, mean, deviation
+        return mean, (variance + EPSILON).sqrt()
 
-    _, mean, deviation = standardised(answers)
-    return standardised(logits)[0] * deviation + mean
+    mean, deviation = moments(logits)
+    goal_mean, goal_deviation = moments(answers)
+    return (logits - mean) / deviation * goal_deviation + goal_mean
 
 
 def _encode(
