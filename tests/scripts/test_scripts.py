@@ -1077,10 +1077,10 @@ def test_pruning_says_how_long_it_takes(run, monkeypatch, capsys):
     monkeypatch.setattr(prune, "seconds_per_pass", tenth_of_a_second_a_window)
     sweep = ["--keep", "4", "2", "--steps", "3"]
     assert pruned(run, *sweep) == 0
-    assert said("at most 3 steps of gates", 2, 3 * 2.5) in capsys.readouterr().out
+    assert said("at most 3 steps of gates", 2, 3 * 3.5) in capsys.readouterr().out
     (run / "prune-keep" / "keep-2" / "results.json").unlink()
     assert pruned(run, *sweep) == 0
-    assert said("at most 3 steps of gates", 1, 3 * 2.5) in capsys.readouterr().out
+    assert said("at most 3 steps of gates", 1, 3 * 3.5) in capsys.readouterr().out
     assert pruned(run, *sweep) == 0
     assert "to make" not in capsys.readouterr().out
     assert pruned(run, "--keep", "2", "--random", "--recover", "1") == 0
