@@ -194,11 +194,13 @@ class Stepper:
         def loss_of(hidden: Tensor) -> Tensor:
             with self.autocast():
                 logits = self.model.classify(hidden)
-            if teacher and not self.names:
-                logits = with_moments_of(answers, logits, labels)
-            loss = summed_loss(logits, labels)
-            if teacher and self.names:
+            if not teacher:
+                loss = summed_loss(logits, labels)
+            elif self.names:
+                loss = summed_loss(logits, labels)
                 loss = loss + teaching_loss(hidden, logits, states, answers, labels)
+            else:
+                loss = summed_loss(with_moments_of(answers, logits, labels), labels)
             return loss / scored
 
         return loss_of
