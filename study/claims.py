@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import erfc
 from typing import NamedTuple
 
 import numpy as np
@@ -81,7 +80,8 @@ def difference(values: Mapping[int, Array], others: Mapping[int, Array] | float)
     of the documents}; seeds that only one of them has are left out. In points of 100.
 
     The error is that of the documents (bootstrap, of the mean over seeds) and, with several seeds,
-    that of the seeds.
+    that of the seeds. Interval and p are of the t distribution, with the degrees of freedom of
+    Satterthwaite (1946): few seeds say little about the next one.
     """
     if not isinstance(others, Mapping):
         others = {seed: np.full_like(v, others) for seed, v in values.items()}
@@ -89,17 +89,14 @@ def difference(values: Mapping[int, Array], others: Mapping[int, Array] | float)
     by_seed = 100 * np.array([values[seed] - others[seed] for seed in sorted(seeds)])  # (S, 1 + R)
 
     mean = by_seed.mean(0)
-    low, high = np.nanpercentile(mean[1:], [2.5, 97.5])
-    variance = np.nanvar(mean[1:], ddof=1)
-    if len(seeds) > 1:
-        variance += by_seed[:, 0].var(ddof=1) / len(seeds)
-    text = f"{mean[0]:+.1f} [{low:+.1f}, {high:+.1f}]"
-    return Evidence(float(mean[0]), _two_sided(mean[0], variance**0.5), text)
+    of_seeds = by_seed[:, 0].var(ddof=1) / len(seeds) if len(seeds) > 1 else 0.0
+    variance = np.nanvar(mean[1:], ddof=1) + of_seeds
+    freedom = (len(seeds) - 1) * (variance / of_seeds) ** 2 if of_seeds > 0 else np.inf
 
-
-def _two_sided(value: float, error: float) -> float:
-    """The p-value of a normal deviate."""
-    return erfc(abs(value) / error / 2**0.5) if error > 0 else 1.0
+    error = variance**0.5
+    p = 2 * student.sf(abs(mean[0]) / error, freedom) if error > 0 else 1.0
+    low, high = mean[0] + error * student.ppf([0.025, 0.975], freedom)
+    return Evidence(float(mean[0]), float(p), f"{mean[0]:+.1f} [{low:+.1f}, {high:+.1f}]")
 
 
 def change(value: Change, scale: float = 100) -> Evidence:

@@ -69,11 +69,11 @@ def test_a_difference_is_in_points_with_its_interval(shift):
     evidence = difference({0: values}, {0: others, 1: others})
 
     differences = 100 * (values - others)
-    low, high = np.quantile(differences[1:], [0.025, 0.975])
+    error = np.std(differences[1:], ddof=1)
+    low, high = stats.norm.interval(0.95, differences[0], error)
     assert evidence.text == f"{differences[0]:+.1f} [{low:+.1f}, {high:+.1f}]"
     assert np.sign(evidence.direction) == np.sign(values[0] - others[0])
-    z = abs(differences[0]) / np.std(differences[1:], ddof=1)
-    assert evidence.p == pytest.approx(2 * stats.norm.sf(z), rel=1e-9)
+    assert evidence.p == pytest.approx(2 * stats.norm.sf(abs(differences[0]) / error), rel=1e-9)
     assert difference({0: others}, {0: others}).p == 1
     assert difference({0: values}, 0.9).direction == pytest.approx(100 * (values[0] - 0.9))
 
@@ -91,10 +91,21 @@ def test_the_error_of_a_difference_is_of_documents_and_of_seeds():
     evidence = difference(values, others)
 
     by_seed = np.array([100 * (values[seed] - others[seed]) for seed in range(3)])
+    mean = by_seed[:, 0].mean()
     documents = np.var(by_seed.mean(0)[1:], ddof=1)
     seeds = np.var(by_seed[:, 0], ddof=1) / 3
-    z = by_seed[:, 0].mean() / math.sqrt(documents + seeds)
-    assert evidence.p == pytest.approx(2 * stats.norm.sf(abs(z)), rel=1e-9)
+    t = stats.t(df=(documents + seeds) ** 2 / (seeds**2 / 2), scale=math.sqrt(documents + seeds))
+    assert evidence.p == pytest.approx(2 * t.sf(mean), rel=1e-9)
+    assert evidence.text == f"{mean:+.1f} [{mean + t.ppf(0.025):+.1f}, {mean + t.ppf(0.975):+.1f}]"
+
+
+def test_many_documents_leave_the_t_test_of_the_seeds():
+    """Where the documents have no error, p is that of the one-sample t-test over seeds."""
+    values = {seed: np.full(301, value) for seed, value in enumerate((0.93, 0.95, 0.96))}
+    expected = stats.ttest_1samp([0.93, 0.95, 0.96], 0.92).pvalue
+    assert difference(values, 0.92).p == pytest.approx(expected, rel=1e-9)
+    same = {seed: np.full(301, 0.93) for seed in range(2)}
+    assert difference(same, 0.93).p == 1
 
 
 def test_a_recorded_difference_keeps_its_p_value():
