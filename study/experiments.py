@@ -40,10 +40,11 @@ from minibert.heads.importance import attention_profile, by_value, head_gradient
 from minibert.model import Bert, BertForTokenClassification
 from minibert.pruning import without_heads
 from minibert.runtime import cli
+from minibert.runtime.device import Precision, choose_device
 from minibert.runtime.folder import only_writer
 from minibert.text.tokenizer import Tokenizer
 from minibert.training.settings import TrainSettings
-from minibert.training.trained import TrainedTagger, load_run
+from minibert.training.trained import TrainedTagger, load_run, load_tagger
 from minibert.weights import save_pretrained
 from prune import PruneSettings
 from study.folder import Study
@@ -60,6 +61,7 @@ from study.plan import (
 
 RESAMPLES = 300  # of documents; the same ones in all experiments, for intervals of differences
 DIGITS = 5
+PRECISION: Precision = "float32"  # on a GPU too
 
 
 # Taggers ----------------------------------------------------------------------------------------
@@ -75,7 +77,7 @@ def train_from_scratch(study: Study, experiment: Experiment) -> dict[str, Any]:
     """{"models": {heads kept: {"test": (1 + R,) main score}}} of a tagger of the size that gates
     leave with a sixth of the heads. All of its weights are random at the start."""
     run = study.tagger(experiment)
-    dense, keep = load_run(run).model, budgets(experiment.encoder)[SHARES.index(1 / 6)]
+    dense, keep = load_tagger(run), budgets(experiment.encoder)[SHARES.index(1 / 6)]
     order = order_by(study, experiment, "gates")
     config = without_heads(dense, order[:-keep]).config
 
@@ -84,7 +86,7 @@ def train_from_scratch(study: Study, experiment: Experiment) -> dict[str, Any]:
     save_pretrained(Bert(config), start)
     Tokenizer.load(run, config.vocab_size).save(start)
     trained(study, experiment, str(start), out)
-    return {"models": {keep: {"test": scores_on_test(load_run(out))}}}
+    return {"models": {keep: {"test": scores_on_test(load(out))}}}
 
 
 def trained(study: Study, experiment: Experiment, model: str, out: Path) -> dict[str, Any]:
@@ -96,6 +98,7 @@ def trained(study: Study, experiment: Experiment, model: str, out: Path) -> dict
         labels=task.labels,
         epochs=task.epochs,
         learning_rate=task.learning_rate,
+        precision=PRECISION,
         seed=experiment.seed,
         show=0,
     )
@@ -109,13 +112,20 @@ def trained(study: Study, experiment: Experiment, model: str, out: Path) -> dict
     }
 
 
+def load(run: Path) -> TrainedTagger:
+    """A finished run, its model on the GPU if there is one."""
+    tagger = load_run(run)
+    tagger.model.to(choose_device("auto"))
+    return tagger
+
+
 # Which heads matter? ----------------------------------------------------------------------------
 
 
 def measure_importance(study: Study, experiment: Experiment) -> dict[str, dict[str, float]]:
     """{"gradient": {head: importance on dev}, "attention": {head: AP on dev of the words in
     keyphrases, ranked by the attention they receive}}."""
-    tagger = load_run(study.tagger(experiment))
+    tagger = load(study.tagger(experiment))
     model, dev = tagger.model, tagger.splits["dev"]
     gradients = np.abs(head_gradients(model, dev, progress=tqdm)).mean(0)
     result = {"gradient": by_head(gradients, model.config.present_heads)}
@@ -151,7 +161,7 @@ def mask_pairs(study: Study, experiment: Experiment) -> dict[str, Any]:
     {"heads": [...], "sum": Score of the mean over pairs, "both": the same when both are masked,
     "difference": Change from the one to the other, "pairs": {"L0H1 L3H7": Change from the sum}}.
     """
-    tagger = load_run(study.tagger(experiment))
+    tagger = load(study.tagger(experiment))
     dev, config = tagger.splits["dev"], tagger.model.config
     heads = order_by(study, experiment, "gradient")[: study.size.paired]
     pairs = list(combinations(range(len(heads)), 2))
@@ -210,7 +220,7 @@ def mask_in_order(study: Study, experiment: Experiment) -> dict[str, Any]:
     {"dense": (1 + R,) under each resample, "models": {heads kept: {"test": (1 + R,)}}}; of random
     heads without resamples {"draws": {draw: {heads kept: value}}}.
     """
-    tagger = load_run(study.tagger(experiment))
+    tagger = load(study.tagger(experiment))
     keep = budgets(experiment.encoder)
     if experiment.way == "random":
         return {
@@ -264,7 +274,7 @@ def prune_settings(
         run=study.tagger(experiment),
         keep=tuple(budgets(experiment.encoder, shares)),
         batch_size=batch_size,
-        precision="float32",
+        precision=PRECISION,
         seed=experiment.seed,
         **options,
     )
@@ -275,8 +285,8 @@ def train_gates(study: Study, experiment: Experiment) -> dict[str, Any]:
     keep, and of these the one with the lowest gate in the smallest model}."""
     batch_size = TASKS[experiment.subject].batch_size
     settings = prune_settings(study, experiment, SHARES, batch_size, steps=study.size.steps)
-    dense = load_run(settings.run)
-    gates = HardConcreteGates(dense.model.config)
+    dense = load(settings.run)
+    gates = HardConcreteGates(dense.model.config).to(dense.model.classifier.weight.device)
     models = {}
     for keep in settings.keep:
         smaller, record = prune.make_smaller(dense.model, gates, dense, [], keep, settings)
@@ -295,7 +305,7 @@ def fine_tune(study: Study, experiment: Experiment) -> dict[str, Any]:
     `way`: what chose the heads of the dense tagger."""
     all_steps, learning_rate, batch_size = study.size.recover[experiment.subject]
     settings = prune_settings(study, experiment, RECOVERED, batch_size, learning_rate=learning_rate)
-    dense = load_run(settings.run)
+    dense = load(settings.run)
     if experiment.way == "random":
         order = random_order(dense.model.config, experiment.seed)
     else:

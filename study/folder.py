@@ -9,6 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from minibert.errors import check
 from minibert.files import read_object, write_text
 from minibert.hub import DEFAULT_MODEL
@@ -67,10 +69,16 @@ class Study:
         return record
 
     def write(self, name: str, minutes: float, result: Any) -> None:
-        """Write what an experiment computed, and how long that took."""
-        size = {"version": VERSION, "quick": self.settings.quick, "minutes": round(minutes, 2)}
-        record = json.dumps(size | {"result": result}, default=asdict)  # on one line: it is long
-        write_text(self.file(name), record + "\n")
+        """Write what an experiment computed, on what, and how long that took."""
+        record = {
+            "version": VERSION,
+            "quick": self.settings.quick,
+            "machine": machine(),
+            "minutes": round(minutes, 2),
+            "result": result,
+        }
+        line = json.dumps(record, default=asdict)  # one line: it is long
+        write_text(self.file(name), line + "\n")
 
     # Documents ----------------------------------------------------------------------------------
 
@@ -118,6 +126,13 @@ class Study:
         header, *lines = qrels.read_text(encoding="utf-8").splitlines(True)
         judged = [line for line in lines if line.split()[1] in ids]
         write_text(copy / "qrels.tsv", "".join([header, *judged]))
+
+
+def machine() -> str:
+    """What computes: the name of the GPU, or what a vector of the CPU is."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU with {torch.backends.cpu.get_cpu_capability()}"
 
 
 def split_file(data: Path, split: str) -> Path:
