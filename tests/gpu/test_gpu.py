@@ -197,7 +197,8 @@ def waits():
             yield records
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    records[:] = [r for r in records if "synchronizing" in str(r.message)]
+    # Not the warning that the mode itself does not detect every "synchronizing operation".
+    records[:] = [r for r in records if "called a synchronizing" in str(r.message)]
 
 
 @pytest.mark.gpu
@@ -275,10 +276,11 @@ def test_killed_run_resumes_with_the_same_weights(device, encoder_folder, tmp_pa
     else:
         start = dict(load_pretrained(encoder_folder).named_parameters())
         moved, apart = 0.0, 0.0
-        for name, end in weights[0].items():
+        for name, weight in weights[0].items():
+            end = weight.detach()
             if name.removeprefix("bert.") in start:
-                moved += float((end - start[name.removeprefix("bert.")]).square().sum())
-                apart += float((end - weights[1][name]).square().sum())
+                moved += float((end - start[name.removeprefix("bert.")].detach()).square().sum())
+                apart += float((end - weights[1][name].detach()).square().sum())
         assert apart <= 1e-4 * moved
         for line, other in zip(logged(whole), logged(killed), strict=True):
             assert line == pytest.approx(other, rel=1e-3)
