@@ -17,6 +17,7 @@ from study.plan import (
     SEARCHES,
     SHARES,
     TASKS,
+    UNTRAINED,
     EncoderName,
     Experiment,
     budgets,
@@ -75,6 +76,14 @@ class Outcomes:
         """Those in which an experiment is done."""
         cases = [Case(e.encoder, e.subject) for e in self.planned]
         return [case for case in dict.fromkeys(cases) if self.by_seed(kind, case, way)]
+
+    def machines(self, case: Case, seed: int) -> list[str]:
+        """What computed the experiments with a tagger."""
+        trained = [e for e in self.records if e.kind not in UNTRAINED]
+        records = [
+            self.records[e] for e in trained if (e.encoder, e.subject, e.seed) == (*case, seed)
+        ]
+        return sorted({record.get("machine", "not recorded") for record in records})
 
     # Masking ------------------------------------------------------------------------------------
 

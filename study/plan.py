@@ -227,6 +227,8 @@ def minutes(experiment: "Experiment", size: Size) -> float:
 
 # The experiments --------------------------------------------------------------------------------
 
+UNTRAINED = ("fit", "ranked", "searched")  # kinds of experiments without a tagger
+
 
 class Experiment(NamedTuple):
     """One file of results."""

@@ -22,9 +22,17 @@ from minibert.files import write_text
 from minibert.runtime import cli
 from study.folder import Study, split_file
 from study.page import make_page
-from study.plan import HERE, PARENT, TASKS, Experiment, Settings, experiments, minutes
+from study.plan import (
+    HERE,
+    PARENT,
+    TASKS,
+    UNTRAINED,
+    Experiment,
+    Settings,
+    experiments,
+    minutes,
+)
 
-UNTRAINED = ("fit", "ranked", "searched")  # kinds of experiments without a tagger
 ENOUGH = 10  # minutes of work done, to tell the speed of the machine from
 
 

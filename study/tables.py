@@ -56,12 +56,14 @@ def seeds_cell(scores: Sequence[Mapping[str, float]]) -> str:
 
 
 def documents(outcomes: Outcomes) -> Rows:
-    """How many documents each task has, as far as it was run."""
-    rows = [["task", "train", "dev", "test", "seeds"]]
+    """How many documents each task has, as far as it was run, and what computed it."""
+    rows = [["task", *SPLITS, "seeds", "computed on"]]
     for case in outcomes.cases("tagger"):
         runs = outcomes.by_seed("tagger", case)
         counts = next(iter(runs.values()))["documents"]
-        rows.append([case.title, *(str(counts[split]) for split in SPLITS), str(len(runs))])
+        machines = [f"{seed}: {', '.join(outcomes.machines(case, seed))}" for seed in runs]
+        numbers = [*(counts[split] for split in SPLITS), len(runs)]
+        rows.append([case.title, *map(str, numbers), "; ".join(machines)])
     return rows
 
 

@@ -17,8 +17,6 @@ DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float1
 def choose_device(name: str) -> torch.device:
     """The device that `name` names; "auto" is a GPU if there is one, under torchrun each process
     its own. Raises InputError for a device that does not work."""
-    # Otherwise up to a tenth of a small GPU's memory is lost between tensors.
-    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     try:
         if name == "auto":
             gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
