@@ -34,7 +34,7 @@ def single_heads(outcomes: Outcomes) -> list[Claim]:
             means.add(case.title, correlation(zero, mean))
     for case in outcomes.cases("pairs"):
         effect = from_json(Change, outcomes.get("pairs", case)["difference"])
-        pairs.add(case.title, change(effect, 1000))
+        pairs.add(case.title, change(effect, 1e6))
     return [attention, gradients, means, pairs]
 
 

@@ -47,3 +47,27 @@ def test_attention_stays_within_each_sequence(way, lengths):
         torch.autograd.grad((output * towards).sum(), qkv), gradients
     ):
         torch.testing.assert_close(gradient, expected_gradient, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("lengths", [[5, 1, 8], [4, 4]])
+def test_attention_without_heads_asks_no_kernel(lengths, monkeypatch):
+    """torch 2.11 ends the process there, with a division by zero."""
+    monkeypatch.setattr("minibert.attention.F", None)
+    qkv = [torch.randn(sum(lengths), 0, 5, requires_grad=True) for _ in range(3)]
+    context = attend(*qkv, lengths)
+    assert context.shape == qkv[0].shape
+    assert all(g.shape == context.shape for g in torch.autograd.grad(context.sum(), qkv))
+
+
+@pytest.mark.parametrize("size", [5, 8, 26, 32])
+def test_a_gpu_has_a_kernel_for_some_head_sizes(size, monkeypatch):
+    class OnGpu(torch.Tensor):
+        is_cuda = True
+
+    chosen = []
+    for way in (attend_loop, attend_nested):
+        monkeypatch.setattr(
+            f"minibert.attention.{way.__name__}", lambda *_, w=way: chosen.append(w)
+        )
+    attend(*(torch.randn(9, 2, size).as_subclass(OnGpu) for _ in range(3)), [5, 4])
+    assert chosen == [attend_loop if size % 8 else attend_nested]

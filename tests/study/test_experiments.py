@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import average_precision_score
 from tiny import randomise
 
@@ -18,7 +19,7 @@ from minibert.training.trained import load_run
 from study import conclusions, experiments, plan, tables
 from study.claims import Claim
 from study.experiments import KINDS
-from study.folder import Study, split_file
+from study.folder import Study, machine, split_file
 from study.outcomes import Case, Outcomes
 from study.page import make_page
 from study.plan import TASKS, Experiment, Recovery, Settings, Size
@@ -262,6 +263,28 @@ def test_results_hold_no_path_of_this_machine(study):
     fit = study.results("fit-minilm-keyphrases-0")
     assert [*fit["data"]] == ["inspec-bio", "semeval2017"]
     assert fit["model"] == "minilm"
+
+
+def test_a_run_is_loaded_where_the_computing_is_done(study, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        experiments, "choose_device", lambda name: asked.append(name) or torch.device("meta")
+    )
+    tagger = experiments.load(study.tagger(Experiment("tagger", "minilm", "kpcrowd500")))
+    assert asked == ["auto"]
+    assert all(parameter.is_meta for parameter in tagger.model.parameters())
+
+
+def test_page_says_what_computed_each_seed(study):
+    outcomes = Outcomes(study)
+    for experiment, record in outcomes.records.items():
+        assert record["machine"] == machine()
+        record["machine"] = "a GPU" if experiment.seed else f"that of {experiment.kind}"
+    computed = {row[0]: row[-1] for row in tables.documents(outcomes)}["500N-KPCrowd"]
+    first, second = computed.split("; ")
+    assert second == "1: a GPU"
+    assert "that of gates" in first
+    assert "that of ranked" not in first
 
 
 def test_ranking_goes_on_from_results_alone(study):
