@@ -61,7 +61,7 @@ def attend(
         return query * key * value
     if len(set(lengths)) == 1:
         return attend_batch(query, key, value, len(lengths), dropout)
-    has_kernel = query.is_cuda and query.shape[2] % 8 == 0  # of nested tensors
+    has_kernel = query.is_cuda and query.shape[2] % 8 == 0  # for nested tensors
     attend_ragged = attend_nested if has_kernel else attend_loop
     return attend_ragged(query, key, value, lengths, dropout)
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import spearmanr
+from scipy.stats import norm, rankdata, spearmanr
 from scipy.stats import t as student
 
-from minibert.evaluation.intervals import Change, benjamini_hochberg
+from minibert.config import parse_head
+from minibert.evaluation.intervals import Change, Score, benjamini_hochberg
 from minibert.evaluation.metrics import Array
 
 HOLDS, FAILS, NOT_SIGNIFICANT = "holds", "does not hold", "not significant"
@@ -105,12 +106,25 @@ def change(value: Change, scale: float = 100) -> Evidence:
     return Evidence(value.value, value.p, "{:+.1f} [{:+.1f}, {:+.1f}]".format(*numbers))
 
 
+def apart(value: Score, other: Score) -> Evidence:
+    """That a score is above another one, of which the intervals alone are known. Both errors are
+    taken as independent: too large an error where both scores are of the same documents."""
+    above = value.value - other.value
+    width = norm.ppf(0.975) - norm.ppf(0.025)
+    error = float(np.hypot(value.high - value.low, other.high - other.low)) / width
+    p = 2 * norm.sf(abs(above) / error) if error > 0 else 1.0
+    low, high = above + error * norm.ppf([0.025, 0.975])
+    numbers = (100 * x for x in (above, low, high))
+    return Evidence(above, float(p), "{:+.1f} [{:+.1f}, {:+.1f}]".format(*numbers))
+
+
 def above_draws(values: Mapping[int, float], draws: Mapping[int, Sequence[float]]) -> Evidence:
     """That a value is above those of random draws. {seed: value} and {seed: values of its draws};
     seeds that only one of them has are left out.
 
     p: that one more draw lies as far from the mean of the draws of its seed, if the draws are
-    normally distributed (t distribution). It says nothing about other documents.
+    normally distributed (t distribution). It says nothing about other documents. With several seeds
+    it is too large, because their mean varies less than one draw.
     """
     seeds = sorted(values.keys() & draws.keys())
     means = {seed: float(np.mean(draws[seed])) for seed in seeds}
@@ -129,7 +143,21 @@ def above_draws(values: Mapping[int, float], draws: Mapping[int, Sequence[float]
     return Evidence(above, float(p), text)
 
 
-def correlation(a: Mapping[str, float], b: Mapping[str, float]) -> Evidence:
-    """That two rankings of the same heads are correlated (Spearman)."""
+def correlation(
+    a: Mapping[str, float], b: Mapping[str, float], within_layers: bool = False
+) -> Evidence:
+    """That two rankings of the same heads are correlated (Spearman). `within_layers`: that the
+    ranks of heads within their layer are, whichever layers matter. Heads count as independent."""
+    if within_layers:
+        a, b = ranks_in_layers(a), ranks_in_layers(b)
     result = spearmanr([a[head] for head in a], [b[head] for head in a])
     return Evidence(result.statistic, result.pvalue, f"{result.statistic:+.2f}")
+
+
+def ranks_in_layers(values: Mapping[str, float]) -> dict[str, float]:
+    """{head: its rank among the heads of its layer, 1 for the lowest value}"""
+    ranks = {}
+    for layer in {parse_head(head)[0] for head in values}:
+        heads = [head for head in values if parse_head(head)[0] == layer]
+        ranks |= dict(zip(heads, rankdata([values[head] for head in heads]).tolist()))
+    return {head: ranks[head] for head in values}

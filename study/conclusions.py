@@ -1,15 +1,14 @@
 """The sentences of the page, each with its evidence from the results."""
 
-from functools import partial
 from itertools import combinations
 
 from minibert.evaluation.intervals import Change
 from minibert.keyphrases.choice import ALL_HEADS, BEST_HEAD, NO_ATTENTION, THESE, UNIFORM
 from minibert.report.results import from_json
-from study.claims import Claim, Evidence, above_draws, change, correlation, difference
-from study.outcomes import Case, Outcomes, Shares
-from study.plan import TASKS
+from study.claims import Claim, Evidence, above_draws, apart, change, correlation, difference
+from study.outcomes import TAGGER, Case, Outcomes, Shares
 
+PAGERANK = "PageRank of these"  # as a way to rank keyphrases, and to weight words in search
 AS_GOOD = 0.01  # of the dense score: a way that is at most so far behind is as good
 GOALS = {1 / 4: ("A quarter", 0.98), 1 / 6: ("A sixth", 0.96), 1 / 12: ("A twelfth", 0.94)}
 
@@ -22,14 +21,18 @@ def single_heads(outcomes: Outcomes) -> list[Claim]:
     attention = Claim("A head's gradient is correlated with how well it attends to keyphrases")
     gradients = Claim("A head's gradient is correlated with what masking it costs")
     means = Claim("What masking a head costs is correlated between zero and mean ablation")
-    pairs = Claim("Masking two of the heads with the smallest gradients costs more than the sum")
+    pairs = Claim(
+        "Masking two of the heads with the smallest gradients costs more than the sum, in the mean"
+    )
     for case in outcomes.cases("importance"):
-        importance = outcomes.get("importance", case) or {}
-        if "attention" in importance:
-            attention.add(case.title, correlation(importance["attention"], importance["gradient"]))
+        by_seed = outcomes.by_seed("importance", case)
+        for seed, importance in by_seed.items():
+            if "attention" in importance:
+                evidence = correlation(importance["attention"], importance["gradient"])
+                attention.add(f"{case.title} seed {seed}", evidence)
         zero, mean = (outcomes.effects(case, way) for way in ("zero", "mean"))
-        if importance and zero:
-            gradients.add(case.title, correlation(importance["gradient"], zero))
+        if 0 in by_seed and zero:
+            gradients.add(case.title, correlation(by_seed[0]["gradient"], zero))
         if zero and mean:
             means.add(case.title, correlation(zero, mean))
     for case in outcomes.cases("pairs"):
@@ -39,26 +42,31 @@ def single_heads(outcomes: Outcomes) -> list[Claim]:
 
 
 def agreement(outcomes: Outcomes) -> list[Claim]:
-    """Whether the importance of heads by gradients is correlated between taggers."""
-    seeds = Claim("The gradients of heads are correlated between seeds")
-    collections = Claim("The gradients of heads are correlated between collections of keyphrases")
-    speech = Claim("The gradients of heads are correlated between keyphrases and part of speech")
+    """Whether the importance of heads by gradients is correlated between taggers, and whether it is
+    within layers: some layers matter more than others for every task."""
+    claims = []
+    for within in (False, True):
+        too = ", within layers too" if within else ""
+        between = "The gradients of heads are correlated between "
+        seeds = Claim(f"{between}seeds{too}")
+        collections = Claim(f"{between}collections of keyphrases{too}")
+        speech = Claim(f"{between}keyphrases and part of speech{too}")
+        claims += [seeds, collections, speech]
 
-    cases = outcomes.cases("importance")
-    for case in cases:
-        for first, second in combinations(outcomes.by_seed("importance", case), 2):
-            of_seeds = [outcomes.gradients(case, seed) for seed in (first, second)]
-            seeds.add(f"{case.title} seeds {first} and {second}", correlation(*of_seeds))
+        cases = outcomes.cases("importance")
+        for case in cases:
+            for (first, a), (second, b) in combinations(outcomes.gradients(case).items(), 2):
+                seeds.add(f"{case.title} seeds {first} and {second}", correlation(a, b, within))
 
-    for a, b in combinations([case for case in cases if outcomes.gradients(case)], 2):
-        evidence = partial(correlation, outcomes.gradients(a), outcomes.gradients(b))
-        if a.encoder != b.encoder:
-            continue
-        if {a.subject, b.subject} == {"inspec-bio", "inspec-pos"}:
-            speech.add(TASKS["inspec-bio"].title, evidence())
-        elif "inspec-pos" not in (a.subject, b.subject):
-            collections.add(f"{a.title} and {b.title}", evidence())
-    return [seeds, collections, speech]
+        for one, other in combinations(cases, 2):
+            if one.encoder != other.encoder:
+                continue
+            gradients = [outcomes.mean_gradients(case) for case in (one, other)]
+            if {one.subject, other.subject} == {"inspec-bio", "inspec-pos"}:
+                speech.add(one.title, correlation(*gradients, within))
+            elif "inspec-pos" not in (one.subject, other.subject):
+                collections.add(f"{one.title} and {other.title}", correlation(*gradients, within))
+    return claims
 
 
 # Which heads can go? ----------------------------------------------------------------------------
@@ -140,35 +148,45 @@ def keyphrases(outcomes: Outcomes) -> list[Claim]:
         ALL_HEADS: "Chosen heads, less contrast heads, rank keyphrases better than all heads",
         BEST_HEAD: "Chosen heads rank keyphrases better than the best head of dev",
         UNIFORM: "Chosen heads rank keyphrases better than uniform weights under their score",
-        "first candidates": "Chosen heads rank keyphrases better than the first candidates",
-        "frequency": "Chosen heads rank keyphrases better than frequency",
-        "TextRank": "Chosen heads rank keyphrases better than TextRank",
-        "PageRank of these": "Chosen heads rank better than PageRank of them under their score",
+        "first candidates": "The score with chosen heads is better than the first candidates",
+        "frequency": "The score with chosen heads is better than frequency",
+        "TextRank": "The score with chosen heads is better than TextRank",
+        PAGERANK: "Chosen heads rank better than PageRank of them under their score",
     }
     claims = {way: Claim(sentence) for way, sentence in sentences.items()}
     random = Claim("Chosen heads rank keyphrases better than random heads")
+    tagger = Claim("Chosen heads of an untrained encoder rank better than the trained tagger")
     for case in outcomes.ranked_cases:
         for way, effect in outcomes.above(case).items():
             if way in claims:
                 claims[way].add(case.title, change(effect))
-        value = outcomes.ranked(case)[THESE]["F1@10"].value
+        scores = {way: values["F1@10"] for way, values in outcomes.ranked(case).items()}
         draws = outcomes.get("ranked", case)["F1@10 of random heads"]
-        random.add(case.title, above_draws({0: value}, {0: draws}))
-    return [*claims.values(), random]
+        random.add(case.title, above_draws({0: scores[THESE].value}, {0: draws}))
+        if TAGGER in scores:
+            tagger.add(case.title, apart(scores[THESE], scores[TAGGER]))
+    return [*claims.values(), random, tagger]
 
 
 def search(outcomes: Outcomes) -> list[Claim]:
-    """Whether the heads for keyphrases help search, against BM25 and random heads."""
+    """Whether the heads for keyphrases help search, against BM25 and random heads, and whether
+    PageRank of them, and all heads, do."""
     claims = []
     for measure in ("nDCG@10", "MAP", "R@100"):
-        bm25 = Claim(f"The heads for keyphrases raise {measure} above BM25")
+        subjects = {
+            THESE: "The heads for keyphrases raise",
+            PAGERANK: "PageRank of the heads for keyphrases raises",
+            ALL_HEADS: "All heads raise",
+        }
+        bm25 = {way: Claim(f"{verb} {measure} above BM25") for way, verb in subjects.items()}
         random = Claim(f"The heads for keyphrases raise {measure} more than random heads")
         for case in outcomes.cases("searched"):
             ways, record = outcomes.searched(case), outcomes.get("searched", case)
-            value = ways[THESE][measure].value
-            gain = value - ways[record["baseline"]][measure].value
-            p = record["test"][THESE][f"p {measure}"]
-            bm25.add(case.title, Evidence(gain, p, f"{100 * gain:+.1f}, p {p:.3f}"))
-            random.add(case.title, above_draws({0: value}, {0: record["random heads"][measure]}))
-        claims += [bm25, random]
+            for way, claim in bm25.items():
+                gain = ways[way][measure].value - ways[record["baseline"]][measure].value
+                p = record["test"][way][f"p {measure}"]
+                claim.add(case.title, Evidence(gain, p, f"{100 * gain:+.1f}, p {p:.3f}"))
+            draws = record["random heads"][measure]
+            random.add(case.title, above_draws({0: ways[THESE][measure].value}, {0: draws}))
+        claims += [*bm25.values(), random]
     return claims

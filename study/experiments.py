@@ -435,7 +435,9 @@ def run(settings: ExperimentSettings) -> None:
     with only_writer(study.file(experiment.name)):
         began = time.monotonic()
         result = KINDS[experiment.kind](study, experiment)
-        study.write(experiment.name, (time.monotonic() - began) / 60, result)
+        # A tagger is trained again where its run folder is gone. What others are results of stays.
+        if not study.file(experiment.name).exists():
+            study.write(experiment.name, (time.monotonic() - began) / 60, result)
 
 
 main = partial(cli.run, run, ExperimentSettings, __doc__)

@@ -1,5 +1,6 @@
 """What the experiments computed, read for the page. A missing result leaves out its row or case."""
 
+import statistics
 from collections import defaultdict
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -78,8 +79,8 @@ class Outcomes:
         return [case for case in dict.fromkeys(cases) if self.by_seed(kind, case, way)]
 
     def machines(self, case: Case, seed: int) -> list[str]:
-        """What computed the experiments with a tagger."""
-        trained = [e for e in self.records if e.kind not in UNTRAINED]
+        """What computed the experiments with a tagger, but for rank.py, which takes the CPU."""
+        trained = [e for e in self.records if e.kind not in (*UNTRAINED, "marked")]
         records = [
             self.records[e] for e in trained if (e.encoder, e.subject, e.seed) == (*case, seed)
         ]
@@ -92,10 +93,14 @@ class Outcomes:
         single = self.get("single", case, way=way) or {"dev": {}}
         return {head: change["value"] for head, change in single["dev"].items()}
 
-    def gradients(self, case: Case, seed: int = 0) -> dict[str, float]:
-        """{head: importance by gradients on dev}"""
-        importance = self.get("importance", case, seed) or {"gradient": {}}
-        return importance["gradient"]
+    def gradients(self, case: Case) -> dict[int, dict[str, float]]:
+        """{seed: {head: importance by gradients on dev}}"""
+        return {seed: r["gradient"] for seed, r in self.by_seed("importance", case).items()}
+
+    def mean_gradients(self, case: Case) -> dict[str, float]:
+        """{head: importance by gradients on dev, mean over the seeds}"""
+        by_seed = [*self.gradients(case).values()]
+        return {head: statistics.mean(of_seed[head] for of_seed in by_seed) for head in by_seed[0]}
 
     # Pruning ------------------------------------------------------------------------------------
 

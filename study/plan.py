@@ -227,7 +227,7 @@ def minutes(experiment: "Experiment", size: Size) -> float:
 
 # The experiments --------------------------------------------------------------------------------
 
-UNTRAINED = ("fit", "ranked", "searched")  # kinds of experiments without a tagger
+UNTRAINED = tuple(OF_ENCODER)  # kinds of experiments without a tagger
 
 
 class Experiment(NamedTuple):

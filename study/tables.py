@@ -21,7 +21,7 @@ Rows = list[list[str]]
 
 ORDERS = {"gradient": "gradients", "zero": "masking each", "mean": "mean ablation of each"}
 WAYS = ("gates", "gradient", "random")  # to choose the heads that are fine-tuned
-BASELINES = ("word prior", "no stop words", "commonest label")
+BASELINES = ("word prior", "no stop words", "word's commonest label")
 SPLITS = ("train", "dev", "test")
 SHOWN = ("F1@10", "F1@O", "P@10")
 
@@ -50,8 +50,8 @@ def seeds_cell(scores: Sequence[Mapping[str, float]]) -> str:
     if not scores:
         return ""
     score = Score(*(statistics.mean(s[end] for s in scores) for end in ("value", "low", "high")))
-    values = [f"{100 * s['value']:.1f}" for s in scores]
-    span = f"; {min(values)} to {max(values)}" if min(values) != max(values) else ""
+    values = [100 * s["value"] for s in scores]
+    span = f"; {min(values):.1f} to {max(values):.1f}" if len(values) > 1 else ""
     return percent(score) + span
 
 
@@ -215,7 +215,7 @@ PUBLISHED = (
     ("Inspec, F1@10: Attention-Seeker, 8 billion parameters", "40.1", "inspec-bio", "F1@10", THESE),
     ("Inspec, F1@10: KBIR, large, supervised", "41", "inspec-bio", "F1@10", TAGGER),
     ("500N-KPCrowd, P@10: YAKE", "45.6", "kpcrowd500", "P@10", THESE),
-    ("500N-KPCrowd, P@10: tf-idf of words", "47.8", "kpcrowd500", "P@10", TAGGER),
+    ("500N-KPCrowd, P@10: tf-idf of words", "47.8", "kpcrowd500", "P@10", THESE),
 )
 
 

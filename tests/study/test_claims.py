@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from minibert.evaluation.intervals import Change
+from minibert.evaluation.intervals import Change, Score
 from study.claims import (
     FAILS,
     HOLDS,
@@ -14,6 +14,7 @@ from study.claims import (
     Claim,
     Evidence,
     above_draws,
+    apart,
     change,
     correlation,
     difference,
@@ -148,3 +149,31 @@ def test_rankings_are_compared_by_head():
     assert correlation(a, b).direction == pytest.approx(1)  # the same heads in another order
     c = {"L0H0": 4.0, "L0H1": 1.0, "L1H0": 3.0, "L1H1": 2.0}
     assert correlation(a, c).text == "-1.00"
+
+
+def test_correlation_within_layers_ignores_which_layers_matter():
+    draw = np.random.default_rng(3)
+    heads = [f"L{layer}H{head}" for layer in range(6) for head in range(12)]
+    layers = np.repeat(np.arange(6) * 10.0, 12)
+    a, b = (layers + draw.random(72) for _ in range(2))
+    whole = correlation(dict(zip(heads, a)), dict(zip(heads, b)))
+    assert whole.direction > 0.9
+
+    shuffled = draw.permutation(72)  # the order of the heads does not matter either
+    pair = [dict(zip([heads[i] for i in shuffled], x[shuffled])) for x in (a, b)]
+    ranks = [np.concatenate([stats.rankdata(part) for part in x.reshape(6, 12)]) for x in (a, b)]
+    expected = stats.spearmanr(*ranks)
+    within = correlation(*pair, within_layers=True)
+    assert within.direction == pytest.approx(expected.statistic)
+    assert within.p == pytest.approx(expected.pvalue)
+    assert abs(within.direction) < 0.3
+
+
+def test_scores_apart_by_their_intervals():
+    """Against draws of both scores: normal, with the errors that the intervals stand for."""
+    evidence = apart(Score(0.40, 0.36, 0.44), Score(0.45, 0.42, 0.48))
+    draw = np.random.default_rng(0)
+    difference = draw.normal(0.40, 0.04 / 1.96, 400_000) - draw.normal(0.45, 0.03 / 1.96, 400_000)
+    assert evidence.p == pytest.approx(2 * (difference > 0).mean(), abs=2e-3)
+    assert evidence.text == "-5.0 [-10.0, -0.0]"
+    assert apart(Score(0.5, 0.5, 0.5), Score(0.4, 0.4, 0.4)).p == 1

@@ -233,6 +233,25 @@ def test_an_unknown_experiment_is_named(data, tmp_path, monkeypatch, capsys):
     assert "gates: no experiment; one of fit-minilm-keyphrases-0" in capsys.readouterr().err
 
 
+def test_a_tagger_that_is_trained_again_keeps_its_record(study, monkeypatch):
+    """Other results came from the tagger of the record."""
+    from study import experiments as module
+
+    monkeypatch.setattr(Study, "encoders", ["minilm"])
+    trained = []
+    monkeypatch.setitem(module.KINDS, "tagger", lambda *_: trained.append(1) or {"again": True})
+    name = "tagger-minilm-inspec-bio-1"
+    words = [name, "--data", str(study.data), "--out", str(study.folder)]
+    study.write(name, 1.0, {"first": True})
+    assert module.main(words) == 0
+    assert trained
+    assert study.results(name) == {"first": True}
+
+    study.file(name).unlink()
+    assert module.main(words) == 0
+    assert study.results(name) == {"again": True}
+
+
 def test_where_the_study_writes():
     full, quick = Settings(plan.HERE), Settings(plan.HERE, quick=True)
     assert (full.results, full.page) == (plan.HERE / "results", plan.HERE.parent / "docs/study.md")
