@@ -50,9 +50,9 @@ def seeds_cell(scores: Sequence[Mapping[str, float]]) -> str:
     if not scores:
         return ""
     score = Score(*(statistics.mean(s[end] for s in scores) for end in ("value", "low", "high")))
-    values = [100 * s["value"] for s in scores]
-    span = f"; {min(values):.1f} to {max(values):.1f}" if len(values) > 1 else ""
-    return percent(score) + span
+    values = [s["value"] for s in scores]
+    low, high = (f"{100 * value:.1f}" for value in (min(values), max(values)))
+    return percent(score) + (f"; {low} to {high}" if low != high else "")
 
 
 def documents(outcomes: Outcomes) -> Rows:

@@ -175,5 +175,5 @@ def test_scores_apart_by_their_intervals():
     draw = np.random.default_rng(0)
     difference = draw.normal(0.40, 0.04 / 1.96, 400_000) - draw.normal(0.45, 0.03 / 1.96, 400_000)
     assert evidence.p == pytest.approx(2 * (difference > 0).mean(), abs=2e-3)
-    assert evidence.text == "-5.0 [-10.0, -0.0]"
+    assert evidence.text == "-5.0 [-10.0, +0.0]"
     assert apart(Score(0.5, 0.5, 0.5), Score(0.4, 0.4, 0.4)).p == 1
