@@ -97,25 +97,27 @@ def difference(values: Mapping[int, Array], others: Mapping[int, Array] | float)
     error = variance**0.5
     p = 2 * student.sf(abs(mean[0]) / error, freedom) if error > 0 else 1.0
     low, high = mean[0] + error * student.ppf([0.025, 0.975], freedom)
-    return Evidence(float(mean[0]), float(p), f"{mean[0]:+.1f} [{low:+.1f}, {high:+.1f}]")
+    return Evidence(float(mean[0]), float(p), signed(mean[0], low, high))
+
+
+def signed(value: float, low: float, high: float) -> str:
+    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def change(value: Change, scale: float = 100) -> Evidence:
     """That a recorded difference is above zero."""
-    numbers = (scale * x for x in (value.value, value.low, value.high))
-    return Evidence(value.value, value.p, "{:+.1f} [{:+.1f}, {:+.1f}]".format(*numbers))
+    text = signed(*(scale * x for x in (value.value, value.low, value.high)))
+    return Evidence(value.value, value.p, text)
 
 
 def apart(value: Score, other: Score) -> Evidence:
     """That a score is above another one, of which the intervals alone are known. Both errors are
     taken as independent: too large an error where both scores are of the same documents."""
-    above = value.value - other.value
-    width = norm.ppf(0.975) - norm.ppf(0.025)
-    error = float(np.hypot(value.high - value.low, other.high - other.low)) / width
+    above = 100 * (value.value - other.value)
+    half = 50 * float(np.hypot(value.high - value.low, other.high - other.low))
+    error = half / norm.ppf(0.975)
     p = 2 * norm.sf(abs(above) / error) if error > 0 else 1.0
-    low, high = above + error * norm.ppf([0.025, 0.975])
-    numbers = (100 * x for x in (above, low, high))
-    return Evidence(above, float(p), "{:+.1f} [{:+.1f}, {:+.1f}]".format(*numbers))
+    return Evidence(above, float(p), signed(above, above - half, above + half))
 
 
 def above_draws(values: Mapping[int, float], draws: Mapping[int, Sequence[float]]) -> Evidence:

@@ -59,7 +59,7 @@ def test_attention_without_heads_asks_no_kernel(lengths, monkeypatch):
     assert all(g.shape == context.shape for g in torch.autograd.grad(context.sum(), qkv))
 
 
-@pytest.mark.parametrize("size", [5, 8, 26, 32])
+@pytest.mark.parametrize("size", [5, 8, 12, 26, 32])
 def test_a_gpu_has_a_kernel_for_some_head_sizes(size, monkeypatch):
     class OnGpu(torch.Tensor):
         is_cuda = True

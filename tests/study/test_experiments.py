@@ -312,6 +312,24 @@ def test_shares_are_of_the_dense_score_of_the_same_seed(study, outcomes):
     assert first / dense in draws[0]
 
 
+def test_gradients_are_averaged_over_the_seeds(outcomes):
+    by_seed = [outcomes.get("importance", PRUNED, seed)["gradient"] for seed in range(SEEDS)]
+    means = outcomes.mean_gradients(PRUNED)
+    assert [*means] == [*by_seed[0]]
+    for head, mean in means.items():
+        assert mean == pytest.approx(np.mean([of_seed[head] for of_seed in by_seed]))
+    assert means != by_seed[0]
+
+
+def test_every_system_of_a_tagger_has_its_number(outcomes):
+    header, *rows = tables.taggers(outcomes)
+    shown = {(row[0], row[1]): dict(zip(header, row)) for row in rows}
+    for case in outcomes.cases("tagger"):
+        for system, scores in outcomes.get("tagger", case)["scores"].items():
+            for measure in scores.keys() & {"AP", "entity F1"} or {"accuracy"}:
+                assert shown[case.title, measure][system], (case, system, measure)
+
+
 def test_ways_are_compared_on_the_seeds_that_both_have(outcomes):
     gradient, zero = (outcomes.shares(PRUNED, "frozen", way) for way in ("gradient", "zero"))
     claim = Claim("It is so")
