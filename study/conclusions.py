@@ -120,8 +120,8 @@ def tuned(outcomes: Outcomes) -> list[Claim]:
         gates, gradient, random = (
             outcomes.shares(case, "recovered", way) for way in ("gates", "gradient", "random")
         )
-        compare(gates_random, case, gates, random)
-        compare(gradient_random, case, gradient, random)
+        compare(gates_random, case, gates, random, least=2)  # one draw says nothing about others
+        compare(gradient_random, case, gradient, random, least=2)
         compare(gradients, case, gates, gradient)
         compare(scratch, case, gates, outcomes.shares(case, "scratch"))
         for share, claim in goals.items():
@@ -130,11 +130,14 @@ def tuned(outcomes: Outcomes) -> list[Claim]:
     return [gates_random, gradient_random, gradients, scratch, *goals.values()]
 
 
-def compare(claim: Claim, case: Case, first: Shares, second: Shares, margin: float = 0.0) -> None:
-    """Add, for each number of heads, that `first` keeps more than `second` less the margin."""
+def compare(
+    claim: Claim, case: Case, first: Shares, second: Shares, margin: float = 0.0, least: int = 1
+) -> None:
+    """Add, for each number of heads, that `first` keeps more than `second` less the margin, where
+    both have at least so many seeds in common."""
     for share in first:
         others = {seed: values - margin for seed, values in second.get(share, {}).items()}
-        if first[share].keys() & others.keys():
+        if len(first[share].keys() & others.keys()) >= least:
             claim.add(case.heads(share), difference(first[share], others))
 
 

@@ -339,6 +339,10 @@ def test_ways_are_compared_on_the_seeds_that_both_have(outcomes):
     evidence = claim.cases["500N-KPCrowd 6 heads"]
     assert evidence.direction == pytest.approx(expected)
 
+    alone = Claim("It is so")  # the order by masking each head has one seed
+    conclusions.compare(alone, PRUNED, gradient, zero, least=2)
+    assert not alone.cases
+
 
 def test_page_shows_every_result(study):
     page = make_page(study)
