@@ -435,7 +435,8 @@ def run(settings: ExperimentSettings) -> None:
     with only_writer(study.file(experiment.name)):
         began = time.monotonic()
         result = KINDS[experiment.kind](study, experiment)
-        # A tagger is trained again where its run folder is gone. What others are results of stays.
+        # A tagger whose run folder is gone is trained again. Its record stays: other results came
+        # from the first tagger.
         if not study.file(experiment.name).exists():
             study.write(experiment.name, (time.monotonic() - began) / 60, result)
 

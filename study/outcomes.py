@@ -79,7 +79,7 @@ class Outcomes:
         return [case for case in dict.fromkeys(cases) if self.by_seed(kind, case, way)]
 
     def machines(self, case: Case, seed: int) -> list[str]:
-        """What computed the experiments with a tagger, but for rank.py, which takes the CPU."""
+        """What computed the experiments with a tagger, except rank.py's, which use the CPU."""
         trained = [e for e in self.records if e.kind not in (*UNTRAINED, "marked")]
         records = [
             self.records[e] for e in trained if (e.encoder, e.subject, e.seed) == (*case, seed)
