@@ -63,7 +63,7 @@ def agreement(outcomes: Outcomes) -> list[Claim]:
                 continue
             gradients = [outcomes.mean_gradients(case) for case in (one, other)]
             if {one.subject, other.subject} == {"inspec-bio", "inspec-pos"}:
-                speech.add(one.title, correlation(*gradients, within))
+                speech.add(f"{one.title} and {other.title}", correlation(*gradients, within))
             elif "inspec-pos" not in (one.subject, other.subject):
                 collections.add(f"{one.title} and {other.title}", correlation(*gradients, within))
     return claims
